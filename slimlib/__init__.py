@@ -1,0 +1,35 @@
+"""slimlib: every layer's width from PCA of its filters, then prune or distil at those widths (3AS, arXiv 2202.10461).
+
+Names are loaded when they are first used, so that importing the method does not load the training loop or the book.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "layout",
+    "WidthPlan": "widths", "WidthPath": "widths", "plan_widths": "rules", "width_path": "rules", "RULES": "rules",
+    "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery", "save": "surgery", "load": "surgery",
+    "fresh_copy": "fresh", "sensitivity": "sensitivity", "load_data": "data", "Recipe": "training", "History": "training",
+    "fit": "training", "evaluate": "training", "Distill": "distillation",
+}
+_MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "cost",
+            "criteria", "surgery", "sampling"}
+
+__all__ = sorted({*_HOME, *_MODULES})
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        module = import_module(f"slimlib.{_HOME[name]}")
+        value = getattr(module, name)
+        globals()[name] = value  # also where a submodule has the same name: the function is what users mean
+        return value
+    if name in _MODULES:
+        return import_module(f"slimlib.{name}")
+    raise AttributeError(f"module 'slimlib' has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

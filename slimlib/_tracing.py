@@ -1,0 +1,268 @@
+"""What is read off one eval-mode forward pass: execution order, costs, and the coupled channels of Torch-Pruning's graph.
+
+Only the low level of Torch-Pruning is used: its dependency graph and the index mapping of a full group. Criteria, widths and
+the cutting itself are slimlib's own.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch_pruning as tp
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch_pruning.dependency import index_mapping
+from torch_pruning.ops import OPTYPE
+
+from slimlib.errors import SlimlibError
+from slimlib.layout import CONV, LAYERS, TRUSTED, Member, is_depthwise
+
+PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
+REFUSED = {
+    OPTYPE.OUTPUT: "its width is the width of the model's output",
+    OPTYPE.PARAMETER: "it shares its width with a parameter that belongs to no layer (a class token, an embedding, a layer scale)",
+    OPTYPE.MHA: "it is the width of an attention layer",
+    OPTYPE.LN: "a LayerNorm normalises over it, so removing channels would change those that stay",
+    OPTYPE.GN: "a GroupNorm normalises over it, so removing channels would change those that stay",
+    OPTYPE.LSTM: "it is the width of a recurrent layer",
+    OPTYPE.EMBED: "it is the width of an embedding",
+    OPTYPE.CUSTOMIZED: "it passes through a layer that the dependency graph does not know",
+}
+DOUBTFUL = {OPTYPE.RESHAPE: "a reshape", OPTYPE.SPLIT: "a split or chunk", OPTYPE.UNBIND: "an unbind",
+            OPTYPE.EXPAND: "an expand", OPTYPE.SLICE: "a slice"}
+
+
+@dataclass
+class ForwardFacts:
+    order: dict[str, int]  # module -> when it is first called
+    positions: dict[str, float]  # layer -> multiply-adds per weight element and example
+    fixed_macs: int  # multiply-adds outside Conv and Linear modules, per example
+
+
+@dataclass
+class RawGroup:
+    width: int
+    members: list[Member]
+    reason: str = ""
+    splits: list[np.ndarray] = field(default_factory=list)
+
+
+@dataclass
+class RawGroups:
+    groups: list[RawGroup]
+    doubtful: dict[int, str]
+    norm_after: dict[str, str]
+    ops: list[Op]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One node of the traced graph, in topological order: ``module`` is a name or "", ``kind`` a type or operation name."""
+
+    kind: str
+    module: str
+    inputs: tuple[int, ...]
+
+
+def forward_facts(model: nn.Module, example_input: torch.Tensor) -> ForwardFacts:
+    """Order of execution and multiply-adds of one example, counted by ``torch.utils.flop_counter`` and by layer."""
+    order: dict[str, int] = {}
+    positions: dict[str, float] = defaultdict(float)
+    batch = example_input.shape[0]
+
+    def hook(name):
+        def record(module, inputs, output):
+            order.setdefault(name, len(order))
+            if isinstance(module, CONV) and module.transposed:
+                positions[name] += inputs[0].numel() / (batch * module.in_channels)
+            elif isinstance(module, LAYERS):
+                positions[name] += output.numel() / (batch * module.weight.shape[0])
+        return record
+
+    hooks = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if n and not list(m.children())]
+    try:
+        # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
+        with FlopCounterMode(display=False) as counter:
+            model(example_input)
+    except (RuntimeError, ValueError, IndexError, TypeError) as e:
+        raise SlimlibError(
+            f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
+            f"{str(e).splitlines()[0]}; give one batch of the shape that the model was made for"
+        ) from e
+    finally:
+        for h in hooks:
+            h.remove()
+    macs = sum(p * model.get_submodule(n).weight.numel() for n, p in positions.items())
+    return ForwardFacts(order, dict(positions), round(counter.get_total_flops() / 2 / batch - macs))
+
+
+def raw_groups(model: nn.Module, example_input: torch.Tensor, order: dict[str, int]) -> RawGroups:
+    """All coupled groups of output channels, first layers in forward order, with what stands against slimming them."""
+    with _steady_index_mapping():
+        graph = tp.DependencyGraph().build_dependency(model, example_input, verbose=False)
+        return _all_groups(graph, model, order)
+
+
+@contextmanager
+def _steady_index_mapping():
+    """Two mends of Torch-Pruning 1.6.1 while the graph is read, undone afterwards.
+
+    It divides by zero at a reshape whose channels it cannot infer (ShuffleNet); such a reshape is probed here anyway, so the
+    mapping is left out. And it rebuilds all index mappings for every group, though nothing has been cut in between.
+    """
+    reshape, update = index_mapping.update_reshape_index_mapping, index_mapping.update_index_mapping
+    mapped = set()
+
+    def reshape_or_skip(graph, node):
+        with suppress(ZeroDivisionError):
+            reshape(graph, node)
+
+    def update_once(graph):
+        if graph not in mapped:
+            mapped.add(graph)
+            update(graph)
+
+    index_mapping.update_reshape_index_mapping, index_mapping.update_index_mapping = reshape_or_skip, update_once
+    try:
+        yield
+    finally:
+        index_mapping.update_reshape_index_mapping, index_mapping.update_index_mapping = reshape, update
+
+
+def _all_groups(graph, model: nn.Module, order: dict[str, int]) -> RawGroups:
+    names = {m: n for n, m in model.named_modules()}
+    groups, doubtful, seen = [], {}, set()
+    layers = sorted((m for m in graph.module2node if isinstance(m, LAYERS)), key=lambda m: order.get(names[m], 10**9))
+    for layer in layers:
+        if layer in seen:
+            continue
+        width = graph.get_out_channels(layer)
+        items = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(range(width)))
+        raw, operation = _read_group(graph, items, names, width)
+        seen.update(model.get_submodule(m.module) for m in raw.members if m.role == "out")
+        if operation:
+            doubtful[len(groups)] = operation
+        groups.append(raw)
+    called = {names[m] for m in layers}
+    for name, module in model.named_modules():
+        if isinstance(module, LAYERS) and name not in called:  # its weight is used without calling it
+            n = module.weight.shape[0]
+            member = Member(name, "out", np.arange(n), np.arange(n)[:, None])
+            groups.append(RawGroup(n, [member], "it is not called as a module of its own in the forward pass"))
+    return RawGroups(groups, doubtful, _norm_after(graph, layers, names), _operations(graph, names))
+
+
+def _read_group(graph, items, names, width: int) -> tuple[RawGroup, str]:
+    """Members, reason to refuse (or ""), and the operation that makes the group doubtful (or "")."""
+    raw, doubt = RawGroup(width, []), ""
+    for item in items:
+        node, module = item.dep.target, item.dep.target.module
+        channels, index = np.asarray(item.root_idxs), np.asarray(item.idxs)
+        if node.type in REFUSED:
+            raw.reason = raw.reason or REFUSED[node.type]
+        elif node.type == OPTYPE.SPLIT and node.module.offsets is not None:
+            run = np.full(width, -1)
+            run[channels] = np.searchsorted(np.asarray(node.module.offsets), index, side="right")
+            raw.splits.append(run)
+        elif module in names and node.type != OPTYPE.ELEMENTWISE:
+            out = graph.is_out_channel_pruning_fn(item.dep.handler)
+            role = ("out" if out else "in") if isinstance(module, LAYERS) else "norm"
+            member, fault = _member(names[module], role, channels, index)
+            raw.members.append(member)
+            raw.reason = raw.reason or fault or _layer_fault(module)
+        if not node.outputs and (raw.members[-1].role != "in" if module in names and raw.members else True):
+            raw.reason = REFUSED[OPTYPE.OUTPUT]
+        operation = _operation(node)
+        if operation == "pad":
+            raw.reason = ("zero-padded (option A) shortcuts tie it to a wider stream; only the inner layers of its blocks "
+                          "can be slimmed")
+        elif not raw.reason or not doubt:
+            doubt = doubt or operation
+    return raw, doubt
+
+
+def _member(name: str, role: str, channels: np.ndarray, index: np.ndarray) -> tuple[Member, str]:
+    """Sort (channel, position) pairs into a rectangular table, saying so when they do not form one."""
+    by_channel = np.lexsort((index, channels))
+    channels, index = channels[by_channel], index[by_channel]
+    unique, counts = np.unique(channels, return_counts=True)
+    fault = ""
+    if len(set(counts.tolist())) != 1:
+        fault = f"its channels hold unequal numbers of inputs of {name}"
+    elif len(np.unique(index)) != len(index):
+        fault = f"several of its channels meet in one channel of {name} (a gate over halves)"
+    if fault:
+        return Member(name, role, unique, unique[:, None]), fault
+    return Member(name, role, unique, index.reshape(len(unique), -1)), ""
+
+
+def _layer_fault(module: nn.Module) -> str:
+    if not isinstance(module, CONV):
+        return ""
+    if module.groups == module.out_channels > 1 and not is_depthwise(module):
+        return "a convolution in it has one filter per group of several inputs"
+    return "a grouped transposed convolution is not followed" if module.transposed and module.groups > 1 else ""
+
+
+def _operation(node) -> str:
+    """"" for what acts on each channel by itself, "pad" for zero-padded channels, else a name: to be probed."""
+    if node.type in DOUBTFUL:
+        return DOUBTFUL[node.type]
+    if isinstance(node.module, LAYERS):
+        return "" if type(node.module).forward in PLAIN_FORWARDS else f"a {type(node.module).__name__}"
+    if node.type != OPTYPE.ELEMENTWISE or node.grad_fn is None:
+        return ""
+    name = node.grad_fn.name()
+    if name.startswith(("ConstantPad", "Pad")):
+        pad = getattr(node.grad_fn, "_saved_pad", ())
+        return "pad" if len(pad) > 4 and any(pad[4:]) else ""
+    if name.startswith("Mean"):  # pooling over the image is per channel; a mean over channels is not
+        dims = getattr(node.grad_fn, "_saved_dim", ())
+        spatial = dims and 1 not in dims and 2**64 - 3 not in dims and -3 not in dims
+        return "" if spatial else "a mean"
+    return "" if TRUSTED.match(name) else f"the operation {name}"
+
+
+def _through_batch_norm(node):
+    """The node after ``node``; a norm with a built-in activation shows its bare operation first, which is stepped over."""
+    after = node.outputs[0]
+    if after.type == OPTYPE.ELEMENTWISE and after.grad_fn is not None and "BatchNorm" in after.grad_fn.name():
+        after = after.outputs[0] if len(after.outputs) == 1 else after
+    return after
+
+
+def _norm_after(graph, layers, names) -> dict[str, str]:
+    """Layer -> the BatchNorm that alone reads its output."""
+    found = {}
+    for layer in layers:
+        node = graph.module2node[layer]
+        if len(node.outputs) == 1:
+            after = _through_batch_norm(node)
+            if after.type == OPTYPE.BN and after.module.running_var is not None and after.module.affine:
+                found[names[layer]] = names[after.module]
+    return found
+
+
+def _operations(graph, names) -> list[Op]:
+    """The traced graph, inputs before users."""
+    index: dict = {}
+    ops: list[Op] = []
+    for start in graph.module2node.values():
+        stack = [(start, False)]
+        while stack:
+            node, ready = stack.pop()
+            if node in index:
+                continue
+            if ready:
+                module = names.get(node.module, "")
+                kind = node.grad_fn.name() if not module and node.grad_fn is not None else type(node.module).__name__
+                index[node] = len(ops)
+                ops.append(Op(kind, module, tuple(index[i] for i in node.inputs if i in index)))
+            else:
+                stack.append((node, True))
+                stack.extend((i, False) for i in node.inputs if i not in index)
+    return ops

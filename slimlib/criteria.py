@@ -1,0 +1,78 @@
+"""Which filters stay, once the width is chosen: one score a channel, the highest stay.
+
+Every criterion scores a group from the rows that its layers write, each filter flattened with its own weights only, as in the
+papers (Torch-Pruning's defaults mix in BatchNorm and next-layer weights). In a joint group the members' scores add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+from slimlib.layout import Group, Layout
+from slimlib.spectrum import filter_rows
+
+
+def l1(model: nn.Module, group: Group) -> torch.Tensor:
+    """Sum of absolute weights of each filter (Li et al. 2017, section 3.1). Shape (width,), float64."""
+    return sum(rows.abs().sum(1) for rows in filter_rows(model, group))
+
+
+def l2(model: nn.Module, group: Group) -> torch.Tensor:
+    """Euclidean norm of each filter."""
+    return sum(rows.square().sum(1) for rows in filter_rows(model, group)).sqrt()
+
+
+def gm(model: nn.Module, group: Group) -> torch.Tensor:
+    """Sum of Euclidean distances to all other filters: small for those near the geometric median (He et al. 2019, eq. 7)."""
+    rows = torch.cat(filter_rows(model, group), dim=1)
+    return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
+
+
+def bn(model: nn.Module, group: Group) -> torch.Tensor:
+    """|gamma| of the BatchNorm after the group's layers (Liu et al. 2017, network slimming)."""
+    scores = torch.zeros(group.width, dtype=torch.float64)
+    found = False
+    for m in group.members:
+        module = model.get_submodule(m.module)
+        if m.role == "norm" and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+            found = True
+            gamma = module.weight.detach().double().abs().cpu()
+            scores[torch.as_tensor(m.channels)] += gamma[torch.as_tensor(m.positions)].sum(1)
+    if not found:
+        raise SlimlibError(f"criterion='bn' cannot rank the filters of {group.name}: no BatchNorm with a scale follows it; "
+                           "use 'l1', 'l2', 'gm' or 'random'")
+    return scores
+
+
+CRITERIA = {"l1": l1, "l2": l2, "gm": gm, "bn": bn}
+
+
+def choose_filters(
+    model: nn.Module, layout: Layout, widths: Mapping[str, int], criterion: str = "l1", seed: int = 0
+) -> dict[str, np.ndarray]:
+    """Group -> its ``widths[group]`` best channels, ascending; equally many from each block. Ties go to the lower index."""
+    if criterion not in (*CRITERIA, "random"):
+        raise SlimlibError(f"criterion={criterion!r} is not known; use one of {', '.join([*CRITERIA, 'random'])}")
+    generator = np.random.default_rng(seed)
+    keep = {}
+    for group in layout.groups:
+        if group.name in widths:
+            if criterion == "random":
+                scores = generator.random(group.width)
+            else:
+                scores = CRITERIA[criterion](model, group).numpy()
+            keep[group.name] = _best(scores, group, widths[group.name])
+    return keep
+
+
+def _best(scores: np.ndarray, group: Group, width: int) -> np.ndarray:
+    if width % group.blocks:
+        raise SlimlibError(f"widths[{group.name!r}]={width} is no multiple of {group.blocks}, its number of channel blocks")
+    order = np.argsort(-scores, kind="stable")
+    best = [order[group.block_of[order] == b][: width // group.blocks] for b in range(group.blocks)]
+    return np.sort(np.concatenate(best))

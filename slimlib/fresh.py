@@ -1,0 +1,44 @@
+"""The same architecture with freshly drawn weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+
+
+def fresh_copy(model: nn.Module, seed: int = 0, reset: Callable[[nn.Module], None] | None = None) -> nn.Module:
+    """A copy of ``model`` with weights drawn under ``seed``: by ``reset(copy)`` if given, else by the network's own
+    ``reset_parameters``, else by that of each of its layers. The global random state is left as it was.
+
+    Raises SlimlibError naming the parameters that no layer can draw; pass ``reset`` then.
+    """
+    network = copy.deepcopy(model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        (reset or _reset)(network)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._NormBase):
+            module.reset_running_stats()
+    return network
+
+
+def _reset(network: nn.Module) -> None:
+    if hasattr(network, "reset_parameters"):
+        network.reset_parameters()
+        return
+    drawn = set()
+    for module in network.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+            drawn.update(id(p) for p in module.parameters(recurse=False))
+        elif hasattr(module, "_reset_parameters"):  # torch's attention and transformer modules
+            module._reset_parameters()
+            drawn.update(id(p) for p in module.parameters())
+    left = [n for n, p in network.named_parameters() if id(p) not in drawn]
+    if left:
+        raise SlimlibError(f"model: no layer draws the parameters {', '.join(left[:5])}; pass reset= a function that does")

@@ -1,0 +1,200 @@
+"""Which widths of a network may change, and which tensors must change with them.
+
+Torch-Pruning's dependency graph (Fang et al. 2023, DepGraph) is traced once on the dense network. What is read off it is a
+plain table: for every group of coupled channels, the positions that channel ``i`` occupies in every weight that writes or
+reads it. Surgery then cuts all groups at once from the dense tensors, so no index is ever shifted by an earlier cut.
+
+The graph takes any operation that it does not know for element-wise. So the paths it takes are sorted here: operations known
+to act on each channel by itself are trusted, those that mix channels are refused by name, and anything else is *probed*: the
+group is thinned alone, and the thin network must answer as the dense one does with the same channels set to zero.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+
+CONV = nn.modules.conv._ConvNd
+LAYERS = (CONV, nn.Linear)
+PER_CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+# Autograd names of operations that treat every channel by itself whatever the number of channels.
+TRUSTED = re.compile(
+    r"^(Relu|Hardtanh|HardtanhB|LeakyRelu|Elu|Celu|Selu|Gelu|Silu|Mish|Hardswish|Hardsigmoid|Sigmoid|Tanh|Softplus|Clamp\w*|"
+    r"Add|Sub|Mul|Div|Neg|Exp|Pow|MaxPool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|MkldnnAdaptive\w*|Upsample\w*|"
+    r"NativeDropout|FusedDropout|Clone|ToCopy|Alias|Contiguous|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm)Backward\d*$"
+)
+
+
+@dataclass(frozen=True)
+class Member:
+    """The place of a group in one module: ``positions[i]`` are the indices that channel ``channels[i]`` has there.
+
+    ``role`` is ``"out"`` (the module writes the channels: rows of a weight), ``"in"`` (it reads them) or ``"norm"`` (a
+    per-channel normalisation or PReLU). ``channels`` is all of the group but behind a split. ``positions`` has shape
+    (len(channels), k): k is 1 but where a flattened image feeds a Linear.
+    """
+
+    module: str
+    role: str
+    channels: np.ndarray
+    positions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that share one width. ``name`` is the first layer, in forward order, that writes them.
+
+    ``blocks`` is the number of equal runs of channels that must keep equally many (the groups of a grouped convolution, the
+    halves of a ``chunk``); ``block_of`` gives each channel's run. ``reason`` says why the group stays whole, or is empty.
+    """
+
+    name: str
+    width: int
+    members: tuple[Member, ...]
+    blocks: int = 1
+    block_of: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]
+    reason: str = ""
+
+    def writers(self) -> list[Member]:
+        """The layers whose rows are the group's filters, in forward order."""
+        return [m for m in self.members if m.role == "out"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Every width group of a model, the slimmable ones and those that stay whole, and what costs depend on."""
+
+    groups: tuple[Group, ...]
+    positions: dict[str, float]  # layer -> multiply-adds per weight element and example
+    norm_after: dict[str, str]  # layer -> the BatchNorm that normalises its output directly
+    ops: tuple  # the traced operations, inputs before users (slimlib._tracing.Op)
+    fixed_macs: int  # counted multiply-adds that belong to no Conv or Linear module (attention products)
+    example_shape: tuple[int, ...]
+
+    def slimmable(self, coupling: str = "inner") -> tuple[Group, ...]:
+        """The groups that may be slimmed. ``inner``: those of a single layer, as Li et al. (2017) do; ``joint``: all."""
+        if coupling not in ("inner", "joint"):
+            raise SlimlibError(f"coupling={coupling!r} is not known; use 'inner' or 'joint'")
+        return tuple(g for g in self.groups if not g.reason and (coupling == "joint" or len(g.writers()) == 1))
+
+    def whole(self, coupling: str = "inner") -> dict[str, str]:
+        """Layer -> why it keeps its width."""
+        taken = {m.module for g in self.slimmable(coupling) for m in g.writers()}
+        reasons = {}
+        for g in self.groups:
+            shared = f"shares its width with {len(g.writers()) - 1} other layers, which coupling='inner' leaves whole"
+            for m in g.writers():
+                if m.module not in taken:
+                    reasons[m.module] = g.reason or shared
+        return reasons
+
+
+def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
+    """Read the layout of ``model``, an eval-mode trace with ``example_input`` (batch first). The model is left as it was.
+
+    Raises SlimlibError when the forward pass fails on ``example_input`` or the model holds no Conv or Linear layer.
+    """
+    from slimlib._tracing import forward_facts, raw_groups  # the only users of Torch-Pruning: loaded when first needed
+
+    _check(model, example_input)
+    was_training = {m: m.training for m in model.modules()}
+    required = {p: p.requires_grad for p in model.parameters()}
+    try:
+        model.eval().requires_grad_(True)
+        facts = forward_facts(model, example_input)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Torch-Pruning warns of bare parameters; the reasons below say it by name
+            raw = raw_groups(model, example_input, facts.order)
+    finally:
+        for module, training in was_training.items():
+            module.training = training
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
+    layout = Layout(tuple(_group(g, model, facts.order) for g in raw.groups), facts.positions, raw.norm_after,
+                    tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape))
+    return _probe_doubtful(layout, raw.doubtful, model, example_input)
+
+
+def _check(model: nn.Module, example_input: torch.Tensor) -> None:
+    if not isinstance(example_input, torch.Tensor):
+        raise SlimlibError(f"example_input must be a tensor, batch first, but is a {type(example_input).__name__}")
+    if not any(isinstance(m, LAYERS) for m in model.modules()):
+        raise SlimlibError(f"model ({type(model).__name__}) has no Conv or Linear layer: there is no width to choose")
+    for name, p in model.named_parameters():
+        if not torch.isfinite(p).all():
+            raise SlimlibError(f"model: parameter {name} holds NaN or infinite values; load or train finite weights first")
+
+
+def _group(raw, model: nn.Module, order: dict[str, int]) -> Group:
+    """A raw group with its channel blocks worked out, or refused where they are uneven."""
+    members = tuple(sorted(raw.members, key=lambda m: (m.role != "out", order.get(m.module, 10**9))))
+    reason, block_of = raw.reason, np.zeros(raw.width, int)
+    for constraint in [*raw.splits, *_grouped_convolutions(members, model, raw.width)]:
+        block_of = np.unique(np.stack([block_of, constraint]), axis=1, return_inverse=True)[1].reshape(-1)
+    sizes = np.bincount(block_of)
+    if not reason and len(set(sizes.tolist())) > 1:
+        reason = f"grouped convolutions and splits cut its {raw.width} channels into unequal runs"
+    if not reason and len(sizes) == raw.width > 1:
+        reason = "a grouped convolution holds one of its channels in each group, so none can go"
+    writers = [m.module for m in members if m.role == "out"]
+    return Group(writers[0], raw.width, members, len(sizes), block_of, reason)
+
+
+def _grouped_convolutions(members: tuple[Member, ...], model: nn.Module, width: int) -> Iterator[np.ndarray]:
+    """For every grouped (not depthwise) convolution among the members, the convolution group of each channel."""
+    for m in members:
+        module = model.get_submodule(m.module)
+        if m.role != "norm" and isinstance(module, CONV) and module.groups > 1 and not is_depthwise(module):
+            per_group = (module.out_channels if m.role == "out" else module.in_channels) // module.groups
+            run = np.full(width, -1)
+            run[m.channels] = m.positions[:, 0] // per_group
+            yield run
+
+
+def is_depthwise(module: nn.Module) -> bool:
+    """One filter per input channel: the width is read and written at once."""
+    return isinstance(module, CONV) and module.groups == module.in_channels == module.out_channels > 1
+
+
+def _probe_doubtful(layout: Layout, doubtful: dict[int, str], model: nn.Module, example_input: torch.Tensor) -> Layout:
+    """Thin the doubtful groups; refuse those at which the network fails or differs from zero-masking the same channels.
+
+    All are tried at once, and halves of them where that goes wrong, so a network without fault costs one probe.
+    """
+    groups = list(layout.groups)
+    pending = [[i for i in doubtful if not groups[i].reason and groups[i].width > groups[i].blocks]]
+    while pending:
+        batch = pending.pop()
+        fault = _fault(model, layout, [groups[i] for i in batch], example_input) if batch else ""
+        if fault and len(batch) > 1:
+            pending += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
+        elif fault:
+            (i,) = batch
+            groups[i] = replace(groups[i], reason=f"its channels pass through {doubtful[i]}, which needs them all: {fault}")
+    return replace(layout, groups=tuple(groups))
+
+
+def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor) -> str:
+    """What goes wrong when the groups are thinned, or ""."""
+    from slimlib.surgery import masking_error
+
+    try:
+        error = masking_error(model, layout, {g.name: _every_other(g) for g in groups}, example_input)
+    except (RuntimeError, ValueError, IndexError, AssertionError) as e:
+        return f"the thin network fails ({str(e).splitlines()[0][:80]})"
+    return "" if error <= 1e-3 else "removing channels is not the same as zeroing them there"
+
+
+def _every_other(g: Group) -> np.ndarray:
+    """An awkward half of the channels, equally many in each block: what survives it survives any choice."""
+    runs = [np.flatnonzero(g.block_of == b) for b in range(g.blocks)]
+    return np.sort(np.concatenate([run[::2][: max(1, len(run) // 2)] for run in runs]))

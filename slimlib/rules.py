@@ -1,0 +1,273 @@
+"""The rules that choose widths: 3AS, its variants, its rivals, and the controls that read no weights.
+
+A rule returns the steps of a path (:class:`~slimlib.widths.Curves` or :class:`~slimlib.widths.Removals`), so that each of them
+answers every budget by the same exact search. What a rule may look at is what :class:`Request` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib import criteria, spectrum
+from slimlib.cost import UNITS, CostModel, cost_model
+from slimlib.errors import SlimlibError
+from slimlib.fresh import fresh_copy
+from slimlib.layout import Group, Layout, trace
+from slimlib.widths import Curves, Removals, WidthPath, WidthPlan
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a rule may read: the network, its layout and costs, the budget's unit, and its own options."""
+
+    model: nn.Module
+    layout: Layout
+    groups: tuple[Group, ...]
+    costs: CostModel
+    unit: str
+    coupling: str
+    center: bool
+    seed: int
+    given_spectra: Mapping[str, np.ndarray] | None
+    options: Mapping
+
+    @property
+    def full(self) -> np.ndarray:
+        return np.array([g.width for g in self.groups])
+
+    def spectra(self, model: nn.Module | None = None, folded: bool = False) -> list[np.ndarray]:
+        """Eigenvalues of every group, those handed in where there are any."""
+        if self.given_spectra is not None and model is None and not folded:
+            missing = [g.name for g in self.groups if len(self.given_spectra.get(g.name, ())) != g.width]
+            if missing:
+                raise SlimlibError(f"spectra: no spectrum of the right length for {', '.join(missing[:3])}; "
+                                   "make them with the same coupling")
+            return [np.asarray(self.given_spectra[g.name], float) for g in self.groups]
+        found = spectrum.layout_spectra(model or self.model, self.layout, self.center, self.coupling, folded)
+        return [found[g.name] for g in self.groups]
+
+    def option(self, name: str, default=None):
+        """An option of the rule; a missing one without default is an error that says so."""
+        value = self.options.get(name, default)
+        if value is None:
+            raise SlimlibError(f"{name} must be given for this rule; see slimlib.rules for what it means")
+        return value
+
+
+def pca(r: Request) -> Curves:
+    """3AS: one threshold on every layer's cumulative contribution (Wang et al. 2022)."""
+    return Curves(tuple(spectrum.cumulative(v) for v in r.spectra()))
+
+
+def pca_folded(r: Request) -> Curves:
+    """3AS on filters with the BatchNorm that follows folded in: a function of the network, unlike the plain spectrum."""
+    return Curves(tuple(spectrum.cumulative(v) for v in r.spectra(folded=True)))
+
+
+def pca_at_init(r: Request) -> Curves:
+    """Control: the spectra of the same architecture before any training (weights drawn under ``seed``)."""
+    untrained = fresh_copy(r.model, r.seed, r.options.get("reset"))
+    return Curves(tuple(spectrum.cumulative(v) for v in r.spectra(untrained)))
+
+
+def activation_pca(r: Request) -> Curves:
+    """One threshold on the spectra of the layers' responses to ``calibration`` images (Garg et al. 2020; PFA, Suau 2020)."""
+    from slimlib.responses import response_spectra
+
+    found = response_spectra(r.model, r.groups, r.option("calibration"))
+    return Curves(tuple(spectrum.cumulative(found[g.name]) for g in r.groups))
+
+
+def pca_budgeted(r: Request) -> Removals:
+    """Pool all groups' eigenvalues, unnormalised, and drop the component with the least variance per unit of cost saved.
+
+    ``folded=True`` takes the spectra with BatchNorm folded in.
+    """
+    values = r.spectra(folded=bool(r.options.get("folded")))
+    return Removals(r.full, cheapest_first(r.costs, r.unit, r.full, lambda g, w: values[g][w - 1]))
+
+
+def uniform(r: Request) -> Curves:
+    """Every layer keeps the same fraction: the threshold rule on a flat spectrum."""
+    return Curves(tuple(np.arange(1, n + 1) / n for n in r.full))
+
+
+def tilt(r: Request) -> Curves:
+    """Weight-free control: kept fraction proportional to (full width) ** ``power``; power 0 is ``uniform``."""
+    scale = (r.full / r.full.max()) ** float(r.option("power"))
+    return _proportional(r.full, scale)
+
+
+def sensitivity(r: Request) -> Curves:
+    """Expensive reference: kept fraction proportional to the measured accuracy drop ``drops[group]`` to the power 1/4."""
+    drops = r.option("drops")
+    missing = [g.name for g in r.groups if g.name not in drops]
+    if missing:
+        raise SlimlibError(f"drops: no measured sensitivity for {', '.join(missing[:3])}")
+    found = np.array([max(float(drops[g.name]), 1e-4) for g in r.groups])  # a layer that costs nothing still needs a filter
+    return _proportional(r.full, (found / found.max()) ** 0.25)
+
+
+def random(r: Request) -> Curves:
+    """Control: kept fractions level ** e with one exponent a group, log-uniform in [1/3, 3], drawn by ``seed``."""
+    exponents = np.exp(np.random.default_rng(r.seed).uniform(-np.log(3), np.log(3), len(r.full)))
+    return Curves(tuple((np.arange(1, n + 1) / n) ** (1 / e) for n, e in zip(r.full, exponents, strict=True)))
+
+
+def permuted(r: Request) -> Curves:
+    """Control: the kept fractions of ``pca``, dealt out to other layers by a permutation drawn by ``seed``."""
+    curves, generator = pca(r).breaks, np.random.default_rng(r.seed)
+    order = np.arange(len(curves))
+    while len(order) > 1 and (order == np.arange(len(curves))).all():
+        order = generator.permutation(len(curves))
+    dealt = []
+    for n, source in zip(r.full, order, strict=True):
+        widths = np.arange(1, n + 1)
+        dealt.append(curves[source][np.ceil(widths * len(curves[source]) / n).astype(int) - 1])
+    return Curves(tuple(dealt))
+
+
+def global_l1(r: Request) -> Removals:
+    """Rank all filters of the network by their mean absolute weight; the smallest go first."""
+    def scores(group: Group) -> np.ndarray:
+        weights = sum(rows.shape[1] for rows in spectrum.filter_rows(r.model, group))
+        return criteria.l1(r.model, group).numpy() / weights
+    return _ranked(r, scores)
+
+
+def global_bn(r: Request) -> Removals:
+    """Network slimming: rank all channels of the network by |gamma| (Liu et al. 2017)."""
+    return _ranked(r, lambda group: criteria.bn(r.model, group).numpy())
+
+
+def hand(r: Request) -> Curves:
+    """Li et al.'s published widths (2017, Table 2 and section 4.2) at level 1, their fractions to a power elsewhere.
+
+    ``published``: "vgg16-A", "resnet56-A" or "resnet56-B".
+    """
+    fractions = published_fractions(r.option("published"), r.groups)
+    breaks = []
+    for n, f in zip(r.full, fractions, strict=True):
+        widths = np.arange(1, n + 1)
+        # width k is needed once f ** s > (k - 1) / n, at level -s; with f = 1 the layer is always whole
+        levels = np.full(n, -np.inf) if f == 1 else np.concatenate([[-np.inf], -np.log(widths[:-1] / n) / np.log(f)])
+        breaks.append(np.where(np.isneginf(levels), levels, np.nextafter(levels, np.inf)))
+    return Curves(tuple(breaks))
+
+
+def neyman(r: Request) -> Removals:
+    """Widths as optimal sampling (Neyman 1934): drop the channel whose loss per unit of cost saved is least.
+
+    Loss of a plan: sum of (V / T) (n / w - 1) over groups, see :mod:`slimlib.sampling`; with ``calibration`` images V and T
+    are measured on them, else they follow from the weights and the BatchNorm statistics.
+    """
+    from slimlib.sampling import variances
+
+    v, t = variances(r.model, r.layout, r.groups, r.options.get("calibration"))
+    scale = v / t * r.full
+    return Removals(r.full, cheapest_first(r.costs, r.unit, r.full, lambda g, w: scale[g] * (1 / (w - 1) - 1 / w)))
+
+
+RULES: dict[str, Callable[[Request], Curves | Removals]] = {
+    f.__name__: f for f in (pca, pca_folded, pca_budgeted, pca_at_init, activation_pca, uniform, global_l1, global_bn,
+                            random, permuted, hand, tilt, sensitivity, neyman)
+}
+
+
+def width_path(
+    model: nn.Module, example_input: torch.Tensor, *, rule: str = "pca", coupling: str = "inner", unit: str = "macs",
+    min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: Iterable[str] = (),
+    spectra: Mapping[str, np.ndarray] | None = None, layout: Layout | None = None, **options,
+) -> WidthPath:
+    """All the plans of a rule for a network: PCA once, widths for every budget after it.
+
+    ``unit`` ("macs" or "params") is what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` belong
+    to the rule (``calibration``, ``power``, ``published``, ``drops``, ``folded``). The model is not changed.
+    """
+    if rule not in RULES:
+        raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}")
+    if unit not in UNITS:
+        raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
+    for name, value in (("min_width", min_width), ("round_to", round_to)):
+        if not isinstance(value, int) or value < 1:
+            raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
+    layout = layout or trace(model, example_input)
+    skip = set(skip)
+    groups = tuple(g for g in layout.slimmable(coupling) if not skip & {m.module for m in g.writers()})
+    unknown = skip - {n for n, _ in model.named_modules()}
+    if unknown:
+        raise SlimlibError(f"skip: the model has no layer {', '.join(sorted(unknown))}")
+    if not groups:
+        reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
+        raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
+    costs = cost_model(model, layout, groups)
+    request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra, options)
+    return WidthPath(rule, coupling, groups, RULES[rule](request), costs, layout, min_width, round_to)
+
+
+def plan_widths(
+    model: nn.Module, example_input: torch.Tensor, *, keep_macs: float | None = None, keep_params: float | None = None,
+    threshold: float | None = None, rule: str = "pca", **how,
+) -> WidthPlan:
+    """The widest plan of ``rule`` that keeps at most a share of the dense MACs or parameters, or the plan at a threshold.
+
+    ``model`` is any feed-forward network and ``example_input`` one batch for it; give exactly one of ``keep_macs``,
+    ``keep_params`` and ``threshold``. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
+    the remedy; the model is not changed.
+    """
+    unit = "params" if keep_params is not None else "macs"
+    path = width_path(model, example_input, rule=rule, unit=unit, **how)
+    return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold)
+
+
+def cheapest_first(costs: CostModel, unit: str, full: np.ndarray, loss: Callable[[int, int], float]) -> np.ndarray:
+    """The order in which channels go when each step drops the one with the least loss per unit of cost saved.
+
+    ``loss(g, w)`` is lost when group g goes from w to w - 1 channels. Costs depend on neighbouring layers, so they are taken
+    at the widths reached. Every group keeps one channel. Returns group indices, first drop first.
+    """
+    widths = full.astype(float)
+    losses = np.array([loss(g, int(w)) if w > 1 else np.inf for g, w in enumerate(full)])
+    order = np.empty(int((full - 1).sum()), int)
+    for step in range(len(order)):
+        g = int(np.argmin(losses / costs.saved_by_one(unit, widths)))
+        widths[g] -= 1
+        losses[g] = loss(g, int(widths[g])) if widths[g] > 1 else np.inf
+        order[step] = g
+    return order
+
+
+def published_fractions(name: str, groups: tuple[Group, ...]) -> list[float]:
+    """Kept fraction of every group in Li et al.'s published networks; layers they leave alone keep 1."""
+    if name == "vgg16-A":
+        dense, kept = [64, 64, 128, 128, 256, 256, 256] + [512] * 6, [32, 64, 128, 128] + [256] * 9
+        expected = f"the 13 convolutions of VGG-16, {dense}"
+    elif name in ("resnet56-A", "resnet56-B"):
+        dense = [16] * 9 + [32] * 9 + [64] * 9
+        drop, whole = ((0.1, 0.1, 0.1), {16, 20, 38, 54}) if name == "resnet56-A" else (
+            (0.6, 0.3, 0.1), {16, 18, 20, 34, 38, 54})
+        # block j's first convolution is their layer 2j
+        kept = [n if 2 * j in whole else int(n * (1 - drop[(j - 1) // 9])) for j, n in enumerate(dense, 1)]
+        expected = "the 27 first convolutions of ResNet-56's blocks"
+    else:
+        raise SlimlibError(f"published={name!r} is not known; use 'vgg16-A', 'resnet56-A' or 'resnet56-B'")
+    if [g.width for g in groups[: len(dense)]] != dense:
+        raise SlimlibError(f"published={name!r} is for {expected}; this model has {[g.width for g in groups]}")
+    return [k / n for k, n in zip(kept, dense, strict=True)] + [1.0] * (len(groups) - len(dense))
+
+
+def _proportional(full: np.ndarray, scale: np.ndarray) -> Curves:
+    """Kept fraction min(1, level x scale)."""
+    return Curves(tuple(np.arange(1, n + 1) / n / s for n, s in zip(full, scale, strict=True)))
+
+
+def _ranked(r: Request, scores: Callable[[Group], np.ndarray]) -> Removals:
+    """Lowest score first over the whole network; the best filter of each group stays."""
+    per_group = [np.sort(scores(g))[:-1] for g in r.groups]
+    owner = np.repeat(np.arange(len(per_group)), [len(s) for s in per_group])
+    return Removals(r.full, owner[np.argsort(np.concatenate(per_group), kind="stable")])

@@ -1,0 +1,52 @@
+"""How much accuracy a network loses when one width at a time is cut, nothing retrained (Li et al. 2017, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.criteria import choose_filters
+from slimlib.errors import SlimlibError
+from slimlib.layout import Layout, trace
+from slimlib.surgery import cut
+from slimlib.training import evaluate
+
+
+def sensitivity(
+    model: nn.Module, data, ratios: Iterable[float] = (0.25, 0.5, 0.75, 0.9), criterion: str = "l1", *,
+    coupling: str = "inner", layout: Layout | None = None, progress: bool = True,
+):
+    """Accuracy after removing a share of one group's filters at a time, as a pandas DataFrame.
+
+    ``data`` is a Data (its *validation* part is used, so that test images select nothing) or a Split. ``ratios`` are the
+    shares removed, in (0, 1); at least one filter stays. One row a group and ratio: ``group``, ``ratio``, ``width``,
+    ``full_width``, ``accuracy``, ``drop`` (dense accuracy less this one). The first row of a group, ratio 0, is the dense one.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    ratios = [float(r) for r in ratios]
+    if any(not 0 < r < 1 for r in ratios):
+        raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
+    split = getattr(data, "val", data)
+    layout = layout or trace(model, split.normalised(slice(0, 1)))
+    groups = layout.slimmable(coupling)
+    dense = evaluate(model, split)
+    rows = []
+    with tqdm(total=len(groups) * len(ratios), desc="sensitivity", disable=not progress, mininterval=1) as bar:
+        for g in groups:
+            rows.append((g.name, 0.0, g.width, g.width, dense, 0.0))
+            for ratio in ratios:
+                width = max(1, round(g.width * (1 - ratio) / g.blocks)) * g.blocks
+                keep = choose_filters(model, layout, {g.name: width}, criterion)
+                with torch.no_grad():
+                    accuracy = evaluate(cut(model, layout, keep), split)
+                rows.append((g.name, ratio, width, g.width, accuracy, dense - accuracy))
+                bar.update()
+    table = pd.DataFrame(rows, columns=["group", "ratio", "width", "full_width", "accuracy", "drop"])
+    if not np.isfinite(table["accuracy"]).all():
+        raise SlimlibError("model: its accuracy is not finite")
+    return table

@@ -1,0 +1,103 @@
+"""PCA of a layer's filters: the method of 3AS (Wang et al. 2022, arXiv 2202.10461).
+
+A layer's n filters, each flattened to a row of p weights, form a matrix W of shape (n, p). Its columns are p points in a space
+with one axis a filter; their covariance is n x n, and its eigenvalues say how much of the filters' variance each orthogonal
+direction carries. The width of the layer is the number of directions needed for a given share of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+from slimlib.layout import Group, Layout, trace
+
+TOLERANCE = 1e-12  # of the threshold: r_i and t are both rounded, so "equal" must not depend on the last bit
+
+
+def spectra(
+    model: nn.Module, example_input: torch.Tensor, center: bool = True, coupling: str = "inner", folded: bool = False
+) -> dict[str, np.ndarray]:
+    """Group -> eigenvalues of its filters' covariance, float64, descending, as many as the group is wide.
+
+    ``center``: each filter is centred by its own mean (the covariance of its weights over positions); False is the
+    uncentred reading. ``coupling``: see :meth:`Layout.slimmable`. ``folded``: each filter is first multiplied by gamma/sigma
+    of the BatchNorm that follows, so that the spectrum depends on the function alone, not on how scale is divided.
+    """
+    return layout_spectra(model, trace(model, example_input), center, coupling, folded)
+
+
+def layout_spectra(
+    model: nn.Module, layout: Layout, center: bool = True, coupling: str = "inner", folded: bool = False
+) -> dict[str, np.ndarray]:
+    """:func:`spectra` for a layout that is already traced."""
+    groups = layout.slimmable(coupling)
+    if folded and groups and not any(m.module in layout.norm_after for g in groups for m in g.writers()):
+        raise SlimlibError("rule: a folded spectrum needs a BatchNorm with running statistics after at least one layer, and "
+                           "this model has none; use the plain one (rule='pca')")
+    return {g.name: eigenvalues(filter_rows(model, g, layout if folded else None), center) for g in groups}
+
+
+@torch.no_grad()
+def filter_rows(model: nn.Module, group: Group, fold: Layout | None = None) -> list[torch.Tensor]:
+    """For each layer that writes the group, its filters as rows: float64, shape (width, positions), on the CPU.
+
+    With ``fold``, rows are scaled by gamma / sqrt(var + eps) of the BatchNorm that the layout puts after the layer.
+    """
+    all_rows = []
+    for m in group.writers():
+        layer = model.get_submodule(m.module)
+        weight = layer.weight.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight
+        rows = weight.detach().to("cpu", torch.float64).flatten(1)
+        if fold is not None and m.module in fold.norm_after:
+            norm = model.get_submodule(fold.norm_after[m.module])
+            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+            rows = rows * scale.detach().cpu()[:, None]
+        if len(m.channels) == group.width and m.positions.shape[1] == 1 and len(rows) == group.width:
+            all_rows.append(rows[torch.as_tensor(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
+        else:  # a member that holds part of the group, or several rows a channel
+            placed = rows.new_zeros(group.width, m.positions.shape[1] * rows.shape[1])
+            placed[torch.as_tensor(m.channels)] = rows[torch.as_tensor(m.positions)].flatten(1)
+            all_rows.append(placed)
+    return all_rows
+
+
+def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:
+    """Eigenvalues of the filters' covariance, descending, length n; ``rows``: float64 matrices (n, p_m), one a layer.
+
+    The matrices are put side by side, so their scatters add. Centring takes each filter's mean within each layer. The divisor
+    is the number of positions, less one for each centred layer (as ``numpy.cov``). The smaller of the two Gram matrices is
+    diagonalised: its non-zero eigenvalues are the same, and the rest are 0. There are at most min(n, sum of (p_m - 1)).
+    """
+    x = torch.cat([r - r.mean(1, keepdim=True) if center else r for r in rows], dim=1)
+    n, p = x.shape
+    gram = x @ x.T if n <= p else x.T @ x
+    values = torch.linalg.eigvalsh(gram / max(1, p - len(rows) * center)).flip(0).clamp_min(0).numpy()
+    rank = min(n, p - len(rows) * center)
+    return np.concatenate([values[:rank], np.zeros(n - rank)])  # beyond the rank bound there is rounding, not variance
+
+
+def cumulative(values: np.ndarray) -> np.ndarray:
+    """Cumulative contribution r_1 <= ... <= r_n = 1: the share of variance in the first i directions."""
+    total = values.sum()
+    if not total > 0:
+        raise SlimlibError("spectra: a layer's filters have no variance at all (all weights of each filter are equal)")
+    r = np.cumsum(values) / total
+    r[-1] = 1.0
+    return r
+
+
+def width_at(values: np.ndarray, threshold: float) -> int:
+    """The least i with r_i >= threshold (up to one part in 10^12), at least 1."""
+    return int(np.searchsorted(cumulative(values), threshold * (1 - TOLERANCE))) + 1
+
+
+def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, int]:
+    """The paper's one step: every group's width at one threshold in (0, 1]."""
+    if not 0 < threshold <= 1:
+        raise SlimlibError(f"threshold={threshold} must lie in (0, 1]: it is the share of each layer's variance to keep")
+    return {name: width_at(v, threshold) for name, v in values.items()}

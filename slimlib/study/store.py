@@ -1,0 +1,252 @@
+"""Records and checkpoints on disk: safe to share between processes, safe to kill at any moment.
+
+A record is one JSON file, the evidence; it belongs in git. A checkpoint is a safetensors file in a cache folder outside
+git; it can always be made again. Both appear under their final name only when complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import tempfile
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slimlib.errors import SlimlibError
+from slimlib.study.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+STALE_AFTER = 24 * 3600.0
+"""Seconds after which a lock of another machine is taken to be left over: its process cannot be asked from here."""
+
+
+class RunBusy(Exception):
+    """Another process is working on this run right now."""
+
+
+def default_cache() -> Path:
+    """The folder of checkpoints and locks: SLIMLIB_CACHE, or slimlib/ in the user's cache folder."""
+    if os.environ.get("SLIMLIB_CACHE"):
+        return Path(os.environ["SLIMLIB_CACHE"]).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "slimlib"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it takes the place of `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)  # mkstemp makes files private; records are for everyone, as the umask says
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class Store:
+    """The records under `root`, and a cache for checkpoints and locks.
+
+    root    folder of records: <root>/<dataset>-<model>/<key>.json
+    cache   folder of checkpoints; None means `default_cache()`
+    """
+
+    def __init__(self, root: str | Path, cache: str | Path | None = None) -> None:
+        self.root = Path(root)
+        self.cache = Path(cache) if cache is not None else default_cache()
+
+    def path(self, run: Run) -> Path:
+        return self.root / run.folder / f"{run.key}.json"
+
+    def checkpoint_path(self, run: Run) -> Path:
+        return self.cache / "checkpoints" / run.folder / f"{run.key}.safetensors"
+
+    def get(self, run: Run) -> dict[str, Any] | None:
+        """The run's record, or None if there is none."""
+        try:
+            text = self.path(run).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        record = _parse(text, self.path(run))
+        if record.get("key") != run.key:
+            raise SlimlibError(f"{self.path(run)} holds the record of run {record.get('key')!r}; delete it or rename it")
+        return record
+
+    def put(self, run: Run, record: dict[str, Any]) -> Path:
+        """Write the run's record; readers see the old file or the new one, never a part of one."""
+        text = json.dumps({"key": run.key, "label": run.label, "run": run.to_dict(), **record}, indent=1, allow_nan=False)
+        with replacing(self.path(run)) as temporary:
+            temporary.write_text(_compact(text) + "\n", encoding="utf-8")
+        return self.path(run)
+
+    def missing(self, runs: Iterable[Run]) -> list[Run]:
+        """Those of the runs that have no record, in their order."""
+        return [run for run in runs if not self.path(run).exists()]
+
+    def all(self) -> list[dict[str, Any]]:
+        """Every record under the root, sorted by folder and key."""
+        return [_parse(path.read_text(encoding="utf-8"), path) for path in sorted(self.root.glob("*/[!.]*.json"))]
+
+    def save_checkpoint(self, run: Run, model: torch.nn.Module, **told: Any) -> Path:
+        """Write the model's state; `told` (JSON values) travels in the file's header, e.g. the accuracy it reached."""
+        from safetensors.torch import save_file
+
+        # Cloned, because safetensors refuses tensors that share memory; on the CPU, so that any machine can read them.
+        state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+        with replacing(self.checkpoint_path(run)) as temporary:
+            save_file(state, temporary, metadata={"key": run.key, "told": json.dumps(told)})
+        return self.checkpoint_path(run)
+
+    def load_checkpoint(self, run: Run, model: torch.nn.Module) -> dict[str, Any] | None:
+        """Fill `model` from the run's checkpoint and return what was told with it; None if there is no checkpoint."""
+        from safetensors import safe_open
+
+        if not self.checkpoint_path(run).exists():
+            return None
+        with safe_open(self.checkpoint_path(run), framework="pt") as file:
+            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
+            return json.loads(file.metadata()["told"])
+
+    @contextmanager
+    def lock(self, run: Run, wait: bool = True, poll: float = 0.5) -> Iterator[None]:
+        """Hold the run for this process; others wait, or get `RunBusy` when wait=False.
+
+        The lock of a process that has died, as after kill -9, is taken over. Should two processes ever take over the
+        same one in the same instant, the run is computed twice and the same record written twice: wasteful, not wrong.
+        """
+        path = self.cache / "locks" / run.folder / f"{run.key}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        mine = json.dumps(_owner())
+        while not _create(path, mine):
+            holder = _read(path)
+            if holder is not None and _stale(path, holder):
+                _take_away(path, holder)
+            elif not wait:
+                raise RunBusy(f"{run.label} is being run by another process ({holder})")
+            else:
+                time.sleep(poll)
+        try:
+            yield
+        finally:
+            if _read(path) == mine:
+                path.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> bool:
+    """Make the lock file, complete from the first instant on, unless it exists: a hard link is as exclusive as O_EXCL."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w") as file:
+            file.write(text)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _take_away(path: Path, holder: str) -> None:
+    """Remove a stale lock, and only that one: what another process has put in its place meanwhile is put back."""
+    aside = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _read(aside) != holder:
+        _create(path, _read(aside) or "")
+    aside.unlink(missing_ok=True)
+
+
+def _owner() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid()), "token": uuid.uuid4().hex}
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, in the system's own unit: tells a process from a later one that got the same number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _stale(path: Path, text: str) -> bool:
+    try:
+        holder = json.loads(text)
+        pid, host, born = int(holder["pid"]), holder["host"], holder["born"]
+    except (ValueError, KeyError, TypeError):
+        return True  # not one of our locks, or torn by a full disk
+    if host != socket.gethostname():
+        try:
+            return time.time() - path.stat().st_mtime > STALE_AFTER
+        except FileNotFoundError:
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return born is not None and _born(pid) != born
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SlimlibError(f"{path} is not valid JSON ({error}); delete it and the run is made again") from error
+
+
+def _compact(text: str) -> str:
+    """Lists of numbers on one line each: a record stays readable and its diff short."""
+    return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found.group(1)) + "]", text)
+
+
+def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row a record: the run's fields, its metrics and costs, and its key, by which every number can be followed.
+
+    budget_kind and budget_value split "macs:0.35"; `arm` is the rule with its variant; kept_params and kept_macs are
+    achieved fractions.
+    """
+    import pandas as pd
+
+    rows = []
+    for record in records:
+        run = Run.from_dict(record["run"])
+        kind, _, value = (run.budget or "").partition(":")
+        row: dict[str, Any] = {"key": record["key"], "dataset": run.dataset, "model": run.model, "stage": run.stage}
+        row |= {"rule": run.rule, "arm": run.arm, "criterion": run.criterion, "budget": run.budget}
+        row |= {"budget_kind": kind or None, "budget_value": float(value) if value else None, "seed": run.seed}
+        row |= dict(run.options)
+        row |= record.get("metrics", {})
+        cost = record.get("cost", {})
+        row |= cost
+        for unit in ("params", "macs"):
+            if cost.get(unit) is not None and cost.get(f"dense_{unit}"):
+                row[f"kept_{unit}"] = cost[unit] / cost[f"dense_{unit}"]
+        row["threshold"] = record.get("threshold")
+        row["seconds"] = record["provenance"]["seconds"]
+        rows.append(row)
+    return pd.DataFrame(rows)

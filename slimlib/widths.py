@@ -1,0 +1,237 @@
+"""From a rule to a plan: one path of nested widths for a network, and the exact search along it for a budget.
+
+Every rule orders the widths of all groups on one *path*, from the narrowest network to the widest. Costs change only at its
+steps, so a budget is met exactly by bisection over the steps: the answer is the widest plan of the path that fits.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+import numpy as np
+
+from slimlib.cost import UNITS, CostModel
+from slimlib.errors import SlimlibError
+from slimlib.layout import Group, Layout
+from slimlib.spectrum import TOLERANCE
+
+
+@dataclass(frozen=True)
+class WidthPlan:
+    """The widths chosen for a network, what they cost, and how they were chosen.
+
+    ``widths`` and ``full_widths`` map the first layer of each slimmed group to its number of filters. Costs: ``params`` in
+    elements, ``macs`` in multiply-adds of one example. ``threshold`` is the level of the path (for PCA rules the share of
+    variance) or None where the rule has none. ``wider`` holds the costs of the next plan on the path, None at its end.
+    ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can never keep whole (a
+    layer of p weights a filter has at most p - 1 centred components), with the most it can give them.
+    """
+
+    rule: str
+    coupling: str
+    widths: dict[str, int]
+    full_widths: dict[str, int]
+    threshold: float | None
+    params: int
+    macs: int
+    full_params: int
+    full_macs: int
+    input_shape: tuple[int, ...]
+    wider: dict[str, int] | None = None
+    whole: dict[str, str] = field(default_factory=dict)
+    rank_bound: dict[str, int] = field(default_factory=dict)
+    layout: Layout | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """Kept fraction of each group's filters."""
+        return {n: w / self.full_widths[n] for n, w in self.widths.items()}
+
+    @property
+    def keep_params(self) -> float:
+        """Achieved share of the dense network's parameters."""
+        return self.params / self.full_params
+
+    @property
+    def keep_macs(self) -> float:
+        """Achieved share of the dense network's multiply-adds."""
+        return self.macs / self.full_macs
+
+    def to_dict(self) -> dict:
+        """Everything but the traced layout, as plain JSON types."""
+        bare = asdict(WidthPlan(**{f.name: getattr(self, f.name) for f in fields(self) if f.name != "layout"}))
+        bare.pop("layout")
+        return {**bare, "input_shape": list(self.input_shape)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> WidthPlan:
+        """The inverse of :meth:`to_dict`; unknown or missing entries are refused by name."""
+        known = {f.name for f in fields(cls)} - {"layout"}
+        if set(values) != known:
+            wrong = ", ".join(sorted(set(values) ^ known))
+            raise SlimlibError(f"plan: the entries {wrong} are missing or not known; was it written by this version?")
+        return cls(**{**values, "input_shape": tuple(values["input_shape"])})
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON."""
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> WidthPlan:
+        """Read a plan that :meth:`save` wrote."""
+        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Steps of a rule with one level for the whole network: a group is as wide as its breaks up to the level are many.
+
+    ``breaks[g][k - 1]`` is the least level at which group g gets width k; ascending. For PCA it is the cumulative
+    contribution r_k, so the level is the threshold.
+    """
+
+    breaks: tuple[np.ndarray, ...]
+
+    def __post_init__(self):
+        finite = np.concatenate([b[np.isfinite(b)] for b in self.breaks] or [np.zeros(0)])
+        object.__setattr__(self, "levels", np.unique(finite) if finite.size else np.zeros(1))
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def level(self, step: int) -> float:
+        return float(self.levels[step])
+
+    def widths(self, step: int) -> np.ndarray:
+        return self.at(self.levels[step])
+
+    def at(self, level: float) -> np.ndarray:
+        slack = level - abs(level) * TOLERANCE
+        return np.array([min(int(np.searchsorted(b, slack)) + 1, len(b)) for b in self.breaks])
+
+
+@dataclass(frozen=True)
+class Removals:
+    """Steps of a rule that drops channels one at a time: ``order`` names the group that loses one, first drop first."""
+
+    full: np.ndarray
+    order: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.order) + 1
+
+    def level(self, step: int) -> None:
+        return None
+
+    def widths(self, step: int) -> np.ndarray:
+        return self.full - np.bincount(self.order[: len(self.order) - step], minlength=len(self.full))
+
+
+@dataclass(frozen=True)
+class WidthPath:
+    """All the plans of one rule for one network, narrowest first; every budget is answered from it."""
+
+    rule: str
+    coupling: str
+    groups: tuple[Group, ...]
+    steps: Curves | Removals
+    costs: CostModel
+    layout: Layout
+    min_width: int = 1
+    round_to: int = 1
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def widths(self, step: int) -> np.ndarray:
+        """Widths of all groups at a step, int, in the order of ``groups``: rounded up, so they never shrink along the path."""
+        return self._rounded(self.steps.widths(step))
+
+    def plan(self, *, keep_macs: float | None = None, keep_params: float | None = None,
+             threshold: float | None = None) -> WidthPlan:
+        """The widest plan within a budget (share of the dense cost to keep), or the plan at a threshold.
+
+        Exactly one of the three is given, in (0, 1]. Raises SlimlibError when the budget is below the narrowest plan.
+        """
+        given = {n: v for n, v in (("keep_macs", keep_macs), ("keep_params", keep_params), ("threshold", threshold))
+                 if v is not None}
+        if len(given) != 1:
+            raise SlimlibError(f"give exactly one of keep_macs, keep_params and threshold, not {sorted(given) or 'none'}")
+        (name, value), = given.items()
+        if not 0 < value <= 1:
+            raise SlimlibError(f"{name}={value} must lie in (0, 1]: it is a share")
+        if name == "threshold":
+            return self._plan_at_threshold(value)
+        unit = name.removeprefix("keep_")
+        full = np.array([g.width for g in self.groups])
+        budget = int(value * int(self.costs.cost(unit, full)) * (1 + TOLERANCE))
+        step = self._widest(unit, budget)
+        if step < 0:
+            least = int(self.costs.cost(unit, self.widths(0))) / int(self.costs.cost(unit, full))
+            raise SlimlibError(f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling "
+                               f"{self.coupling!r} keeps {least:.4f}; ask for at least that, or try coupling='joint'")
+        plan = self._as_plan(self.widths(step), self.steps.level(step), step)
+        if plan.wider is None and plan.rank_bound:
+            some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
+            warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {getattr(plan, name):.4f}, because "
+                          f"the rank of the filters bounds {len(plan.rank_bound)} groups ({some})", stacklevel=3)
+        return plan
+
+    def table(self, every: int = 1):
+        """The path as a DataFrame: level, kept shares of parameters and MACs, and every group's width; one row a step."""
+        import pandas as pd
+
+        index = list(range(0, len(self), every)) + ([len(self) - 1] if (len(self) - 1) % every else [])
+        widths = np.array([self.widths(i) for i in index])
+        full = np.array([g.width for g in self.groups])
+        rows = {"level": [self.steps.level(i) for i in index]}
+        for unit in ("params", "macs"):
+            rows[unit] = self.costs.cost(unit, widths) / self.costs.cost(unit, full)
+        return pd.DataFrame(rows | {g.name: widths[:, j] for j, g in enumerate(self.groups)})
+
+    def _rounded(self, widths: np.ndarray) -> np.ndarray:
+        full = np.array([g.width for g in self.groups])
+        step = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
+        wanted = np.maximum(widths, self.min_width)
+        return np.minimum(-(-wanted // step) * step, full)
+
+    def _widest(self, unit: str, budget: int) -> int:
+        """The last step whose cost is within ``budget``, or -1. Costs never fall along the path, so bisection is exact."""
+        low, high = -1, len(self) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.costs.cost(unit, self.widths(middle)) <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _plan_at_threshold(self, threshold: float) -> WidthPlan:
+        if not isinstance(self.steps, Curves) or self.rule in ("hand", "random", "tilt", "sensitivity"):
+            raise SlimlibError(f"threshold={threshold}: rule {self.rule!r} has no threshold; give keep_macs or keep_params")
+        step = int(np.searchsorted(self.steps.levels, threshold * (1 - TOLERANCE)))
+        return self._as_plan(self._rounded(self.steps.at(threshold)), threshold, min(step, len(self) - 1))
+
+    def _as_plan(self, widths: np.ndarray, level: float | None, step: int) -> WidthPlan:
+        full = np.array([g.width for g in self.groups])
+        name = [g.name for g in self.groups]
+        widest = self.widths(len(self) - 1)
+        bound = {g.name: int(k) for g, k in zip(self.groups, widest, strict=True) if k < g.width}
+        return WidthPlan(
+            self.rule, self.coupling, dict(zip(name, widths.tolist(), strict=True)),
+            dict(zip(name, full.tolist(), strict=True)), level,
+            int(self.costs.params(widths)), int(self.costs.macs(widths)),
+            int(self.costs.params(full)), int(self.costs.macs(full)),
+            self.layout.example_shape, self._next_wider(widths, step), self.layout.whole(self.coupling), bound, self.layout,
+        )
+
+    def _next_wider(self, widths: np.ndarray, step: int) -> dict[str, int] | None:
+        wider = next(self._different(widths, step), None)
+        return None if wider is None else {u: int(self.costs.cost(u, wider)) for u in UNITS}
+
+    def _different(self, widths: np.ndarray, step: int) -> Iterator[np.ndarray]:
+        return (w for i in range(step + 1, len(self)) if (w := self.widths(i)).tolist() != widths.tolist())
