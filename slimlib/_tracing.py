@@ -61,11 +61,13 @@ class RawGroups:
 
 @dataclass(frozen=True)
 class Op:
-    """One node of the traced graph, in topological order: ``module`` is a name or "", ``kind`` a type or operation name."""
+    """One node of the traced graph: ``module`` is a name or "", ``kind`` a type or an autograd operation's name, ``inputs`` the
+    indices of the nodes before it, ``pad`` the amounts of a padding (last dimension first, as torch has them)."""
 
     kind: str
     module: str
     inputs: tuple[int, ...]
+    pad: tuple[int, ...] = ()
 
 
 def forward_facts(model: nn.Module, example_input: torch.Tensor) -> ForwardFacts:
@@ -109,28 +111,43 @@ def raw_groups(model: nn.Module, example_input: torch.Tensor, order: dict[str, i
 
 @contextmanager
 def _steady_index_mapping():
-    """Two mends of Torch-Pruning 1.6.1 while the graph is read, undone afterwards.
+    """Three mends of Torch-Pruning 1.6.1 while the graph is read, undone afterwards.
 
     It divides by zero at a reshape whose channels it cannot infer (ShuffleNet); such a reshape is probed here anyway, so the
-    mapping is left out. And it rebuilds all index mappings for every group, though nothing has been cut in between.
+    mapping is left out. It takes the parts of a split in the order in which the trace meets their readers; autograd knows
+    which part each one reads. And it rebuilds all mappings for every group, though nothing has been cut in between.
     """
-    reshape, update = index_mapping.update_reshape_index_mapping, index_mapping.update_index_mapping
+    names = ("update_reshape_index_mapping", "update_split_index_mapping", "update_index_mapping")
+    original = {name: getattr(index_mapping, name) for name in names}
     mapped = set()
 
     def reshape_or_skip(graph, node):
         with suppress(ZeroDivisionError):
-            reshape(graph, node)
+            original["update_reshape_index_mapping"](graph, node)
+
+    def split_by_number(graph, node):
+        original["update_split_index_mapping"](graph, node)
+        for reader in node.outputs:
+            parts = {nr for f, nr in getattr(reader.grad_fn, "next_functions", ()) if f is node.grad_fn}
+            for dep, reverse in [(d, False) for d in node.dependencies if d.target is reader] + [
+                (d, True) for d in reader.dependencies if d.target is node
+            ]:
+                if len(parts) == 1 and isinstance(dep.index_mapping[0], index_mapping._SplitIndexMapping):
+                    (nr,) = parts
+                    dep.index_mapping[0] = index_mapping._SplitIndexMapping(node.module.offsets[nr : nr + 2], reverse=reverse)
 
     def update_once(graph):
         if graph not in mapped:
             mapped.add(graph)
-            update(graph)
+            original["update_index_mapping"](graph)
 
-    index_mapping.update_reshape_index_mapping, index_mapping.update_index_mapping = reshape_or_skip, update_once
+    for name, mended in zip(names, (reshape_or_skip, split_by_number, update_once), strict=True):
+        setattr(index_mapping, name, mended)
     try:
         yield
     finally:
-        index_mapping.update_reshape_index_mapping, index_mapping.update_index_mapping = reshape, update
+        for name in names:
+            setattr(index_mapping, name, original[name])
 
 
 def _all_groups(graph, model: nn.Module, order: dict[str, int]) -> RawGroups:
@@ -261,7 +278,8 @@ def _operations(graph, names) -> list[Op]:
                 module = names.get(node.module, "")
                 kind = node.grad_fn.name() if not module and node.grad_fn is not None else type(node.module).__name__
                 index[node] = len(ops)
-                ops.append(Op(kind, module, tuple(index[i] for i in node.inputs if i in index)))
+                pad = tuple(getattr(node.grad_fn, "_saved_pad", ()) if kind.startswith("ConstantPad") else ())
+                ops.append(Op(kind, module, tuple(index[i] for i in node.inputs if i in index), pad))
             else:
                 stack.append((node, True))
                 stack.extend((i, False) for i in node.inputs if i not in index)

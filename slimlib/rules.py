@@ -146,7 +146,7 @@ def global_bn(r: Request) -> Removals:
 
 
 def hand(r: Request) -> Curves:
-    """Li et al.'s published widths (2017, Table 2 and section 4.2) at level 1, their fractions to a power elsewhere.
+    """Li et al.'s published widths (2017, Table 2 and section 4.2) at level -1, their fractions to the power -level elsewhere.
 
     ``published``: "vgg16-A", "resnet56-A" or "resnet56-B".
     """
@@ -154,9 +154,8 @@ def hand(r: Request) -> Curves:
     breaks = []
     for n, f in zip(r.full, fractions, strict=True):
         widths = np.arange(1, n + 1)
-        # width k is needed once f ** s > (k - 1) / n, at level -s; with f = 1 the layer is always whole
-        levels = np.full(n, -np.inf) if f == 1 else np.concatenate([[-np.inf], -np.log(widths[:-1] / n) / np.log(f)])
-        breaks.append(np.where(np.isneginf(levels), levels, np.nextafter(levels, np.inf)))
+        # width k suffices while f ** s <= k / n, at level -s; a layer with f = 1 is always whole
+        breaks.append(np.r_[np.full(n - 1, -np.inf), 0.0] if f == 1 else -np.log(widths / n) / np.log(f))
     return Curves(tuple(breaks))
 
 

@@ -88,9 +88,9 @@ class WidthPlan:
 
 @dataclass(frozen=True)
 class Curves:
-    """Steps of a rule with one level for the whole network: a group is as wide as its breaks up to the level are many.
+    """Steps of a rule with one level for the whole network: each group gets the least width that suffices at the level.
 
-    ``breaks[g][k - 1]`` is the least level at which group g gets width k; ascending. For PCA it is the cumulative
+    ``breaks[g][k - 1]`` is the highest level at which width k suffices for group g; ascending. For PCA it is the cumulative
     contribution r_k, so the level is the threshold.
     """
 

@@ -1,0 +1,62 @@
+"""PCA of a layer's responses instead of its filters: what needs data, and what 3AS does without.
+
+Zhang et al. (2016) chose ranks by it, Garg et al. (2020) and Suau et al. (2020, PFA) widths.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+from slimlib.layout import Group
+
+
+@torch.no_grad()
+def response_spectra(
+    model: nn.Module, groups: tuple[Group, ...], images: torch.Tensor, batch_size: int = 100
+) -> dict[str, np.ndarray]:
+    """Group -> eigenvalues of the covariance of its layers' outputs over images and positions; float64, descending.
+
+    The outputs are those of the convolution or linear layer itself, before BatchNorm and activation. ``images``: a normalised
+    batch (N, C, H, W), not needing labels. The members of a joint group add their covariances.
+    """
+    if not isinstance(images, torch.Tensor) or images.dim() < 2 or len(images) < 2:
+        raise SlimlibError("calibration must be a batch of at least two normalised images (N, C, H, W)")
+    first: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
+    second: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
+    count: dict[str, int] = defaultdict(int)
+
+    def add(name):
+        def hook(module, args, output):
+            axis = output.dim() - 1 if isinstance(module, nn.Linear) else 1
+            x = output.transpose(0, axis).flatten(1).double()
+            first[name] = first[name] + x.sum(1).cpu()
+            second[name] = second[name] + (x @ x.T).cpu()
+            count[name] += x.shape[1]
+        return hook
+
+    writers = {m.module for g in groups for m in g.writers()}
+    hooks = [model.get_submodule(n).register_forward_hook(add(n)) for n in writers]
+    training = model.training
+    try:
+        model.eval()
+        for start in range(0, len(images), batch_size):
+            model(images[start : start + batch_size])
+    finally:
+        model.train(training)
+        for h in hooks:
+            h.remove()
+    found = {}
+    for g in groups:
+        total = torch.zeros(g.width, g.width, dtype=torch.float64)
+        for m in g.writers():
+            mean = first[m.module] / count[m.module]
+            covariance = second[m.module] / count[m.module] - torch.outer(mean, mean)
+            index, rows = torch.as_tensor(m.channels), torch.as_tensor(m.positions[:, 0])
+            total[index[:, None], index] += covariance[rows[:, None], rows]
+        found[g.name] = torch.linalg.eigvalsh(total).flip(0).clamp_min(0).numpy()
+    return found

@@ -1,0 +1,79 @@
+"""PCA of filters against plain definitions."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import slimlib
+from slimlib import spectrum
+
+
+@pytest.mark.parametrize(("n", "p"), [(5, 40), (40, 5), (8, 8), (1, 9)])
+@pytest.mark.parametrize("center", [True, False])
+def test_eigenvalues_equal_numpy_covariance(n, p, center):
+    w = np.random.default_rng(n * p).normal(size=(n, p))
+    got = spectrum.eigenvalues([torch.from_numpy(w)], center)
+    covariance = np.atleast_2d(np.cov(w)) if center else w @ w.T / p
+    want = np.clip(np.linalg.eigvalsh(covariance)[::-1], 0, None)
+    assert got.shape == (n,) and got.dtype == np.float64
+    np.testing.assert_allclose(got, want, atol=1e-12)
+    assert (np.diff(got) <= 1e-15).all()
+
+
+def test_rank_bound_is_exact():
+    """n filters of p weights have at most p - 1 centred components, p uncentred, at any threshold."""
+    rows = torch.randn(64, 27, dtype=torch.float64)
+    assert spectrum.width_at(spectrum.eigenvalues([rows], True), 1.0) == 26
+    assert spectrum.width_at(spectrum.eigenvalues([rows], False), 1.0) == 27
+
+
+def test_joint_scatters_add():
+    a, b = torch.randn(6, 20, dtype=torch.float64), torch.randn(6, 30, dtype=torch.float64)
+    scatter = sum(np.cov(x.numpy()) * (x.shape[1] - 1) for x in (a, b))
+    np.testing.assert_allclose(spectrum.eigenvalues([a, b]), np.linalg.eigvalsh(scatter / 48)[::-1], atol=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30), st.floats(0.01, 1.0))
+def test_width_is_the_least_that_reaches_the_threshold(values, threshold):
+    values = np.sort(values)[::-1]
+    width, r = spectrum.width_at(values, threshold), np.cumsum(values) / np.sum(values)
+    assert 1 <= width <= len(values)
+    assert width == len(values) or r[width - 1] >= threshold * (1 - 1e-11)
+    assert width == 1 or r[width - 2] < threshold
+
+
+def test_spectra_of_a_model_layer_by_layer(chain):
+    model, x = chain
+    found = slimlib.spectra(model, x)
+    assert list(found) == ["0", "4", "9"]
+    for name, values in found.items():
+        rows = model.get_submodule(name).weight.detach().double().flatten(1).numpy()
+        np.testing.assert_allclose(values, np.clip(np.linalg.eigvalsh(np.cov(rows))[::-1], 0, None), atol=1e-14)
+
+
+def test_a_layer_without_variance_is_refused():
+    with pytest.raises(slimlib.SlimlibError, match="no variance"):
+        spectrum.cumulative(np.zeros(4))
+
+
+def test_threshold_range_is_named():
+    with pytest.raises(slimlib.SlimlibError, match=r"threshold=1\.5"):
+        slimlib.widths_at({"a": np.ones(3)}, 1.5)
+
+
+def test_pretrained_resnet56_gives_the_widths_of_a_plain_eigendecomposition(real_file):
+    real_file("weights/resnet56-4bfd9763.th")
+    model = slimlib.models.pretrained("cifar10/resnet56")
+    for threshold in (0.5, 0.8, 0.95):
+        plan = slimlib.plan_widths(model, torch.zeros(1, 3, 32, 32), threshold=threshold)
+        assert len(plan.widths) == 27
+        for name, width in plan.widths.items():
+            rows = model.get_submodule(name).weight.detach().numpy().astype(np.float64)
+            rows = rows.reshape(len(rows), -1)
+            rows -= rows.mean(1, keepdims=True)
+            values = np.linalg.eigh(rows @ rows.T)[0][::-1]
+            share = np.cumsum(values) / values.sum()
+            assert width == 1 + np.flatnonzero(share >= threshold * (1 - 1e-12))[0], name

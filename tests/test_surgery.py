@@ -1,0 +1,153 @@
+"""Cutting: keep-all is the identity, keeping S equals zeroing the rest, and what was planned is what comes out."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import slimlib
+from slimlib.cost import cost_model
+from slimlib.surgery import cut, masked, masking_error
+from tests.conftest import Chain, lively_norms
+
+
+def random_keep(groups, rng):
+    keep = {}
+    for g in groups:
+        per_block = rng.integers(1, g.width // g.blocks + 1)
+        runs = [np.flatnonzero(g.block_of == b) for b in range(g.blocks)]
+        keep[g.name] = np.sort(np.concatenate([rng.choice(run, per_block, replace=False) for run in runs]))
+    return keep
+
+
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+def test_keeping_everything_is_the_identity(network, coupling):
+    _, model, x = network
+    layout = slimlib.trace(model, x)
+    keep = {g.name: np.arange(g.width) for g in layout.slimmable(coupling)}
+    same = cut(model, layout, keep)
+    assert torch.equal(same(x), model(x))
+    for (name, a), (_, b) in zip(model.state_dict().items(), same.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_keeping_some_equals_zeroing_the_rest(network, seed):
+    _, model, x = network
+    layout = slimlib.trace(model, x)
+    keep = random_keep(layout.slimmable("joint"), np.random.default_rng(seed))
+    slim, reference = cut(model, layout, keep), masked(model, layout, keep)
+    torch.testing.assert_close(slim(x), reference(x), rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        assert not torch.allclose(slim(x), model(x), rtol=1e-3) or all(len(k) == g.width for k, g in
+                                                                       zip(keep.values(), layout.slimmable("joint"), strict=True))
+    assert masking_error(model, layout, keep, x) < 1e-4
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_costs_equal_counting_the_built_network(network, seed):
+    _, model, x = network
+    layout = slimlib.trace(model, x)
+    groups = layout.slimmable("joint")
+    costs, keep = cost_model(model, layout, groups), random_keep(groups, np.random.default_rng(seed))
+    widths = np.array([len(keep[g.name]) for g in groups])
+    slim = cut(model, layout, keep)
+    with FlopCounterMode(display=False) as counter:
+        slim(x)
+    assert costs.macs(widths) * 2 * len(x) == counter.get_total_flops()
+    assert costs.params(widths) == sum(p.numel() for p in slim.parameters())
+    for unit in ("macs", "params"):
+        for j, saved in enumerate(costs.saved_by_one(unit, widths.astype(float))):
+            if widths[j] > groups[j].blocks and groups[j].blocks == 1:
+                less = widths - np.eye(len(widths), dtype=int)[j]
+                assert round(saved) == costs.cost(unit, widths) - costs.cost(unit, less)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "gm", "random"])
+def test_prune_leaves_the_model_and_gives_the_plan(network, criterion):
+    _, model, x = network
+    before = copy.deepcopy(model.state_dict())
+    plan = slimlib.plan_widths(model, x, keep_macs=0.6, rule="uniform", coupling="joint")
+    slim = slimlib.prune(model, plan, criterion=criterion)
+    assert all(torch.equal(a, b) for a, b in zip(before.values(), model.state_dict().values(), strict=True))
+    assert sum(p.numel() for p in slim.parameters()) == plan.params
+    assert type(slim) is type(model) and slim(x).shape == model(x).shape
+    for name, width in plan.widths.items():
+        assert slim.get_submodule(name).weight.shape[0] == width
+
+
+def test_criteria_equal_brute_force(chain):
+    model, x = chain
+    layout = slimlib.trace(model, x)
+    g = next(g for g in layout.groups if g.name == "4")
+    w, gamma = model[4].weight.detach().double(), model[5].weight.detach()
+    rows = [w[i].flatten() for i in range(12)]
+    brute = {
+        "l1": [r.abs().sum() for r in rows], "l2": [(r * r).sum() ** 0.5 for r in rows],
+        "gm": [sum(((a - b) ** 2).sum() ** 0.5 for b in rows) for a in rows], "bn": list(gamma.abs()),
+    }
+    for name, scores in brute.items():
+        want = sorted(sorted(range(12), key=lambda i: -float(scores[i]))[:5])  # noqa: B023
+        got = slimlib.criteria.choose_filters(model, layout, {"4": 5}, name)["4"]
+        assert got.tolist() == want, (name, g)
+
+
+def test_bn_criterion_without_norm_is_refused_by_name(chain):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+    with pytest.raises(slimlib.SlimlibError, match=r"criterion='bn'.*9"):
+        slimlib.prune(model, plan, criterion="bn")
+    with pytest.raises(slimlib.SlimlibError, match="criterion='L1'"):
+        slimlib.prune(model, plan, criterion="L1")
+
+
+def test_thin_is_fresh_seeded_and_leaves_the_global_state(chain):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+    state = torch.random.get_rng_state()
+    a, b, c = (slimlib.thin(model, plan, seed=s) for s in (0, 0, 1))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
+    assert not torch.equal(a[0].weight, c[0].weight)
+    assert a[1].running_var.eq(1).all() and a[1].weight.eq(1).all()
+    slim = slimlib.prune(model, plan)
+    assert [p.shape for p in a.parameters()] == [p.shape for p in slim.parameters()]
+
+
+def test_save_and_load(tmp_path, network):
+    name, model, x = network
+    plan = slimlib.plan_widths(model, x, keep_params=0.6, coupling="joint", rule="uniform")
+    slim = slimlib.prune(model, plan).eval()
+    slimlib.save(slim, plan, tmp_path / "slim.safetensors")
+    from tests.conftest import MODELS
+
+    again = slimlib.load(tmp_path / "slim.safetensors", build=MODELS[name]).eval()
+    assert torch.equal(again(x), slim(x))
+    assert [p.name for p in tmp_path.iterdir()] == ["slim.safetensors"]
+
+
+def test_a_plan_for_another_network_is_refused(chain):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+    wider = nn.Sequential(*Chain())
+    wider[0] = nn.Conv2d(3, 9, 3)
+    with pytest.raises(slimlib.SlimlibError, match="layer 0 has 9 filters"):
+        slimlib.prune(wider, plan)
+
+
+def test_exported_network_answers_the_same(network):
+    _, model, x = network
+    plan = slimlib.plan_widths(model, x, keep_macs=0.6, rule="uniform", coupling="joint")
+    slim = slimlib.prune(model, plan).eval()
+    exported = torch.export.export(slim, (x,))
+    torch.testing.assert_close(exported.module()(x), slim(x))
+
+
+def test_trainability_survives(chain):
+    model, x = chain
+    model[4].weight.requires_grad_(False)
+    slim = slimlib.prune(lively_norms(model), slimlib.plan_widths(model, x, keep_macs=0.5))
+    assert not slim[4].weight.requires_grad and slim[0].weight.requires_grad
