@@ -47,7 +47,8 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
     """The records of the runs, in their order. Those missing are made; with train=False they are left out and counted.
 
     Several processes may ensure the same runs at once: each takes what no other is at, and all end with every record.
-    Finished runs are never repeated, so an interrupted call is continued by calling it again.
+    Finished runs are never repeated, so an interrupted call is continued by calling it again. Runs that fail are named
+    in one error, once all others are done.
     """
     from tqdm import tqdm
 
@@ -55,26 +56,37 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
     missing = store.missing(runs)
     if missing and train:
         with tqdm(total=len(missing), unit="run", disable=not progress, mininterval=1) as bar:
-            _work_off(missing, store, bar)
+            failed = _work_off(missing, store, bar)
+        if failed:
+            told = "\n".join(f"  {run.label}: {error}" for run, error in failed.items())
+            raise SlimlibError(f"{len(failed)} of {len(missing)} runs failed, the others are recorded:\n{told}")
     elif missing and progress:
-        print(f"{len(runs) - len(missing)} of {len(runs)} runs are recorded; the {len(missing)} missing ones are left out.")
+        done = len(runs) - len(missing)
+        print(f"{done} of {len(runs)} runs are recorded; the {len(missing)} missing ones are left out.")
     return [record for run in runs if (record := store.get(run)) is not None]
 
 
-def _work_off(pending: list[Run], store: Store, bar: Any) -> None:
+def _work_off(pending: list[Run], store: Store, bar: Any) -> dict[Run, SlimlibError]:
+    """Execute all that can be; a run that fails, such as one whose loss diverges, does not keep the others waiting."""
+    failed: dict[Run, SlimlibError] = {}
     while pending:
         busy = []
         for run in pending:
             bar.set_description(run.label)
             try:
+                if causes := [failed[needed] for needed in run.needs() if needed in failed]:
+                    raise causes[0]
                 execute(run, store, progress=False, wait=False)
                 bar.update()
             except RunBusy:
                 busy.append(run)
+            except SlimlibError as error:
+                failed[run] = error
         if len(busy) == len(pending):
             bar.set_description("waiting for another process")
             time.sleep(1.0)
         pending = busy
+    return failed
 
 
 def _weights_missing(run: Run, store: Store) -> bool:
@@ -113,7 +125,13 @@ def _dense(run: Run, store: Store, progress: bool) -> dict[str, Any]:
             store.save_checkpoint(run, model, test_accuracy=metrics["test_accuracy"])
         whole = slimlib.plan_widths(model, data.example_input, rule="uniform", threshold=1.0)
     cost = {"params": whole.full_params, "macs": whole.full_macs}
-    return {"metrics": metrics, "cost": cost, "loss": _losses(history), "seconds": clock.seconds, "provenance": provenance}
+    return {
+        "metrics": metrics,
+        "cost": cost,
+        "loss": _losses(history),
+        "seconds": clock.seconds,
+        "provenance": provenance,
+    }
 
 
 def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
@@ -123,7 +141,9 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         dense, data, told = _dense_network(run, store, data)
         provenance["notes"] += _drift(run, store, told)
         with clock("plan"):
-            plan = slimlib.plan_widths(dense, data.example_input, **run.budget_arguments(), **rule_arguments(run, store, data))
+            plan = slimlib.plan_widths(
+                dense, data.example_input, **run.budget_arguments(), **rule_arguments(run, store, data)
+            )
         metrics: dict[str, float] = {"dense_test_accuracy": told["test_accuracy"]}
         taught: dict[str, Any] = {}
         if run.stage == "prune":
@@ -142,14 +162,21 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
             metrics |= _accuracies(slim, data)
     cost = {"params": plan.params, "macs": plan.macs, "dense_params": plan.full_params, "dense_macs": plan.full_macs}
     return {
-        "metrics": metrics, "cost": cost, "widths": plan.widths, "full_widths": plan.full_widths,
-        "threshold": plan.threshold, "wider_plan_exceeds": plan.wider, "loss": _losses(history),
-        "dense_key": run.dense().key, "seconds": clock.seconds, "provenance": provenance,
+        "metrics": metrics,
+        "cost": cost,
+        "widths": plan.widths,
+        "full_widths": plan.full_widths,
+        "threshold": plan.threshold,
+        "wider_plan_exceeds": plan.wider,
+        "loss": _losses(history),
+        "dense_key": run.dense().key,
+        "seconds": clock.seconds,
+        "provenance": provenance,
     }
 
 
 def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
-    """Accuracy against pruning one group at a time, on validation images, beside what the rules would keep of each group."""
+    """Accuracy against pruning one group at a time, on validation images, beside what rules keep of each group."""
     clock, data, options = _Clock(), _data(run.dataset), dict(run.options)
     with recorded(data) as provenance:
         dense, data, told = _dense_network(run, store, data)
@@ -160,8 +187,9 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
             validation = replace(validation, images=validation.images[:count], labels=validation.labels[:count])
         scan = {"ratios": options["ratios"]} if "ratios" in options else {}
         with clock("sensitivity"):
-            curve = slimlib.sensitivity(dense, validation, criterion=run.criterion, coupling=run.coupling,
-                                        progress=progress, **scan)
+            curve = slimlib.sensitivity(
+                dense, validation, criterion=run.criterion, coupling=run.coupling, progress=progress, **scan
+            )
         with clock("plan"):
             kept = list(_kept_by_rules(run, dense, data))
             spectra = slimlib.spectra(dense, data.example_input, center=run.center, coupling=run.coupling)
@@ -171,7 +199,9 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         "sensitivity": _columns(curve.to_dict("list")),
         "kept": _columns({name: [row[name] for row in kept] for name in kept[0]}),
         "spectra": {name: [float(f"{value:.6g}") for value in values] for name, values in spectra.items()},
-        "dense_key": run.dense().key, "seconds": clock.seconds, "provenance": provenance,
+        "dense_key": run.dense().key,
+        "seconds": clock.seconds,
+        "provenance": provenance,
     }
 
 
@@ -190,9 +220,17 @@ def _kept_by_rules(run: Run, dense: torch.nn.Module, data: Any) -> Iterator[dict
     for rule, how in rules:
         name = rule + ("" if how.get("center", True) else "_uncentred")
         for unit in ("macs", "params"):
-            plan = slimlib.plan_widths(dense, data.example_input, rule=rule, coupling=run.coupling, **how, **{f"keep_{unit}": 0.5})
+            plan = slimlib.plan_widths(
+                dense, data.example_input, rule=rule, coupling=run.coupling, **how, **{f"keep_{unit}": 0.5}
+            )
             for group, fraction in plan.kept.items():
-                yield {"rule": name, "budget": f"{unit}:0.5", "seed": how.get("seed", 0), "group": group, "value": fraction}
+                yield {
+                    "rule": name,
+                    "budget": f"{unit}:0.5",
+                    "seed": how.get("seed", 0),
+                    "group": group,
+                    "value": fraction,
+                }
     path = slimlib.width_path(dense, data.example_input, coupling=run.coupling)
     v, t = slimlib.sampling.variances(dense, path.layout, path.groups, calibration.get("calibration"))
     for group, score in zip(path.groups, v / t, strict=True):
@@ -232,7 +270,7 @@ def _dense_network(run: Run, store: Store, data: Any) -> tuple[torch.nn.Module, 
 
 def _published(run: Run, data: Any) -> tuple[torch.nn.Module, Any]:
     model = models.pretrained(f"{run.dataset}/{run.architecture}").to(data.device).eval()
-    return model, slimlib.data.with_normalisation(data, model.mean, model.std)
+    return model, slimlib.data.with_normalisation(data, *models.PRETRAINED_NORMALISATION)
 
 
 def _drift(run: Run, store: Store, told: dict[str, Any]) -> list[str]:

@@ -27,8 +27,8 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "torch-pruning", "slimlib
 def code_version() -> dict[str, Any]:
     """{"commit": 40 hex digits or None, "dirty": bool or None} of the checkout this package lies in.
 
-    None where there is no git or no checkout (an installed package). Looked up once a process: the code that runs is the
-    code that was imported, whatever is committed meanwhile. "dirty" looks at code only: records, books and prose
+    None where there is no git or no checkout (an installed package). Looked up once a process: the code that runs is
+    the code that was imported, whatever is committed meanwhile. "dirty" looks at code only: records, books and prose
     written beside it do not change what a run does.
     """
     root = Path(__file__).resolve().parents[2]
@@ -118,7 +118,11 @@ def recorded(data: Any = None, precision: str | None = None) -> Iterator[dict[st
     device = getattr(data, "device", "cpu")
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    told: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds"), "precision": precision, "notes": []}
+    told: dict[str, Any] = {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "precision": precision,
+        "notes": [],
+    }
     clock = time.perf_counter()
     yield told
     told["seconds"] = round(time.perf_counter() - clock, 3)
@@ -127,7 +131,12 @@ def recorded(data: Any = None, precision: str | None = None) -> Iterator[dict[st
     told["code"] = code_version()
     told["versions"] = versions()
     if data is not None:
-        told["data"] = {"name": data.name, "source": data.source, "sha256": data.sha256, "notes": dict(data.notes or {})}
+        told["data"] = {
+            "name": data.name,
+            "source": data.source,
+            "sha256": data.sha256,
+            "notes": dict(data.notes or {}),
+        }
 
 
 def provenance_table(

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from typing import Any, Literal
 
 from slimlib.distillation import Distill
@@ -17,7 +18,7 @@ from slimlib.errors import SlimlibError
 from slimlib.training import Recipe
 
 RECIPE_VERSION = 1
-"""Raised when the meaning of training changes (augmentation, schedule, loss ...), so that old records are not reused."""
+"""Raised when the meaning of training changes (augmentation, schedule, loss), so that old records are not reused."""
 
 STAGES = ("dense", "prune", "distill", "scratch", "sensitivity")
 SLIM_STAGES = ("prune", "distill", "scratch")
@@ -79,7 +80,9 @@ class Run:
             if wanted and value is None:
                 raise SlimlibError(f"{name}=None: a run of stage {self.stage!r} on {self.model!r} needs a {name}")
             if not wanted and value is not None:
-                raise SlimlibError(f"{name}={value!r} has no effect in stage {self.stage!r} on {self.model!r}; leave it out")
+                raise SlimlibError(
+                    f"{name}={value!r} has no effect in stage {self.stage!r} on {self.model!r}; leave it out"
+                )
         if slim:
             self.budget_arguments()
 
@@ -119,14 +122,18 @@ class Run:
         except ValueError:
             value = -1.0
         if kind not in BUDGETS or not 0 < value <= 1:
-            raise SlimlibError(f"budget={self.budget!r} is not understood; write e.g. 'macs:0.35', with a fraction in (0, 1]")
+            raise SlimlibError(
+                f"budget={self.budget!r} is not understood; write e.g. 'macs:0.35', with a fraction in (0, 1]"
+            )
         return {BUDGETS[kind]: value}
 
     def dense(self) -> Run:
         """The run that makes the dense network this one starts from. Pretrained weights know no seed."""
         if self.stage == "dense":
             return self
-        return Run(self.dataset, self.model, "dense", recipe=self.dense_recipe, seed=0 if self.pretrained else self.seed)
+        return Run(
+            self.dataset, self.model, "dense", recipe=self.dense_recipe, seed=0 if self.pretrained else self.seed
+        )
 
     def needs(self) -> list[Run]:
         """The runs that must be done before this one: the dense network, and for the rule "sensitivity" its scan."""
@@ -140,8 +147,15 @@ class Run:
     def sensitivity_scan(self) -> Run:
         """The sensitivity scan, at its default ratios, of the dense network this run starts from."""
         seed = 0 if self.pretrained else self.seed
-        return Run(self.dataset, self.model, "sensitivity", criterion=self.criterion or "l1", coupling=self.coupling,
-                   dense_recipe=self.dense_recipe, seed=seed)
+        return Run(
+            self.dataset,
+            self.model,
+            "sensitivity",
+            criterion=self.criterion or "l1",
+            coupling=self.coupling,
+            dense_recipe=self.dense_recipe,
+            seed=seed,
+        )
 
     def but(self, **changes: Any) -> Run:
         """The same run with some fields changed."""
@@ -170,7 +184,7 @@ class Run:
         """
         return json.dumps(_without_none(self.to_dict()), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """12 hexadecimal digits: SHA-256 over the recipe version and the canonical JSON."""
         return hashlib.sha256(f"{RECIPE_VERSION}\n{self.canonical()}".encode()).hexdigest()[:12]

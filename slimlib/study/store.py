@@ -84,12 +84,16 @@ class Store:
             return None
         record = _parse(text, self.path(run))
         if record.get("key") != run.key:
-            raise SlimlibError(f"{self.path(run)} holds the record of run {record.get('key')!r}; delete it or rename it")
+            raise SlimlibError(
+                f"{self.path(run)} holds the record of run {record.get('key')!r}; delete it or rename it"
+            )
         return record
 
     def put(self, run: Run, record: dict[str, Any]) -> Path:
         """Write the run's record; readers see the old file or the new one, never a part of one."""
-        text = json.dumps({"key": run.key, "label": run.label, "run": run.to_dict(), **record}, indent=1, allow_nan=False)
+        text = json.dumps(
+            {"key": run.key, "label": run.label, "run": run.to_dict(), **record}, indent=1, allow_nan=False
+        )
         with replacing(self.path(run)) as temporary:
             temporary.write_text(_compact(text) + "\n", encoding="utf-8")
         return self.path(run)
@@ -148,7 +152,7 @@ class Store:
 
 
 def _create(path: Path, text: str) -> bool:
-    """Make the lock file, complete from the first instant on, unless it exists: a hard link is as exclusive as O_EXCL."""
+    """Make the lock file, whole from the first instant on, unless it exists: a hard link is as exclusive as O_EXCL."""
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
         with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w") as file:

@@ -1,0 +1,44 @@
+"""The experiments: runs and their records, profiles, statistics, claims, figures.
+
+profile = study.load_profile("quick")
+records = study.ensure(profile.runs("pruning"), profile.store())
+table = study.to_frame(records)
+"""
+
+from importlib import import_module
+
+_HOME = {
+    "Run": "runs",
+    "RECIPE_VERSION": "runs",
+    "with_needs": "runs",
+    "Store": "store",
+    "RunBusy": "store",
+    "to_frame": "store",
+    "default_cache": "store",
+    "execute": "execution",
+    "ensure": "execution",
+    "provenance_table": "provenance",
+    "recorded": "provenance",
+    "Profile": "profiles",
+    "load_profile": "profiles",
+    "profile_names": "profiles",
+    "status": "profiles",
+    "Claim": "claims",
+    "load_claims": "claims",
+    "judge": "claims",
+}
+_MODULES = ("claims", "execution", "figures", "profiles", "provenance", "runs", "statistics", "store")
+
+__all__ = sorted({*_HOME, *_MODULES})
+
+
+def __getattr__(name: str):
+    if name in _HOME:
+        return getattr(import_module(f"slimlib.study.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return import_module(f"slimlib.study.{name}")
+    raise AttributeError(f"module 'slimlib.study' has no attribute {name!r}")
+
+
+def __dir__():
+    return __all__

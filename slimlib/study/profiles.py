@@ -1,0 +1,252 @@
+"""Profiles: which runs a book, a course or a study consists of, written down in notebooks/profiles/<name>.yml.
+
+A profile names recipes, and studies made of grids. A grid is one entry of a study:
+
+    - dataset: mnist
+      model: lenet5                     # one, or a list
+      stage: prune
+      arms: [pca, uniform, {rule: tilt, options: {power: -1}}]
+      criterion: [l1]
+      budget: ["macs:0.35", "params:0.35"]
+      dense_recipe: dense               # a name under `recipes`
+      recipe: finetune
+      seeds: 5                          # optional; else the profile's
+      seconds: 12                       # estimate of one run, until there are records to go by
+
+Every list is an axis and the grid is their product. The order is always seeds outermost, so that a profile that was
+interrupted is balanced: it has fewer seeds, not fewer rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from slimlib.distillation import Distill
+from slimlib.errors import SlimlibError
+from slimlib.study.runs import Run, with_needs
+from slimlib.study.store import Store
+from slimlib.training import Recipe
+
+_HEAD = {"name", "evidence", "train", "description", "records", "seeds", "recipes", "distill", "studies"}
+_AXES = ("dataset", "model", "stage", "arms", "criterion", "budget")
+_GRID = {*_AXES, "dense_recipe", "recipe", "distill", "coupling", "options", "seeds", "seconds"}
+
+
+def project_root(start: str | Path | None = None) -> Path:
+    """The folder that holds notebooks/profiles: the current one, or the nearest of its parents."""
+    here = Path(start or Path.cwd()).resolve()
+    for folder in (here, *here.parents):
+        if (folder / "notebooks" / "profiles").is_dir():
+            return folder
+    raise SlimlibError(f"no notebooks/profiles in {here} or above it; run this from a checkout of the project")
+
+
+def profile_names(root: str | Path | None = None) -> list[str]:
+    return sorted(path.stem for path in (project_root(root) / "notebooks" / "profiles").glob("*.yml"))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A set of runs, and how the book treats it.
+
+    evidence  whether its results decide claims; otherwise they illustrate
+    train     "live": notebooks train what is missing; "records": the book only reads what is committed
+    """
+
+    name: str
+    evidence: bool
+    train: str
+    description: str
+    records: str
+    seeds: tuple[int, ...]
+    root: Path
+    studies: Mapping[str, tuple[Mapping[str, Any], ...]] = field(repr=False)
+
+    def runs(self, study: str | Iterable[str] | None = None, **axes: Any) -> list[Run]:
+        """The runs of one study or several, seeds outermost; of all studies, with all that they rest on, when None.
+
+        Keywords replace an axis in every grid of the study, which is how a notebook's parameters reach its runs:
+        `runs("pruning", seeds=[7], budget="macs:0.3")`. Axes: dataset, model, stage, arms, criterion, budget, seeds.
+        """
+        unknown = set(axes) - {*_AXES, "seeds"}
+        if unknown:
+            raise SlimlibError(
+                f"{sorted(unknown)[0]} is no axis of a profile; choose from {', '.join((*_AXES, 'seeds'))}"
+            )
+        names = list(self.studies) if study is None else [study] if isinstance(study, str) else list(study)
+        for name in names:
+            if name not in self.studies:
+                raise SlimlibError(f"study={name!r} is not in profile {self.name!r}; it has {', '.join(self.studies)}")
+        grids = [{**grid, **axes} for name in names for grid in self.studies[name]]
+        seeds = sorted({seed for grid in grids for seed in _seeds(grid, self.seeds)})
+        runs = [
+            run for seed in seeds for grid in grids if seed in _seeds(grid, self.seeds) for run in _expand(grid, seed)
+        ]
+        return with_needs(runs) if study is None else list(dict.fromkeys(runs))
+
+    def store(self, cache: str | Path | None = None) -> Store:
+        """The store of this profile's records."""
+        return Store(self.root / self.records, cache)
+
+    @property
+    def results(self) -> Path:
+        """The folder of executed notebooks and of the data behind their figures."""
+        return self.root / "book" / "results" / self.name
+
+    def estimates(self) -> dict[Run, float]:
+        """Seconds of each run as the profile's file estimates them."""
+        found: dict[Run, float] = {}
+        for grids in self.studies.values():
+            for grid in grids:
+                for seed in _seeds(grid, self.seeds):
+                    for run in _expand(grid, seed):
+                        found.setdefault(run, float(grid["seconds"]))
+        return found
+
+
+def load_profile(name: str, root: str | Path | None = None) -> Profile:
+    """Read and check notebooks/profiles/<name>.yml. Errors name the entry that is wrong."""
+    root = project_root(root)
+    if name not in profile_names(root):
+        raise SlimlibError(f"profile={name!r} is unknown; choose one of {', '.join(profile_names(root))}")
+    return _load(name, root)
+
+
+@lru_cache(maxsize=8)
+def _load(name: str, root: Path) -> Profile:
+    import yaml
+
+    path = root / "notebooks" / "profiles" / f"{name}.yml"
+    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    _only(told, _HEAD, path.name)
+    if told["name"] != name or told["train"] not in ("live", "records"):
+        raise SlimlibError(f"{path.name}: name must be {name!r}, and train 'live' or 'records'")
+    recipes = {key: _made(Recipe, values, f"{path.name}: recipes.{key}") for key, values in told["recipes"].items()}
+    distill = {
+        key: _made(Distill, values, f"{path.name}: distill.{key}") for key, values in told.get("distill", {}).items()
+    }
+    studies = {
+        study: tuple(
+            _grid(grid, recipes, distill, f"{path.name}: studies.{study}[{i}]") for i, grid in enumerate(grids)
+        )
+        for study, grids in told["studies"].items()
+    }
+    return Profile(
+        name,
+        bool(told["evidence"]),
+        told["train"],
+        " ".join(told["description"].split()),
+        told["records"],
+        tuple(_seeds(told, ())),
+        root,
+        studies,
+    )
+
+
+def status(profile: Profile, store: Store | None = None) -> dict[str, Any]:
+    """How far a profile has come.
+
+    {"profile", "runs", "recorded", "missing", "seconds_recorded", "seconds_left"}, and under "studies" the runs and
+    recorded of each. The time of a run to come is the mean of recorded ones like it, else the estimate in the file.
+    """
+    store, runs = store or profile.store(), profile.runs()
+    records = {run: record for run in runs if (record := store.get(run)) is not None}
+    like: dict[tuple[Any, ...], list[float]] = {}
+    for run, record in records.items():
+        like.setdefault(_kind(run), []).append(record["provenance"]["seconds"])
+    estimates = profile.estimates()
+    left = [
+        sum(like[_kind(run)]) / len(like[_kind(run)]) if _kind(run) in like else estimates.get(run, 0.0)
+        for run in runs
+        if run not in records
+    ]
+    studies = {study: profile.runs(study) for study in profile.studies}
+    return {
+        "profile": profile.name,
+        "runs": len(runs),
+        "recorded": len(records),
+        "missing": len(runs) - len(records),
+        "seconds_recorded": round(sum(record["provenance"]["seconds"] for record in records.values()), 1),
+        "seconds_left": round(sum(left), 1),
+        "studies": {
+            name: {"runs": len(of), "recorded": sum(run in records for run in of)} for name, of in studies.items()
+        },
+    }
+
+
+def _kind(run: Run) -> tuple[Any, ...]:
+    """What the duration of a run depends on."""
+    return run.dataset, run.model, run.stage, run.budget, run.recipe
+
+
+def _expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
+    for dataset in _listed(grid["dataset"]):
+        for model in _listed(grid["model"]):
+            for budget in _listed(grid.get("budget")):
+                for criterion in _listed(grid.get("criterion")):
+                    for arm in _listed(grid.get("arms")):
+                        yield Run(
+                            dataset,
+                            model,
+                            grid["stage"],
+                            criterion=criterion,
+                            budget=budget,
+                            seed=seed,
+                            coupling=grid.get("coupling", "inner"),
+                            recipe=grid.get("recipe"),
+                            # published weights were not trained here, whatever the grid says of other models
+                            dense_recipe=None if model.endswith(":pretrained") else grid.get("dense_recipe"),
+                            distill=grid.get("distill"),
+                            **{"options": grid.get("options", {}), **_arm(arm)},
+                        )
+
+
+def _arm(arm: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """ "pca", or {rule: pca, center: false, options: {...}, coupling: joint}."""
+    if arm is None or isinstance(arm, str):
+        return {"rule": arm}
+    _only(arm, {"rule", "center", "options", "coupling"}, f"arm {dict(arm)}")
+    return dict(arm)
+
+
+def _grid(
+    grid: Mapping[str, Any], recipes: Mapping[str, Recipe], distill: Mapping[str, Distill], where: str
+) -> dict[str, Any]:
+    _only(grid, _GRID, where)
+    for name in ("dataset", "model", "stage", "seconds"):
+        if name not in grid:
+            raise SlimlibError(f"{where}: {name} is missing")
+    made = dict(grid)
+    for name, known in (("dense_recipe", recipes), ("recipe", recipes), ("distill", distill)):
+        if name in grid:
+            if grid[name] not in known:
+                raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
+            made[name] = known[grid[name]]
+    return made
+
+
+def _made(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise SlimlibError(f"{where}: {error}") from error
+
+
+def _seeds(told: Mapping[str, Any], otherwise: tuple[int, ...]) -> list[int]:
+    """A list of seeds as it stands, or a number of them, from 0 on."""
+    seeds = told.get("seeds", otherwise)
+    return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _only(told: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = set(told) - known
+    if unknown:
+        raise SlimlibError(f"{where}: {sorted(unknown)[0]} is not understood; known are {', '.join(sorted(known))}")

@@ -1,0 +1,427 @@
+"""Runs and records: keys that mean what they say, records that survive a kill, locks that do not outlive an owner."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+import torch
+
+from slimlib import study
+from slimlib.distillation import Distill
+from slimlib.errors import SlimlibError
+from slimlib.study.provenance import code_version, provenance_table
+from slimlib.study.runs import Run, with_needs
+from slimlib.study.store import RunBusy, Store, replacing
+from slimlib.training import Recipe
+
+ROOT = Path(__file__).parents[1]
+DENSE, TUNE, KD = Recipe(epochs=1, lr=0.1), Recipe(epochs=1, lr=0.02), Distill()
+
+
+def pruned(**changes) -> Run:
+    """A prune run with some fields changed."""
+    base = {
+        "dataset": "mnist",
+        "model": "lenet5",
+        "stage": "prune",
+        "rule": "pca",
+        "criterion": "l1",
+        "budget": "macs:0.5",
+    }
+    return Run(**{**base, "recipe": TUNE, "dense_recipe": DENSE, **changes})
+
+
+# ---- keys
+
+
+CHANGES = {
+    "dataset": {"dataset": "cifar10"},
+    "model": {"model": "vgg_small"},
+    "stage": {"stage": "scratch", "criterion": None},
+    "rule": {"rule": "uniform"},
+    "criterion": {"criterion": "l2"},
+    "budget": {"budget": "params:0.5"},
+    "coupling": {"coupling": "joint"},
+    "center": {"center": False},
+    "recipe": {"recipe": Recipe(epochs=1, lr=0.03)},
+    "dense_recipe": {"dense_recipe": Recipe(epochs=2, lr=0.1)},
+    "distill": {"stage": "distill", "criterion": None, "distill": KD},
+    "seed": {"seed": 1},
+    "options": {"options": {"folded": True}},
+}
+
+
+def test_every_field_decides_the_key():
+    assert set(CHANGES) == {field.name for field in fields(Run)}
+    keys = [pruned().key] + [pruned(**change).key for change in CHANGES.values()]
+    assert len(set(keys)) == len(keys)
+
+
+def test_every_recipe_and_distillation_field_decides_the_key():
+    recipes = [
+        {"epochs": 2},
+        {"lr": 0.5},
+        {"batch_size": 64},
+        {"momentum": 0.8},
+        {"weight_decay": 0.0},
+        {"nesterov": False},
+    ]
+    recipes += [{"schedule": "cosine"}, {"warmup": 0.1}, {"label_smoothing": 0.1}, {"augment": "crop"}]
+    recipes += [{"precision": "float32"}, {"compile": True}]
+    assert {name for change in recipes for name in change} == {field.name for field in fields(Recipe)}
+    keys = {pruned(recipe=Recipe(**{"epochs": 1, "lr": 0.02, **change})).key for change in recipes} | {pruned().key}
+    assert len(keys) == len(recipes) + 1
+    taught = [
+        pruned(stage="distill", criterion=None, distill=d).key
+        for d in (KD, Distill(temperature=2.0), Distill(kd_weight=0.5))
+    ]
+    assert len(set(taught)) == 3
+
+
+def test_the_key_is_the_same_in_every_process_and_release():
+    """Committed records are found by this key: a change here orphans them, and needs a new RECIPE_VERSION."""
+    code = "from test_study_runs import pruned; print(pruned().key)"
+    fresh = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
+    )
+    assert fresh.stdout.strip() == pruned().key
+    assert study.RECIPE_VERSION == 1
+    assert pruned().key == "b01579505af5"
+
+
+def test_a_run_survives_json_and_the_order_of_options_does_not_matter():
+    run = pruned(
+        stage="distill",
+        criterion=None,
+        distill=Distill(hint_weight=1.0, layers=("a", "b")),
+        options={"power": -0.5, "images": [1, 2]},
+    )
+    again = Run.from_dict(json.loads(json.dumps(run.to_dict())))
+    assert again == run and again.key == run.key and hash(again) == hash(run)
+    assert pruned(options={"a": 1, "b": 2}).key == pruned(options=(("b", 2), ("a", 1))).key
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"stage": "prun"}, "stage"),
+        ({"budget": "macs:1.5"}, "budget"),
+        ({"budget": "flops:0.5"}, "budget"),
+        ({"budget": "macs:half"}, "budget"),
+        ({"criterion": None}, "criterion"),
+        ({"rule": None}, "rule"),
+        ({"distill": KD}, "distill"),
+        ({"recipe": None}, "recipe"),
+        ({"dense_recipe": None}, "dense_recipe"),
+        ({"model": "resnet20:pretrained"}, "dense_recipe"),
+    ],
+)
+def test_a_run_that_makes_no_sense_is_refused_by_name(change, word):
+    with pytest.raises(SlimlibError, match=word):
+        pruned(**change)
+
+
+def test_pretrained_networks_share_one_dense_run_and_needs_come_first():
+    runs = [
+        pruned(model="resnet20:pretrained", dataset="cifar10", dense_recipe=None, rule="sensitivity", seed=s)
+        for s in (0, 1)
+    ]
+    order = with_needs(runs)
+    assert [run.stage for run in order] == ["dense", "sensitivity", "prune", "prune"]
+    assert with_needs(reversed(order)) == [*with_needs(order)[:2], runs[1], runs[0]]
+    assert pruned(seed=3).dense() == pruned(seed=3, rule="uniform").dense() != pruned(seed=4).dense()
+
+
+# ---- the store
+
+
+def fake(run: Run) -> dict:
+    return {
+        "metrics": {"test_accuracy": 0.5},
+        "widths": {"conv1": 3},
+        "loss": [1.0, 0.5],
+        "provenance": {"seconds": 1.0, "notes": []},
+        "seed_was": run.seed,
+    }
+
+
+def test_a_record_comes_back_as_it_went(tmp_path):
+    store, run = Store(tmp_path / "records", tmp_path / "cache"), pruned()
+    assert store.get(run) is None and store.missing([run, pruned(seed=1)]) == [run, pruned(seed=1)]
+    path = store.put(run, fake(run))
+    assert path == tmp_path / "records" / "mnist-lenet5" / f"{run.key}.json"
+    record = store.get(run)
+    assert record["key"] == run.key and Run.from_dict(record["run"]) == run and record["widths"] == {"conv1": 3}
+    assert store.missing([run, pruned(seed=1)]) == [pruned(seed=1)] and store.all() == [record]
+    assert '"loss": [1.0, 0.5]' in path.read_text()
+
+
+def test_a_record_in_the_wrong_place_or_damaged_is_refused(tmp_path):
+    store = Store(tmp_path, tmp_path / "cache")
+    path = store.put(pruned(), fake(pruned()))
+    path.rename(store.path(pruned(seed=1)))
+    with pytest.raises(SlimlibError, match="holds the record"):
+        store.get(pruned(seed=1))
+    store.path(pruned(seed=1)).write_text("{")
+    with pytest.raises(SlimlibError, match="not valid JSON"):
+        store.get(pruned(seed=1))
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as temporary:
+        temporary.write_text("half of the n")
+        raise RuntimeError
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_readers_never_see_a_part_of_a_record(tmp_path):
+    store, run = Store(tmp_path, tmp_path / "cache"), pruned()
+    store.put(run, {**fake(run), "loss": [0.0] * 20000})
+    stop, seen = threading.Event(), []
+
+    def read():
+        while not stop.is_set():
+            seen.append(len(set(store.get(run)["loss"])))  # raises on torn JSON
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for i in range(15):
+        store.put(run, {**fake(run), "loss": [float(i)] * 20000})
+    stop.set()
+    reader.join()
+    assert seen and set(seen) == {1}
+
+
+def test_checkpoints_come_back_with_what_was_told(tmp_path):
+    store, run = Store(tmp_path, tmp_path / "cache"), pruned().dense()
+    model, other = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    assert store.load_checkpoint(run, other) is None
+    store.save_checkpoint(run, model, test_accuracy=0.25)
+    assert store.load_checkpoint(run, other) == {"test_accuracy": 0.25}
+    assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+
+
+# ---- locks
+
+
+def test_a_lock_excludes_and_is_released(tmp_path):
+    store, run = Store(tmp_path, tmp_path / "cache"), pruned()
+    with store.lock(run):
+        with pytest.raises(RunBusy), store.lock(run, wait=False):
+            pass
+        with store.lock(pruned(seed=1), wait=False):  # another run is free
+            pass
+    with store.lock(run, wait=False):
+        pass
+    assert not list((tmp_path / "cache").rglob("*.lock"))
+
+
+def _lock_of(store: Store, run: Run, **changes) -> Path:
+    path = store.cache / "locks" / run.folder / f"{run.key}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "born": "0", "token": "x", **changes})
+    )
+    return path
+
+
+def test_a_dead_process_loses_its_lock_and_a_living_one_keeps_it(tmp_path):
+    store, run = Store(tmp_path, tmp_path / "cache"), pruned()
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
+    )
+    _lock_of(store, run, pid=int(dead.stdout))
+    with store.lock(run, wait=False):
+        pass
+    _lock_of(store, run)  # this process's number, but of an earlier one: numbers are given again
+    with store.lock(run, wait=False):
+        pass
+    path = _lock_of(store, run, host="another-machine", pid=1)
+    with pytest.raises(RunBusy), store.lock(run, wait=False):
+        pass
+    os.utime(path, (time.time() - 2 * 24 * 3600,) * 2)
+    with store.lock(run, wait=False):
+        pass
+
+
+# ---- execution: real training, on a few images
+
+
+TINY = """
+import sys
+import slimlib
+from slimlib.study import execution, store
+load = slimlib.load_data
+execution._data.cache_clear()
+slimlib.load_data = lambda name: load(name, limit=400)
+from slimlib.study.runs import Run
+from slimlib.training import Recipe
+import torch
+torch.set_num_threads(1)
+recipe = Recipe(epochs=1, lr=0.05)
+runs = [Run("fashionmnist-10k", "lenet5", "prune", rule=rule, criterion="l1", budget="macs:0.5", recipe=recipe,
+            dense_recipe=recipe, seed=seed) for seed in (0, 1) for rule in ("pca", "uniform", "random")]
+"""
+TINY_RUNS = [
+    Run(
+        "fashionmnist-10k",
+        "lenet5",
+        "prune",
+        rule=rule,
+        criterion="l1",
+        budget="macs:0.5",
+        recipe=Recipe(epochs=1, lr=0.05),
+        dense_recipe=Recipe(epochs=1, lr=0.05),
+        seed=seed,
+    )
+    for seed in (0, 1)
+    for rule in ("pca", "uniform", "random")
+]
+
+
+def _start(folder: Path) -> subprocess.Popen:
+    code = (
+        TINY
+        + f"execution.ensure(runs, store.Store({str(folder / 'records')!r}, {str(folder / 'cache')!r}), progress=False)"
+    )
+    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+
+
+def test_a_killed_process_is_continued_and_nothing_finished_is_repeated(tmp_path):
+    store = Store(tmp_path / "records", tmp_path / "cache")
+    process = _start(tmp_path)
+    deadline = time.time() + 120
+    while (
+        len(list((tmp_path / "records").rglob("[!.]*.json"))) < 3 and time.time() < deadline and process.poll() is None
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").rglob("[!.]*.json")}
+    assert 3 <= len(before) < 8, "the kill came too late or too early to test anything"
+    two = [_start(tmp_path), _start(tmp_path)]  # and two at once may finish the rest
+    assert [process.wait(timeout=240) for process in two] == [0, 0]
+    after = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").rglob("[!.]*.json")}
+    assert len(after) == 8 and {path: after[path] for path in before} == before
+    assert not store.missing(with_needs(TINY_RUNS)) and not list((tmp_path / "cache").rglob("*.lock"))
+
+    record = store.get(TINY_RUNS[0])
+    assert record["cost"]["macs"] <= 0.5 * record["cost"]["dense_macs"] < record["wider_plan_exceeds"]["macs"]
+    assert set(record["widths"]) == set(record["full_widths"]) == {"conv1", "conv2", "fc1"}
+    assert {"test_accuracy", "val_accuracy", "test_accuracy_before_finetuning", "dense_test_accuracy"} == set(
+        record["metrics"]
+    )
+    assert record["dense_key"] == TINY_RUNS[0].dense().key and len(record["loss"]) == 1
+    told = record["provenance"]
+    assert told["data"]["sha256"] and told["versions"]["torch"].startswith(torch.__version__.split("+")[0])
+    assert (
+        told["machine"]["cpu"] and told["precision"] and told["seconds"] > 0 and told["started"] and told["notes"] == []
+    )
+    frame = study.to_frame(store.all())
+    assert len(frame) == 8 and frame["kept_macs"].dropna().le(0.5).all()
+
+
+@pytest.fixture
+def tiny_data(monkeypatch):
+    import slimlib
+    from slimlib.study import execution
+
+    load = slimlib.load_data
+    execution._data.cache_clear()
+    monkeypatch.setattr(slimlib, "load_data", lambda name: load(name, limit=400))
+    yield
+    execution._data.cache_clear()
+
+
+def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
+    store, dense = Store(tmp_path / "records", tmp_path / "cache"), TINY_RUNS[0].dense()
+    first = study.execute(dense, store, progress=False)
+    store.checkpoint_path(dense).unlink()
+    record = json.loads(store.path(dense).read_text())
+    record["metrics"]["test_accuracy"] = 0.123  # as another machine might have found
+    store.path(dense).write_text(json.dumps(record))
+    after = study.execute(TINY_RUNS[0], store, progress=False)
+    assert store.get(dense)["metrics"]["test_accuracy"] == 0.123 and store.checkpoint_path(dense).exists()
+    assert after["metrics"]["dense_test_accuracy"] == first["metrics"]["test_accuracy"]
+    assert any("0.1230" in note for note in after["provenance"]["notes"])
+
+
+def test_students_teachers_and_scans(tmp_path, tiny_data):
+    store, dense = Store(tmp_path / "records", tmp_path / "cache"), Recipe(epochs=1, lr=0.05)
+    common = {"dataset": "fashionmnist-10k", "model": "lenet5", "dense_recipe": dense}
+    scan = Run(**common, stage="sensitivity", criterion="l1", options={"ratios": (0.5, 0.75), "images": 40})
+    taught = Run(**common, stage="distill", rule="uniform", budget="params:0.3", recipe=dense, distill=KD)
+    untaught = taught.but(stage="scratch", distill=None)
+    by_need = Run(**common, stage="prune", rule="sensitivity", criterion="l1", budget="macs:0.4", recipe=dense)
+    records = study.ensure([scan, taught, untaught, by_need], store, progress=False)
+    assert records[0]["images"] == 40 and len(records[0]["sensitivity"]["ratio"]) == 3 * 3
+    kept = records[0]["kept"]
+    assert {"pca", "pca_uncentred", "pca_at_init", "neyman", "neyman_score", "global_l1", "pca_budgeted"} == set(
+        kept["rule"]
+    )
+    assert {len(column) for column in kept.values()} == {len(kept["rule"])}
+    assert records[1]["widths"] == records[2]["widths"] and records[1]["loss"] != records[2]["loss"]
+    assert store.get(by_need.sensitivity_scan()) is not None
+    assert by_need.dense() == taught.dense() == scan.dense()
+
+
+def test_a_run_that_diverges_does_not_keep_the_others_waiting(tmp_path, tiny_data):
+    store, mad = Store(tmp_path / "records", tmp_path / "cache"), Recipe(epochs=1, lr=1e6, warmup=0.0)
+    diverging = TINY_RUNS[0].but(dense_recipe=mad)
+    with pytest.raises(SlimlibError, match="1 of 2 runs failed(.|\n)*no longer finite"):
+        study.ensure([diverging, TINY_RUNS[0]], store, progress=False)
+    assert store.missing([diverging, TINY_RUNS[0]]) == [diverging]
+
+
+def test_reading_alone_trains_nothing(tmp_path, capsys):
+    store = Store(tmp_path / "records", tmp_path / "cache")
+    store.put(TINY_RUNS[0], fake(TINY_RUNS[0]))
+    records = study.ensure(TINY_RUNS, store, train=False)
+    assert [record["key"] for record in records] == [TINY_RUNS[0].key]
+    assert "1 of 6 runs are recorded" in capsys.readouterr().out
+    assert store.missing(TINY_RUNS) == TINY_RUNS[1:]
+
+
+# ---- provenance
+
+
+def test_code_version_needs_no_git(monkeypatch):
+    code_version.cache_clear()
+    monkeypatch.setenv("PATH", "")
+    assert code_version() == {"commit": None, "dirty": None}
+    code_version.cache_clear()
+
+
+def test_the_provenance_table_names_parameters_records_and_notes():
+    record = {
+        "key": "abc",
+        "run": {"seed": 3},
+        "provenance": {
+            "code": {"commit": "f" * 40, "dirty": False},
+            "machine": {"cpu": "some CPU"},
+            "precision": "float32",
+            "data": {"sha256": "dd"},
+            "seconds": 60.0,
+            "notes": ["a note"],
+        },
+    }
+    table = provenance_table({"keep_macs": 0.3}, [record])["value"]
+    assert table["parameter keep_macs"] == "0.3" and "abc" in table["records"] and table["note"] == "a note"
+    assert table["records, code"] == "ffffffffffff (1)" and table["records, device"] == "some CPU (1)"

@@ -1,0 +1,328 @@
+"""Statistics against known answers, claims against records made for them, figures that draw what they are given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from slimlib.errors import SlimlibError
+from slimlib.study import figures
+from slimlib.study import statistics as st
+from slimlib.study.claims import Claim, judge, layer_table, load_claims, published_agreement
+from slimlib.study.profiles import load_profile
+
+
+def test_paired_interval_is_that_of_the_textbook():
+    d = [0.012, 0.004, 0.009, -0.001, 0.007]
+    found = st.paired(d)
+    test = stats.ttest_1samp(d, 0)
+    interval = test.confidence_interval(0.95)
+    assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, test.pvalue))
+    assert found.mean == pytest.approx(np.mean(d)) and found.sd == pytest.approx(np.std(d, ddof=1)) and found.n == 5
+    assert found.low < found.boot_low < found.mean < found.boot_high < found.high
+
+
+def test_t_interval_covers_as_often_as_it_says():
+    """400 simulated studies of 5 seeds: 95 % to within three standard errors; the bootstrap is too narrow, as told."""
+    generator = np.random.default_rng(0)
+    t_hits = boot_hits = 0
+    for _ in range(400):
+        found = st.paired(generator.normal(0.003, 0.01, 5))
+        t_hits += found.low <= 0.003 <= found.high
+        boot_hits += found.boot_low <= 0.003 <= found.boot_high
+    assert abs(t_hits / 400 - 0.95) < 3 * (0.95 * 0.05 / 400) ** 0.5
+    assert 0.70 < boot_hits / 400 < 0.93
+
+
+def test_verdicts_follow_the_written_rule():
+    assert st.verdict(0.001, 0.002) == "supported"
+    assert st.verdict(0.0001, 0.0005, margin=0.001) == "supported"
+    assert st.verdict(-0.002, -0.001) == "not supported"
+    assert st.verdict(-0.002, 0.0005, margin=0.001) == "not supported"
+    assert st.verdict(-0.002, 0.002, margin=0.001) == "inconclusive"
+    assert st.verdict(0.0, 0.002) == "inconclusive"
+    assert st.verdict(float("nan"), float("nan")) == "inconclusive"
+
+
+def test_few_or_equal_differences():
+    one = st.paired([0.01])
+    assert one.n == 1 and np.isnan(one.low) and one.verdict == "inconclusive"
+    same = st.paired([0.0, 0.0, 0.0])
+    assert (same.low, same.high, same.p, same.verdict) == (0, 0, 1, "inconclusive")
+    with pytest.raises(SlimlibError, match="differences"):
+        st.paired([0.1, float("nan")])
+
+
+def test_disagreement_of_the_two_intervals_is_told():
+    found = st.paired([0.1, 0.0, 0.012, 0.013, 0.011])
+    assert found.low < 0 < found.boot_low and found.verdict == "inconclusive" and not found.agree
+    assert st.paired([0.010, 0.011, 0.012, 0.013, 0.011]).agree
+
+
+def test_holm_by_hand():
+    assert st.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert st.holm([0.01, float("nan"), 0.9]) == pytest.approx([0.02, float("nan"), 0.9], nan_ok=True)
+    assert st.holm([]).shape == (0,)
+
+
+def test_rank_agreement_equals_scipy_and_separates_stages():
+    generator = np.random.default_rng(1)
+    x, y = generator.normal(size=12), generator.normal(size=12)
+    y[3] = y[4]  # a tie
+    found = st.rank_agreement(x, y, [0] * 6 + [1] * 6)
+    assert found.spearman == pytest.approx(stats.spearmanr(x, y).statistic)
+    assert found.kendall == pytest.approx(stats.kendalltau(x, y).statistic)
+    assert found.p == pytest.approx(stats.spearmanr(x, y).pvalue, abs=0.05)
+    halves = [stats.spearmanr(x[part], y[part]).statistic for part in (slice(0, 6), slice(6, 12))]
+    assert found.within == pytest.approx(np.mean(halves))
+    assert found.spearman_low <= found.spearman <= found.spearman_high
+
+
+def test_a_trend_between_stages_counts_for_nothing_within():
+    generator = np.random.default_rng(2)
+    stages = np.repeat([0, 10, 20], 9)
+    found = st.rank_agreement(stages + generator.normal(size=27), stages + generator.normal(size=27), stages.tolist())
+    assert found.spearman > 0.8 and found.p < 0.01 and found.spearman_low > 0.6
+    assert abs(found.within) < 0.5 and found.p_within > 0.05
+    real = np.tile(np.arange(9.0), 3)
+    found = st.rank_agreement(-stages + real, stages + real, stages.tolist())
+    assert found.spearman < 0 < found.within == pytest.approx(1) and found.p_within < 0.01
+
+
+def test_permutation_p_is_uniform_without_effect():
+    generator = np.random.default_rng(3)
+    p = [st.rank_agreement(generator.normal(size=9), generator.normal(size=9), resamples=199).p for _ in range(150)]
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_rank_agreement_refuses_what_it_cannot_rank():
+    with pytest.raises(SlimlibError, match="three layers"):
+        st.rank_agreement([1, 2], [1, 2])
+    with pytest.raises(SlimlibError, match="finite"):
+        st.rank_agreement([1, 2, float("nan")], [1, 2, 3])
+    assert np.isnan(st.rank_agreement([1, 1, 1, 1], [1, 2, 3, 4]).spearman)
+
+
+def test_auc_equals_scikit_learn():
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(4)
+    positive, scores = generator.random(30) < 0.4, generator.integers(0, 8, 30).astype(float)
+    found = st.auc(scores, positive)
+    assert (
+        found["auc"] == pytest.approx(roc_auc_score(positive, scores)) and found["low"] <= found["auc"] <= found["high"]
+    )
+    assert st.auc([1, 2, 3, 4], [False, False, True, True])["auc"] == 1
+    with pytest.raises(SlimlibError, match="positive"):
+        st.auc([1, 2], [True, True])
+
+
+# ---- frames of records
+
+
+def frame(rows: list[tuple]) -> pd.DataFrame:
+    names = ("arm", "rule", "budget", "seed", "val_accuracy", "test_accuracy")
+    table = pd.DataFrame(rows, columns=names).assign(dataset="d", model="m", stage="prune", criterion="l1")
+    table["budget_kind"] = table["budget"].str.partition(":")[0]
+    return table.assign(key=[f"k{i}" for i in range(len(table))])
+
+
+def test_differences_pair_cell_by_cell_and_seed_by_seed():
+    rows = [
+        ("a", "a", "macs:0.5", 0, 0, 0.9),
+        ("b", "b", "macs:0.5", 0, 0, 0.8),
+        ("a", "a", "macs:0.5", 1, 0, 0.7),
+        ("b", "b", "macs:0.2", 1, 0, 0.1),
+        ("b", "b", "macs:0.5", 2, 0, 0.1),
+    ]
+    found = st.differences(frame(rows), "a", "b")
+    assert found["difference"].tolist() == pytest.approx([0.1]) and found["key_ours"].tolist() == ["k0"]
+    students = frame(rows).assign(criterion=None)
+    assert len(st.differences(students, "a", "b")) == 1, "students have no criterion and are paired all the same"
+    with pytest.raises(SlimlibError, match="more than one record"):
+        st.differences(frame([*rows, rows[0]]), "a", "b")
+
+
+def test_only_seeds_with_all_budgets_are_averaged():
+    rows = pd.DataFrame({"seed": [0, 0, 1], "budget": ["x", "y", "x"], "difference": [1.0, 3.0, 9.0]})
+    assert st.averaged_over_budgets(rows).tolist() == [2.0]
+    assert st.averaged_over_budgets(rows, ["x"]).tolist() == [1.0, 9.0]
+    assert st.averaged_over_budgets(rows, ["x", "y", "z"]).tolist() == []
+
+
+def test_the_best_tilt_is_chosen_on_validation_images_alone():
+    rows = []
+    for seed in (0, 1):
+        rows += [
+            ("tilt(power=1.0)", "tilt", "macs:0.5", seed, 0.9, 0.1),
+            ("uniform", "uniform", "macs:0.5", seed, 0.8, 0.99),
+            ("tilt(power=-1.0)", "tilt", "macs:0.5", seed, 0.7, 0.95),
+            ("pca", "pca", "macs:0.5", seed, 0.99, 0.99),
+        ]
+    best = st.with_best_tilt(frame(rows)).query("arm == 'best_tilt'")
+    assert best["chosen"].unique().tolist() == ["tilt(power=1.0)"] and best["test_accuracy"].tolist() == [0.1, 0.1]
+    lucky = [*rows, ("tilt(power=-1.0)", "tilt", "macs:0.5", 2, 1.0, 1.0)]  # a seed that only one tilt has
+    assert st.with_best_tilt(frame(lucky)).query("arm == 'best_tilt'")["seed"].tolist() == [0, 1]
+    without = frame([row for row in rows if row[1] != "tilt"])
+    assert st.with_best_tilt(without) is without
+
+
+# ---- claims judged from made-up records of the real profile
+
+
+def pruning_records(claim: Claim, effect: float, seeds: int = 5, profile: str = "laptop") -> list[dict]:
+    """Records of the claim's deciding runs in which ours is better by `effect`, with a little noise."""
+    records, of_profile = [], set(load_profile(profile).runs())
+    for run in claim.deciding_runs():
+        if run.seed < seeds and run in of_profile:
+            noise = np.random.default_rng([run.seed, int(run.key, 16) % 2**31]).normal(0, 2e-4)
+            accuracy = 0.9 + 0.01 * run.seed + noise + effect * (run.arm == claim.ours)
+            records.append(
+                {
+                    "key": run.key,
+                    "run": run.to_dict(),
+                    "provenance": {"seconds": 1.0},
+                    "metrics": {"test_accuracy": accuracy, "val_accuracy": accuracy},
+                }
+            )
+    return records
+
+
+@pytest.mark.parametrize("name", ["C1-pruning", "C1-distillation", "C4"])
+@pytest.mark.parametrize("effect, expected", [(0.005, "supported"), (-0.005, "not supported"), (0.0, "not supported")])
+def test_paired_claims_find_the_effect_that_was_put_in(name, effect, expected):
+    claim = load_claims()[name]
+    found = judge(claim, pruning_records(claim, effect))
+    rows = found.deciding
+    assert found.verdict == expected and set(rows["verdict"]) == {expected}
+    assert set(rows["unit"]) == {"macs", "params"} and set(rows["rival"]) == set(claim.rivals)
+    assert rows["mean"].to_numpy() == pytest.approx(effect, abs=1e-3)
+    assert (rows["p_holm"] >= rows["p"]).all() and (rows["n"] == 5).all()
+    assert 0 < found.recorded < found.expected and expected in found.text()
+    assert f"{found.recorded} of {found.expected}" in found.text()
+    figures.forest(rows, claim.margin)
+
+
+def test_three_seeds_or_none_decide_nothing():
+    claim = load_claims()["C1-pruning"]
+    assert set(judge(claim, pruning_records(claim, 0.01, seeds=3)).deciding["verdict"]) == {"inconclusive"}
+    empty = judge(claim, [])
+    assert empty.verdict == "inconclusive" and empty.recorded == 0 and "no comparison" in empty.text()
+
+
+def scan_records(order: np.ndarray) -> list[dict]:
+    """A scan of ResNet-56 whose layers' drops rise in network order, with kept fractions in the order given."""
+    claim = load_claims()["C2"]
+    run = next(run for run in claim.deciding_runs() if run.model == "resnet56:pretrained")
+    groups = [f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(9)]
+    ratios = [0.0, *claim.ratios]
+    curve = [(g, r, 16 * 2 ** (i // 9), 0.9 - r * i / 100, r * i / 100) for i, g in enumerate(groups) for r in ratios]
+    rules = [claim.ours, *(c for c in claim.controls if c != "depth")]
+    kept = [(rule, b, 0, g, float(order[i])) for rule in rules for b in claim.budgets for i, g in enumerate(groups)]
+    kept += [("neyman_score", None, 0, g, float(order[i])) for i, g in enumerate(groups)]
+    columns = ["group", "ratio", "full_width", "accuracy", "drop"]
+    return [
+        {
+            "key": run.key,
+            "run": run.to_dict(),
+            "provenance": {"seconds": 1.0},
+            "sensitivity": pd.DataFrame(curve, columns=columns).to_dict("list"),
+            "kept": pd.DataFrame(kept, columns=["rule", "budget", "seed", "group", "value"]).to_dict("list"),
+        }
+    ]
+
+
+def test_rank_claims_find_the_order_that_was_put_in():
+    claims, rising = load_claims(), np.linspace(0.2, 0.9, 27)
+    for name in ("C2", "C5"):
+        assert judge(claims[name], scan_records(rising)).verdict == "supported"
+        assert judge(claims[name], scan_records(rising[::-1])).verdict == "not supported"
+    found = judge(claims["C2"], scan_records(rising))
+    assert len(found.deciding) == 2 * len(claims["C2"].ratios) and found.deciding["within"].to_numpy() == pytest.approx(
+        1
+    )
+    assert set(found.cells["rule"]) == {"pca", *claims["C2"].controls}
+    shuffled = np.random.default_rng(5).permutation(rising)
+    assert judge(claims["C2"], scan_records(shuffled)).verdict != "supported"
+
+
+def test_scores_against_the_published_layers():
+    records, sensitive = scan_records(np.linspace(0.2, 0.9, 27)), [7, 8, 9, 16, 18, 26]
+    found = published_agreement(records, "pca", "macs:0.5")
+    others = [i for i in range(27) if i not in sensitive]
+    expected = np.mean([[(i > j) + 0.5 * (i == j) for j in others] for i in sensitive])
+    assert found["auc"] == pytest.approx(expected) and found["positives"] == 6
+    assert published_agreement(records, "drop", None)["auc"] == pytest.approx(expected)
+    with pytest.raises(SlimlibError, match="do not hold all groups"):
+        layer_table(records, "no_such_rule", "macs:0.5", 0.75)
+
+
+# ---- figures
+
+
+def drawn(fig) -> str:
+    import io
+
+    file = io.StringIO()
+    fig.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def test_no_two_rules_look_alike():
+    looks = list(figures.LOOKS.values())
+    assert len(set(looks) - {figures.LOOKS["neyman"]}) == len(looks) - 2, (
+        "neyman and its score are one rule; no others are"
+    )
+    from slimlib.rules import RULES
+
+    assert set(RULES) <= set(figures.LOOKS)
+    assert figures.look("tilt(power=-0.5)") == figures.LOOKS["tilt"] and figures.name("tilt(power=-0.5)") == "tilt −0.5"
+
+
+def test_figures_draw_and_repeat_exactly(tmp_path):
+    figures.use_style()
+    spectra = {"conv1": [3.0, 2.0, 1.0, 0.0], "conv2": [2.0, 1.0, 1.0]}
+    scan = pd.DataFrame(scan_records(np.linspace(0.2, 0.9, 27))[0]["sensitivity"])
+    layers = list(dict.fromkeys(scan["group"]))
+    path = pd.DataFrame({"level": [0.1, 0.5, 1.0], "params": [0.1, 0.4, 1.0], "macs": [0.05, 0.5, 1.0]})
+    accuracies = frame(
+        [
+            (arm, arm, b, s, 0.9, 0.9 + s / 100)
+            for arm in ("pca", "uniform")
+            for b in ("macs:0.2", "params:0.5")
+            for s in range(3)
+        ]
+    )
+    made = {
+        "scree": lambda: figures.scree(spectra, threshold=0.8),
+        "widths": lambda: figures.widths({"pca": {"a": 3, "b": 4}, "uniform": {"a": 4, "b": 4}}, {"a": 8, "b": 8}),
+        "path": lambda: figures.budget_path(path, {"half the MACs": 0.5}),
+        "curves": lambda: figures.sensitivity_curves(scan),
+        "map": lambda: figures.sensitivity_map(scan, {"pca": dict.fromkeys(layers, 0.5)}),
+        "accuracy": lambda: figures.accuracy_by_rule(accuracies, dense=0.95),
+        "agreement": lambda: figures.agreement(
+            layer_table(scan_records(np.linspace(0, 1, 27)), "pca", "macs:0.5", 0.75)
+        ),
+    }
+    for name, make in made.items():
+        first = drawn(figures.show(make(), accuracies, name, folder=tmp_path))
+        assert first == drawn(make()), f"{name} is not the same twice"
+        assert "<svg" in first and (tmp_path / f"{name}.csv").exists()
+    assert pd.read_csv(tmp_path / "accuracy.csv")["test_accuracy"].tolist() == pytest.approx(
+        accuracies["test_accuracy"].tolist()
+    )
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+    with pytest.raises(SlimlibError, match="file name"):
+        figures.show(figures.scree(spectra), accuracies, "../x")
+    with pytest.raises(SlimlibError, match="no variance"):
+        figures.scree({"dead": [0.0, 0.0]})
+
+
+def test_scree_marks_the_width_that_the_threshold_gives():
+    fig = figures.scree({"conv": [5.0, 3.0, 2.0]}, threshold=0.8)
+    marks = [line for line in fig.axes[1].lines if line.get_marker() == "o"]
+    assert marks[0].get_xdata()[0] == 2 and marks[0].get_ydata()[0] == pytest.approx(0.8)
