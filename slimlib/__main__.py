@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("run", run, "execute one notebook with other parameters")
     sub.add_argument("notebook", help="a path, or the name of a notebook under notebooks/: 04_pruning")
     sub.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-                     help="a parameter that the notebook declares; the value is read as YAML: -p seed=7 -p 'rules=[pca]'")
+                     help="a parameter that the notebook declares, its value in YAML: -p seed=7 -p 'rules=[pca]'")
     sub.add_argument("-o", "--output", metavar="FILE", help="default: book/results/mine/<name>[-<values>].ipynb")
     sub.add_argument("--list", action="store_true", help="only list the notebook's parameters")
 
@@ -48,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", default="3,32,32", metavar="C,H,W", help="shape of one example (default: 3,32,32)")
     sub.add_argument("--classes", type=int, default=10, help="outputs of the network (default: 10)")
     sub.add_argument("--rule", default="pca", help="how widths are chosen (default: pca)")
-    sub.add_argument("--coupling", default="inner", choices=["inner", "joint"], help="treatment of layers tied by shortcuts")
+    sub.add_argument("--coupling", default="inner", choices=["inner", "joint"], help="layers tied by shortcuts: keep or slim")
     sub.add_argument("-o", "--output", metavar="FILE", help="also save the plan as JSON")
 
     sub = command("bench", bench, "time the slimmed networks on this machine")
@@ -68,8 +69,9 @@ def run(args: argparse.Namespace) -> None:
     if args.output:
         output = Path(args.output)
     else:
-        suffix = "".join(f"-{name}-{value}" for name, value in sorted(parameters.items()))
-        output = project_root() / "book" / "results" / "mine" / f"{template.stem}{re.sub(r'[^A-Za-z0-9._-]+', '_', suffix)}.ipynb"
+        values = "".join(f"-{name}-{value}" for name, value in sorted(parameters.items()))
+        name = re.sub(r"[^A-Za-z0-9._-]+", "_", template.stem + values)[:120]
+        output = project_root() / "book" / "results" / "mine" / f"{name}.ipynb"
     if output.suffix != ".ipynb":
         raise SlimlibError(f"-o {output}: name a file that ends in .ipynb")
     ran = execute(template, output, parameters)
@@ -112,11 +114,38 @@ def book(args: argparse.Namespace) -> None:
 
 
 def status(args: argparse.Namespace) -> None:
-    raise NotImplementedError
+    from slimlib import study
+
+    told = study.status(study.load_profile(args.profile))
+    column = max(map(len, told["studies"]))
+    for name, counts in told["studies"].items():
+        print(f"  {name:<{column}}  {counts['recorded']:>5} of {counts['runs']} runs recorded")
+    print(f"{told['profile']}: {told['recorded']} of {told['runs']} runs recorded in {_duration(told['seconds_recorded'])}, "
+          f"{told['missing']} missing, about {_duration(told['seconds_left'])} left")  # fmt: skip
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def train(args: argparse.Namespace) -> None:
-    raise NotImplementedError
+    if args.jobs < 1:
+        raise SlimlibError(f"--jobs {args.jobs}: at least 1")
+    from slimlib import study
+
+    profile = study.load_profile(args.profile)  # an unknown name is refused before any process starts
+    # Each process takes the runs that no other is at: the locks of the store share the work out
+    others = [subprocess.Popen([sys.executable, "-m", "slimlib", "train", args.profile]) for _ in range(args.jobs - 1)]
+    try:
+        study.ensure(profile.runs(), profile.store())
+    finally:
+        failed = sum(process.wait() != 0 for process in others)
+    if failed:
+        raise SlimlibError(f"{failed} of {args.jobs} processes failed: see above; the same command goes on")
+    status(args)
 
 
 def widths(args: argparse.Namespace) -> None:
@@ -185,7 +214,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"slimlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("slimlib: stopped; finished runs and notebooks are kept, the same command goes on from there", file=sys.stderr)
+        print("slimlib: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 

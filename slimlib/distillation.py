@@ -1,12 +1,13 @@
-"""Learning from a teacher: soft targets, hints, attention maps, and their sum.
+"""Distillation: a student learns from the labels and from a trained teacher (outputs, hints, attention).
 
-A student thinned from its teacher has the teacher's layer names, so the feature losses pair layers by name.
+The student here is the teacher's own architecture at smaller widths, so both call their layers by the same names, and
+layers are matched by name.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,106 +19,135 @@ from slimlib.errors import SlimlibError
 
 @dataclass(frozen=True)
 class Distill:
-    """Which losses teach a student, and how much each weighs.
+    """What a student takes from its teacher. The loss of a batch is
 
-    The loss is (1 - ``kd_weight``) x cross-entropy + ``kd_weight`` x :func:`kd_loss` at ``temperature``
-    + ``hint_weight`` x :func:`hint_loss` + ``attention_weight`` x :func:`attention_loss`, the last two summed over ``layers``
-    (names of modules whose outputs are compared).
+        (1 - kd_weight) * cross-entropy + kd_weight * KD + hint_weight * hints + attention_weight * attention.
+
+    Attributes:
+        kd_weight: the share of Hinton et al.'s soft targets, in [0, 1]; the labels have the rest.
+        temperature: softens both output distributions; usual values are 2 to 5.
+        hint_weight: weight of FitNets' hints, summed over ``hint_layers``.
+        hint_layers: names of modules with outputs (N, C, H, W) that the student must be able to map to the teacher's.
+        attention_weight: weight of attention transfer, summed over ``attention_layers``; about 1000 is usual.
+        attention_layers: names of modules with outputs (N, C, H, W) whose spatial attention is compared.
     """
 
     kd_weight: float = 0.9
     temperature: float = 4.0
     hint_weight: float = 0.0
+    hint_layers: tuple[str, ...] = ()
     attention_weight: float = 0.0
-    layers: tuple[str, ...] = ()
+    attention_layers: tuple[str, ...] = ()
 
-    def __post_init__(self):
-        object.__setattr__(self, "layers", tuple(self.layers))
+    def __post_init__(self) -> None:
         if not 0 <= self.kd_weight <= 1:
-            raise SlimlibError(f"kd_weight={self.kd_weight} must lie in [0, 1]: the rest weighs the cross-entropy")
-        if self.temperature <= 0:
-            raise SlimlibError(f"temperature={self.temperature} must be positive")
-        if self.hint_weight < 0 or self.attention_weight < 0:
-            raise SlimlibError("hint_weight and attention_weight must not be negative")
-        if (self.hint_weight or self.attention_weight) and not self.layers:
-            raise SlimlibError("layers must name the modules that hints or attention compare, for example ('layer2', 'layer3')")
+            raise SlimlibError(f"kd_weight={self.kd_weight} must lie in [0, 1]: the labels have the remaining weight")
+        if not self.temperature > 0:
+            raise SlimlibError(f"temperature={self.temperature} must be positive; 4 is usual")
+        for kind in ("hint", "attention"):
+            weight, layers = getattr(self, f"{kind}_weight"), tuple(getattr(self, f"{kind}_layers"))
+            object.__setattr__(self, f"{kind}_layers", layers)  # a list, as JSON gives it, becomes a tuple
+            if weight < 0 or bool(weight) != bool(layers):
+                raise SlimlibError(f"{kind}_weight={weight} and {kind}_layers={layers} must both be given, the weight "
+                                   "positive, or neither")
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """Soft-target loss of Hinton et al. (2015, section 2): T^2 KL(teacher || student) of logits / T, mean over the batch.
+    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the batch: a scalar.
 
-    Both logits have shape (batch, classes). The factor T^2 keeps gradients of the same size at every temperature.
+    Hinton, Vinyals and Dean (2015), section 2. The factor T^2 keeps the gradient's size when T is changed. Their
+    cross-entropy and this divergence differ by the entropy of the teacher, which has no gradient. Logits: (N, classes).
     """
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return F.kl_div(student, teacher, reduction="batchmean", log_target=True) * temperature**2
 
 
-def hint_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """FitNets (Romero et al. 2015, eq. 3): mean squared error of features that have the same shape (after a regressor)."""
-    return F.mse_loss(student_features, teacher_features)
+def hint_loss(regressed: Tensor, hint: Tensor) -> Tensor:
+    """Mean squared difference between the student's regressed features and the teacher's, both (N, C, H, W): a scalar.
 
-
-def attention_loss(student_features: Tensor, teacher_features: Tensor) -> Tensor:
-    """Attention transfer (Zagoruyko & Komodakis 2017, eq. 2, p = 2): mean squared difference of normalised attention maps.
-
-    Features (batch, channels, height, width), whose channel numbers may differ; the map is the mean of squares over channels,
-    flattened and divided by its Euclidean norm.
+    Romero et al. (2015), equation 3, as a mean over all elements, so that the weight need not follow the layer's size.
     """
-    def attention(x: Tensor) -> Tensor:
-        return F.normalize(x.square().mean(1).flatten(1), dim=1)
-    return (attention(student_features) - attention(teacher_features)).square().mean()
+    return F.mse_loss(regressed, hint)
 
 
-class Teaching(nn.Module):
-    """The loss of one student under one teacher; its parameters (the hints' 1 x 1 regressors) are trained with the student's."""
+def attention_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """Mean squared difference between two normalised attention maps, from features (N, C, H, W): a scalar.
 
-    def __init__(self, student: nn.Module, teacher: nn.Module, distill: Distill, example: Tensor):
+    Zagoruyko and Komodakis (2017), equation 2, as their published code computes it: the attention of a position is the
+    mean of its squared activations over the channels, and each example's map is scaled to unit length. The two may
+    differ in C, but not in H and W.
+    """
+    return F.mse_loss(_attention(student), _attention(teacher))
+
+
+def _attention(features: Tensor) -> Tensor:
+    return F.normalize(features.square().mean(dim=1).flatten(1))
+
+
+class Distiller(nn.Module):
+    """The weighted sum of :class:`Distill` for one student and one teacher.
+
+    Its parameters are the hints' regressors, 1 x 1 convolutions from the student's widths to the teacher's, trained
+    jointly with the student. The teacher is no submodule: it is only ever evaluated.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, distill: Distill, example_input: Tensor):
         super().__init__()
-        self.settings = distill
-        self.__dict__.update(_student=student, _teacher=teacher)  # not registered: their parameters are not ours
-        self._student_features: dict[str, Tensor] = {}
-        self._teacher_features: dict[str, Tensor] = {}
-        self.regressors = nn.ModuleDict()
-        for network, role in ((student, "student"), (teacher, "teacher")):
-            missing = [n for n in distill.layers if n not in dict(network.named_modules())]
-            if missing:
-                raise SlimlibError(f"layers: the {role} has no module {', '.join(missing)}")
-        if distill.hint_weight:
-            with self.listening(), torch.no_grad():
-                for network in (student, teacher):
-                    was_training = network.training
-                    network.eval()(example)
-                    network.train(was_training)
-            for name in distill.layers:
-                s, t = self._student_features[name], self._teacher_features[name]
-                layer = nn.Conv2d(s.shape[1], t.shape[1], 1) if s.dim() == 4 else nn.Linear(s.shape[1], t.shape[1])
-                self.regressors[name.replace(".", "/")] = layer.to(example.device)
+        self.distill = distill
+        self.layers = tuple(dict.fromkeys(distill.hint_layers + distill.attention_layers))
+        self._models = (student, teacher)  # in a tuple, so that they are not registered as submodules
+        widths = [self._feature_shapes(model, example_input) for model in self._models]
+        for name, ours, theirs in ((name, *(shapes[name] for shapes in widths)) for name in self.layers):
+            if len(ours) != 4 or len(theirs) != 4 or ours[2:] != theirs[2:]:
+                raise SlimlibError(f"layer {name!r} gives {tuple(ours)} in the student and {tuple(theirs)} in the "
+                                   "teacher; both must be (N, C, H, W) with equal H and W: name another layer")
+        self.regressors = nn.ModuleDict({
+            name.replace(".", "/"): nn.Conv2d(widths[0][name][1], widths[1][name][1], 1)
+            for name in distill.hint_layers}).to(example_input.device)
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Keep the named layers' outputs of every forward pass inside the block."""
-        with ExitStack() as stack:
-            for network, kept in ((self._student, self._student_features), (self._teacher, self._teacher_features)):
-                for name in self.settings.layers:
-                    def keep(module, args, output, name=name, kept=kept):
-                        kept[name] = output
-                    handle = network.get_submodule(name).register_forward_hook(keep)
-                    stack.callback(handle.remove)
-            yield
+    def _feature_shapes(self, model: nn.Module, example_input: Tensor) -> dict[str, torch.Size]:
+        modes = [(module, module.training) for module in model.modules()]
+        model.eval()  # so that the trial leaves the statistics of the normalisation alone
+        with torch.no_grad(), recorded(model, self.layers) as features:
+            model(example_input)
+        for module, mode in modes:
+            module.training = mode
+        return {name: features[name].shape for name in self.layers}
 
-    def forward(self, images: Tensor, student_logits: Tensor, labels_loss: Tensor) -> Tensor:
-        """The whole loss, from the student's logits and their cross-entropy; the teacher is asked without gradient."""
-        with torch.no_grad():
-            teacher_logits = self._teacher(images)
-        s = self.settings
-        loss = (1 - s.kd_weight) * labels_loss
-        if s.kd_weight:
-            loss = loss + s.kd_weight * kd_loss(student_logits, teacher_logits, s.temperature)
-        for name in s.layers:
-            student, teacher = self._student_features[name], self._teacher_features[name]
-            if s.hint_weight:
-                loss = loss + s.hint_weight * hint_loss(self.regressors[name.replace(".", "/")](student), teacher)
-            if s.attention_weight:
-                loss = loss + s.attention_weight * attention_loss(student, teacher)
+    def forward(self, logits: Tensor, label_loss: Tensor, teacher_logits: Tensor,
+                student_features: dict[str, Tensor], teacher_features: dict[str, Tensor]) -> Tensor:
+        """The total loss of a batch, given the loss on its labels and what both networks made of it."""
+        how = self.distill
+        loss = (1 - how.kd_weight) * label_loss
+        if how.kd_weight:
+            loss = loss + how.kd_weight * kd_loss(logits, teacher_logits, how.temperature)
+        for name in how.hint_layers:
+            regressed = self.regressors[name.replace(".", "/")](student_features[name].float())
+            loss = loss + how.hint_weight * hint_loss(regressed, teacher_features[name].float())
+        for name in how.attention_layers:
+            pair = student_features[name].float(), teacher_features[name].float()
+            loss = loss + how.attention_weight * attention_loss(*pair)
         return loss
+
+
+@contextmanager
+def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Within the context, each forward pass of ``model`` puts the outputs of the named modules into the dictionary."""
+    modules = dict(model.named_modules())
+    if unknown := [name for name in layers if name not in modules]:
+        raise SlimlibError(f"no layer {unknown[0]!r} in this {type(model).__name__}; it has "
+                           f"{', '.join(name for name in modules if name)}")
+    features: dict[str, Tensor] = {}
+
+    def keep(name: str):
+        def hook(_module, _inputs, output) -> None:
+            features[name] = output
+        return hook
+
+    handles = [modules[name].register_forward_hook(keep(name)) for name in layers]
+    try:
+        yield features
+    finally:
+        for handle in handles:
+            handle.remove()

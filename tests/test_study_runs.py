@@ -385,7 +385,7 @@ def test_students_teachers_and_scans(tmp_path, tiny_data):
 def test_a_run_that_diverges_does_not_keep_the_others_waiting(tmp_path, tiny_data):
     store, mad = Store(tmp_path / "records", tmp_path / "cache"), Recipe(epochs=1, lr=1e6, warmup=0.0)
     diverging = TINY_RUNS[0].but(dense_recipe=mad)
-    with pytest.raises(SlimlibError, match="1 of 2 runs failed(.|\n)*no longer finite"):
+    with pytest.raises(SlimlibError, match=r"1 of 2 runs failed(.|\n)*no longer finite"):
         study.ensure([diverging, TINY_RUNS[0]], store, progress=False)
     assert store.missing([diverging, TINY_RUNS[0]]) == [diverging]
 

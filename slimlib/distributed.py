@@ -1,0 +1,73 @@
+"""Training that several processes share, one a GPU: what ``torchrun`` starts and torch's own DDP connects.
+
+A batch is shared out evenly, and the gradient of its mean loss is the mean of the processes' gradients, so the loss
+curve is that of one process up to rounding. Batch normalisation is the exception: its statistics are of a process's own
+share, unless they are computed jointly, which torch offers for GPUs only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn, distributed
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes that train together, and which of them this one is."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def current(cls) -> World:
+        if distributed.is_available() and distributed.is_initialized():
+            return cls(distributed.get_rank(), distributed.get_world_size())
+        return cls()
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The model itself, or torch's DistributedDataParallel around it."""
+        if self.size == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+    def mean(self, value: Tensor) -> float:
+        if self.size > 1:
+            value = value.clone()
+            distributed.all_reduce(value)
+        return value.item() / self.size
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """For parameters that DDP does not look after: the hints' regressors."""
+        if self.size > 1:
+            for parameter in module.parameters():
+                distributed.all_reduce(parameter.grad)
+                parameter.grad /= self.size
+
+    @contextmanager
+    def shared_statistics(self, model: nn.Module, device: torch.device) -> Iterator[list[str]]:
+        """Within the context, batch normalisation takes its statistics from all processes, where torch can do that.
+
+        Yields the notes that a record of the run should carry.
+        """
+        norms = [(parent, key, child) for parent in model.modules() for key, child in parent.named_children()
+                 if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+        if self.size == 1 or not norms:
+            yield []
+        elif device.type != "cuda":
+            note = (f"batch normalisation used the statistics of each of {self.size} processes separately: torch "
+                    "computes them jointly on GPUs only")
+            warnings.warn(note, stacklevel=4)
+            yield [note]
+        else:
+            for parent, key, norm in norms:  # the twin shares the parameters and buffers of the original
+                parent.add_module(key, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
+            try:
+                yield []
+            finally:
+                for parent, key, norm in norms:
+                    parent.add_module(key, norm)
