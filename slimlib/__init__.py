@@ -33,3 +33,6 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted({*globals(), *__all__})
+
+
+from slimlib.sensitivity import sensitivity  # noqa: E402, F401 (bound here, or the module of that name would hide the function)

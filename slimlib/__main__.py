@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--input", default="3,32,32", metavar="C,H,W", help="shape of one example (default: 3,32,32)")
     sub.add_argument("--classes", type=int, default=10, help="outputs of the network (default: 10)")
     sub.add_argument("--rule", default="pca", help="how widths are chosen (default: pca)")
-    sub.add_argument("--coupling", default="inner", choices=["inner", "joint"], help="layers tied by shortcuts: keep or slim")
+    sub.add_argument("--coupling", default="inner", choices=["inner", "joint"],
+                     help="layers tied by shortcuts")
     sub.add_argument("-o", "--output", metavar="FILE", help="also save the plan as JSON")
 
     sub = command("bench", bench, "time the slimmed networks on this machine")
@@ -58,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from slimlib.book import declared_parameters, execute, project_root
+    from slimlib.notebooks import declared_parameters, execute, project_root
 
     template = _template(args.notebook)
     if args.list:
@@ -120,8 +121,9 @@ def status(args: argparse.Namespace) -> None:
     column = max(map(len, told["studies"]))
     for name, counts in told["studies"].items():
         print(f"  {name:<{column}}  {counts['recorded']:>5} of {counts['runs']} runs recorded")
-    print(f"{told['profile']}: {told['recorded']} of {told['runs']} runs recorded in {_duration(told['seconds_recorded'])}, "
-          f"{told['missing']} missing, about {_duration(told['seconds_left'])} left")  # fmt: skip
+    took, left = _duration(told["seconds_recorded"]), _duration(told["seconds_left"])
+    print(f"{told['profile']}: {told['recorded']} of {told['runs']} runs recorded in {took}, "
+          f"{told['missing']} missing, about {left} left")  # fmt: skip
 
 
 def _duration(seconds: float) -> str:

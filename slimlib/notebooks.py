@@ -199,13 +199,16 @@ def _describe(template: Path, failed: Path, error: Exception, root: Path) -> str
         # number the cells as in the template: papermill's injected cell and its markers do not count
         added = {"injected-parameters", "papermill-error-cell-tag"}
         cells = [c for c in notebook["cells"] if not added & set(c["metadata"].get("tags", []))]
-        for number, cell in enumerate(cells, start=1):
-            status = cell["metadata"].get("papermill", {}).get("status")
-            if cell["cell_type"] == "code" and status in ("failed", "running"):
-                where = f"in cell {number} of {len(cells)}"
-                lines = "".join(cell["source"]).strip().splitlines()
-                head = "".join(f"\n    {line}" for line in lines[:3]) + ("\n    ..." if len(lines) > 3 else "")
-                break
+        # a cell that raised is "failed", one whose kernel died just "completed": either way the last that was begun
+        begun = [
+            (number, "".join(cell["source"]).strip().splitlines())
+            for number, cell in enumerate(cells, start=1)
+            if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("status", "pending") != "pending"
+        ]
+        if begun:
+            number, lines = begun[-1]
+            where = f"in cell {number} of {len(cells)}"
+            head = "".join(f"\n    {line}" for line in lines[:3]) + ("\n    ..." if len(lines) > 3 else "")
     name = getattr(error, "ename", type(error).__name__)
     reason = re.sub(r"\x1b\[[0-9;]*m", "", str(getattr(error, "evalue", error))).strip()
     kept = f"\n  kept for inspection: {relative(failed, root)}" if failed.exists() else ""

@@ -32,7 +32,7 @@ ACTIVATIONS: dict[str, Callable] = {
     "Softplus": F.softplus,
 }
 UNCHANGED = re.compile(r"^(MaxPool|AvgPool|AdaptiveAvgPool|AdaptiveMaxPool|MkldnnAdaptive|Mean|Slice|View|Reshape|Unsafe|"
-                       r"NativeDropout|FusedDropout|Clone|Alias|ToCopy|Upsample|Squeeze)")
+                       r"NativeDropout|FusedDropout|Clone|Alias|ToCopy|Upsample|Squeeze|AsStrided)")
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 

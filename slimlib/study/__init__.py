@@ -17,6 +17,7 @@ _HOME = {
     "default_cache": "store",
     "execute": "execution",
     "ensure": "execution",
+    "trained": "execution",
     "provenance_table": "provenance",
     "recorded": "provenance",
     "Profile": "profiles",

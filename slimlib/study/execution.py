@@ -89,6 +89,15 @@ def _work_off(pending: list[Run], store: Store, bar: Any) -> dict[Run, SlimlibEr
     return failed
 
 
+def trained(run: Run, store: Store, progress: bool = True) -> tuple[torch.nn.Module, Any]:
+    """The dense network of a run, in evaluation mode, and its data as it wants them; trained first if need be."""
+    if run.stage != "dense":
+        raise SlimlibError(f"stage={run.stage!r}: only a dense run has a network to load")
+    execute(run, store, progress)
+    network, data, _ = _dense_network(run, store, _data(run.dataset))
+    return network, data
+
+
 def _weights_missing(run: Run, store: Store) -> bool:
     return run.stage == "dense" and not run.pretrained and not store.checkpoint_path(run).exists()
 
@@ -299,4 +308,4 @@ def _data(name: str) -> Any:
     return slimlib.load_data(name)
 
 
-__all__ = ["ensure", "execute", "rule_arguments", "with_needs"]
+__all__ = ["ensure", "execute", "rule_arguments", "trained", "with_needs"]

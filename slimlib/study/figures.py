@@ -172,7 +172,7 @@ def scree(spectra: Mapping[str, Sequence[float]], threshold: float | None = None
         xlabel="components kept", ylabel="cumulative contribution", ylim=(0, 1.03), title="share of the variance kept"
     )
     if 1 < len(spectra) <= 12:
-        left.legend(ncols=1 + len(spectra) // 7, title="layer")
+        fig.legend(loc="outside lower center", ncols=min(len(spectra), 5))
     return fig
 
 
@@ -260,7 +260,7 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
         )
     right.set(xlabel="kept fraction", xlim=(0, 1.03), title="chosen: what stays")
     right.tick_params(labelleft=False)
-    right.legend()
+    fig.legend(loc="outside lower center", ncols=min(len(kept), 4))
     return fig
 
 
@@ -269,12 +269,16 @@ def accuracy_by_rule(
 ) -> Figure:
     """Accuracy of every rule at equal budgets: a dot a seed, the mean and its t interval, one panel a budget.
 
+    Of two seeds the interval would be 13 standard errors to each side; it is drawn from three on.
+
     frame   of `slimlib.study.to_frame`, of one data set, model and stage
     dense   accuracy of the full network, drawn across
     """
     from scipy import stats
 
-    budgets, arms = list(dict.fromkeys(frame["budget"])), list(dict.fromkeys(frame["arm"]))
+    order = list(LOOKS)
+    budgets = list(dict.fromkeys(frame["budget"]))
+    arms = sorted(dict.fromkeys(frame["arm"]), key=lambda a: (order.index(a) if a in order else len(order), a))
     fig, axes = plt.subplots(
         1, len(budgets), figsize=(max(WIDE, 2.4 * len(budgets)), 1.1 + 0.27 * len(arms)), sharey=True, squeeze=False
     )
@@ -285,7 +289,7 @@ def accuracy_by_rule(
                 continue
             colour, marker = look(arm)
             axis.plot(values, np.full(len(values), y), ".", color=colour, alpha=0.45, markersize=6)
-            if len(values) > 1:
+            if len(values) > 2:
                 half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
                 axis.errorbar(values.mean(), y, xerr=half, color=colour, capsize=2.5, linewidth=1.3)
             axis.plot(values.mean(), y, marker=marker, color=colour, markersize=7, linestyle="none")
@@ -293,7 +297,7 @@ def accuracy_by_rule(
             axis.axvline(100 * dense, color=BLACK, linestyle="--", linewidth=1)
         axis.set_title(budget_name(budget))
         axis.set_yticks(range(len(arms)), [name(arm) for arm in arms])
-    axes[0, 0].invert_yaxis()
+    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
     fig.supxlabel(f"{metric.replace('_', ' ')} (%); bars: {level:.0%} interval of the mean over seeds", fontsize=10)
     return fig
 
@@ -355,9 +359,8 @@ def _row_label(row: Mapping[str, Any]) -> str:
 
 
 def _layer_ticks(axis: Any, layers: Sequence[str]) -> None:
-    axis.set_xticks(
-        range(len(layers)), layers, rotation=90 if len(layers) > 9 else 0, fontsize=8 if len(layers) <= 16 else 7
-    )
+    upright = sum(map(len, layers)) <= 70  # characters that fit side by side
+    axis.set_xticks(range(len(layers)), layers, rotation=0 if upright else 90, fontsize=8 if len(layers) <= 16 else 7)
 
 
 def _shades(count: int) -> list[Any]:

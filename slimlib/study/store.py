@@ -92,7 +92,10 @@ class Store:
     def put(self, run: Run, record: dict[str, Any]) -> Path:
         """Write the run's record; readers see the old file or the new one, never a part of one."""
         text = json.dumps(
-            {"key": run.key, "label": run.label, "run": run.to_dict(), **record}, indent=1, allow_nan=False
+            {"key": run.key, "label": run.label, "run": run.to_dict(), **record},
+            indent=1,
+            allow_nan=False,
+            ensure_ascii=False,
         )
         with replacing(self.path(run)) as temporary:
             temporary.write_text(_compact(text) + "\n", encoding="utf-8")
@@ -224,8 +227,8 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def _compact(text: str) -> str:
-    """Lists of numbers on one line each: a record stays readable and its diff short."""
-    return re.sub(r"\[\s+([^\[\]{}\"]*?)\s+\]", lambda found: "[" + re.sub(r"\s+", " ", found.group(1)) + "]", text)
+    """Plain lists on one line each: a record stays readable and its diff short."""
+    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\n\s*", " ", found.group(1)) + "]", text)
 
 
 def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

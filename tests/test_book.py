@@ -1,0 +1,253 @@
+"""Executing notebooks, the gate, and the command line, on throw-away notebooks."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from slimlib import book, notebooks
+from slimlib.__main__ import main
+from slimlib.errors import SlimlibError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PARAMETERS = 'profile: str = "quick"  # which runs\nseed: int = 0  # of the random numbers'
+
+
+def write_notebook(path: Path, *sources: str) -> Path:
+    """A template: a title, the parameters, and one code cell for each source."""
+    cells = [nbformat.v4.new_markdown_cell(f"# {path.stem}")]
+    cells.append(nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
+    cells += [nbformat.v4.new_code_cell(source) for source in sources]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+@pytest.fixture
+def project(tmp_path):
+    """An empty project: what `project_root` looks for."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n")
+    (tmp_path / "_config.yml").write_text("title: Small\n")
+    return tmp_path
+
+
+def outputs(path: Path) -> str:
+    cells = json.loads(path.read_text())["cells"]
+    return "".join("".join(o.get("text", "")) for c in cells for o in c.get("outputs", []))
+
+
+def test_parameters_reach_the_notebook_and_it_runs_in_the_root_with_this_python(project):
+    source = "import os, sys\nprint(seed * 2, profile, os.getcwd(), sys.executable)"
+    template = write_notebook(project / "notebooks" / "one.ipynb", source)
+    output = project / "out" / "one.ipynb"
+    assert notebooks.execute(template, output, {"seed": 21})
+    assert outputs(output).split() == ["42", "quick", str(project), sys.executable]
+    made = json.loads(output.read_text())
+    assert made["metadata"]["slimlib"]["parameters"] == {"seed": 21}
+    assert "hide-input" in made["cells"][1]["metadata"]["tags"], "the defaults are folded away"
+    assert "hide-input" not in made["cells"][2]["metadata"].get("tags", []), "the values used are shown"
+    assert str(project) not in json.dumps(made["metadata"]), "no machine's path in the page's metadata"
+    assert [p.name for p in output.parent.iterdir()] == ["one.ipynb"], "nothing half-made beside it"
+
+
+def test_the_users_kernels_are_not_used(project, tmp_path_factory, monkeypatch):
+    elsewhere = tmp_path_factory.mktemp("jupyter")
+    spec = elsewhere / "kernels" / "python3"
+    spec.mkdir(parents=True)
+    (spec / "kernel.json").write_text(json.dumps({"argv": ["false"], "display_name": "wrong", "language": "python"}))
+    monkeypatch.setenv("JUPYTER_PATH", str(elsewhere))
+    template = write_notebook(project / "notebooks" / "one.ipynb", "print('ran')")
+    notebooks.execute(template, project / "one.ipynb")
+    assert outputs(project / "one.ipynb") == "ran\n"
+    assert os.environ["JUPYTER_PATH"] == str(elsewhere), "the environment is put back"
+
+
+def test_an_undeclared_parameter_is_refused_with_the_list(project):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "print(seed)")
+    with pytest.raises(SlimlibError, match=r"no parameter 'sede'(.|\n)*profile = \"quick\"(.|\n)*seed = 0 .*random"):
+        notebooks.execute(template, project / "out.ipynb", {"sede": 1})
+    assert not (project / "out.ipynb").exists()
+
+
+def test_a_notebook_without_a_parameters_cell_is_refused(project):
+    path = project / "plain.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 1")]), path)
+    with pytest.raises(SlimlibError, match="no cell is tagged 'parameters'"):
+        notebooks.execute(path, project / "out.ipynb")
+
+
+def test_a_failing_notebook_names_cell_and_error_and_leaves_no_output(project):
+    template = write_notebook(
+        project / "notebooks" / "one.ipynb", "x = 1", "a = 2\nraise ValueError('no such data set')", "print('later')"
+    )
+    output = project / "one.ipynb"
+    with pytest.raises(notebooks.NotebookError) as caught:
+        notebooks.execute(template, output, {"seed": 3})
+    message = str(caught.value)
+    assert "one.ipynb failed in cell 4 of 5" in message
+    assert "    a = 2" in message and "ValueError: no such data set" in message
+    assert not output.exists()
+    failed = project / "one.failed.ipynb"
+    assert failed.exists() and "later" not in outputs(failed)
+    # once mended, the remains are gone
+    write_notebook(template, "x = 1")
+    notebooks.execute(template, output)
+    assert output.exists() and not failed.exists()
+
+
+def test_a_kernel_that_dies_is_an_error_that_names_the_cell(project):
+    dying = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    template = write_notebook(project / "notebooks" / "one.ipynb", "x = 1", dying)
+    with pytest.raises(notebooks.NotebookError, match=r"cell 4 of 4(.|\n)*os\.kill(.|\n)*DeadKernelError"):
+        notebooks.execute(template, project / "one.ipynb")
+
+
+def test_what_is_up_to_date_is_not_repeated_and_what_changed_is(project):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "print(seed)")
+    output = project / "one.ipynb"
+    assert notebooks.execute(template, output, {"seed": 1})
+    made = output.read_bytes()
+    assert not notebooks.execute(template, output, {"seed": 1})
+    assert output.read_bytes() == made
+    assert notebooks.execute(template, output, {"seed": 2}), "other parameters"
+    assert outputs(output) == "2\n"
+    write_notebook(template, "print(seed + 1)")
+    assert notebooks.execute(template, output, {"seed": 2}), "another source"
+    assert notebooks.execute(template, output, {"seed": 2}, force=True)
+
+
+def test_recorded_profiles_depend_on_records_and_the_live_one_does_not(project):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "pass")
+    states = {name: notebooks.fingerprint(template, {"profile": name}, project) for name in ("quick", "paper")}
+    record = project / "book" / "records" / "mnist-lenet5" / "abc.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    assert notebooks.fingerprint(template, {"profile": "quick"}, project) == states["quick"]
+    assert notebooks.fingerprint(template, {"profile": "paper"}, project) != states["paper"]
+
+
+def test_a_killed_book_goes_on_where_it_stopped(project):
+    write_notebook(project / "notebooks" / "01_first.ipynb", "print('first')")
+    flag = project / "go"
+    waiting = f"import pathlib, time\nwhile not pathlib.Path({str(flag)!r}).exists(): time.sleep(.1)\nprint('second')"
+    write_notebook(project / "notebooks" / "02_second.ipynb", waiting)
+    toc = project / "book" / "_toc.yml"
+    toc.write_text(toc.read_text() + "  - file: results/quick/01_first\n  - file: results/quick/02_second\n")
+    results = project / "book" / "results" / "quick"
+    command = [sys.executable, "-m", "slimlib", "book", "--profile", "quick"]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with open(project / "log", "w") as log:
+        process = subprocess.Popen(command, cwd=project, env=environment, stdout=log, stderr=log)
+        deadline = time.monotonic() + 120
+        while "02_second (quick) ..." not in (project / "log").read_text():
+            assert process.poll() is None and time.monotonic() < deadline, (project / "log").read_text()
+            time.sleep(0.1)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert [p.name for p in results.glob("[!.]*")] == ["01_first.ipynb"]
+    made = (results / "01_first.ipynb").stat().st_mtime_ns
+    flag.touch()
+    again = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True)
+    assert "01_first (quick) up to date" in again.stderr and "02_second (quick) executed" in again.stderr
+    assert (results / "01_first.ipynb").stat().st_mtime_ns == made
+    assert len(book.gate(results)) == 2
+
+
+def test_the_gate_passes_good_notebooks_and_catches_every_fault(project):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "print(1)")
+    results = project / "results"
+    notebooks.execute(template, results / "quick" / "one.ipynb")
+    assert [p.name for p in book.gate(results)] == ["one.ipynb"]
+
+    def broken(change) -> str:
+        content = json.loads((results / "quick" / "one.ipynb").read_text())
+        change(content["cells"][-1])
+        (results / "quick" / "two.ipynb").write_text(json.dumps(content))
+        with pytest.raises(SlimlibError) as caught:
+            book.gate(results)
+        (results / "quick" / "two.ipynb").unlink()
+        return str(caught.value)
+
+    error = {"output_type": "error", "ename": "KeyError", "evalue": "'x'", "traceback": []}
+    assert "quick/two.ipynb: cell 3: KeyError: 'x'" in broken(lambda cell: cell["outputs"].append(error))
+    assert "cell 3: pending" in broken(lambda cell: cell["metadata"]["papermill"].update(status="pending"))
+    assert "cell 3: not executed" in broken(lambda cell: cell["metadata"].pop("papermill"))
+    tag = {"tags": ["papermill-error-cell-tag"]}
+    assert "marks a failed run" in broken(lambda cell: cell.update(cell_type="markdown", metadata=tag))
+    (results / "quick" / "one.failed.ipynb").write_text("{}")
+    with pytest.raises(SlimlibError, match=r"one\.failed\.ipynb: left over"):
+        book.gate(results)
+    with pytest.raises(SlimlibError, match="no executed notebook"):
+        book.gate(project / "nothing")
+
+
+def test_a_failing_notebook_stops_the_book_before_any_page_is_built(project):
+    write_notebook(project / "notebooks" / "01_bad.ipynb", "1 / 0")
+    toc = project / "book" / "_toc.yml"
+    toc.write_text(toc.read_text() + "  - file: results/quick/01_bad\n")
+    with pytest.raises(notebooks.NotebookError, match=r"01_bad\.ipynb failed in cell 3(.|\n)*ZeroDivisionError"):
+        book.make_book(project)
+    assert not (project / "_build").exists()
+
+
+def test_a_warning_of_sphinx_is_an_error(project, capfd):
+    (project / "book" / "intro.md").write_text("# Small\n\nSee {ref}`nowhere`.\n")
+    (project / "_config.yml").write_text((REPOSITORY / "_config.yml").read_text())
+    (project / "book" / "_static").mkdir()
+    (project / "book" / "references.bib").write_text("")
+    (project / "book" / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
+    with pytest.raises(SlimlibError, match="could not be built without warnings"):
+        book.build(project)
+    assert "nowhere" in capfd.readouterr().err
+
+
+def test_every_page_of_the_real_table_of_contents_has_its_template():
+    listed = book.pages(REPOSITORY)
+    assert len(listed) == len(set(listed)) >= 5
+    missing = [name for _, name in listed if not (REPOSITORY / "notebooks" / f"{name}.ipynb").is_file()]
+    assert not missing
+
+
+# --- command line ---------------------------------------------------------------------------------------------------
+
+
+def test_run_reads_values_as_yaml_and_writes_where_it_says(project, monkeypatch, capsys):
+    write_notebook(project / "notebooks" / "one.ipynb", "print(repr(seed), repr(profile))")
+    monkeypatch.chdir(project)
+    assert main(["run", "one", "-p", "seed=[1, 2.5]", "-p", "profile=null", "-o", "mine.ipynb"]) == 0
+    assert outputs(project / "mine.ipynb") == "[1, 2.5] None\n"
+    assert main(["run", "one", "-p", "seed=7"]) == 0
+    assert outputs(project / "book" / "results" / "mine" / "one-seed-7.ipynb") == "7 'quick'\n"
+    assert main(["run", "one", "--list"]) == 0
+    assert "seed = 0   of the random numbers" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["run", "nothing"], "no notebook 'nothing'; notebooks/ has: one"),
+        (["run", "one", "-p", "seed"], "write name=value"),
+        (["run", "one", "-p", "seed=[1"], "not YAML"),
+        (["run", "one", "-p", "sede=1"], "declares no parameter 'sede'"),
+        (["run", "one", "-o", "out.html"], "ends in .ipynb"),
+        (["book", "--profile", "grand"], "profile 'grand' has no page"),
+        (["train", "quick", "--jobs", "0"], "--jobs 0"),
+        (["widths", "vgg_small", "--keep-macs", "0.5", "--input", "3x32"], "--input '3x32'"),
+    ],
+)
+def test_a_users_mistake_is_one_message_and_exit_code_2(project, monkeypatch, capsys, arguments, reason):
+    write_notebook(project / "notebooks" / "one.ipynb", "pass")
+    monkeypatch.chdir(project)
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("slimlib: ") and reason in error and "Traceback" not in error
