@@ -90,7 +90,7 @@ def test_criteria_equal_brute_force(chain):
         "gm": [sum(((a - b) ** 2).sum() ** 0.5 for b in rows) for a in rows], "bn": list(gamma.abs()),
     }
     for name, scores in brute.items():
-        want = sorted(sorted(range(12), key=lambda i: -float(scores[i]))[:5])  # noqa: B023
+        want = sorted(sorted(range(12), key=lambda i: -float(scores[i]))[:5])
         got = slimlib.criteria.choose_filters(model, layout, {"4": 5}, name)["4"]
         assert got.tolist() == want, (name, g)
 

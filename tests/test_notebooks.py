@@ -1,0 +1,40 @@
+"""The notebooks through papermill, as a reader runs them, on the smallest grid that shows all of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {"01_one_layer": {"threshold": 0.8}, "02_whole_network": {"keep_macs": 0.4}, "03_sensitivity": {},
+         "04_pruning": {"seed": 0, "keep_macs": 0.3, "arms": "[pca, uniform]", "models": "[vgg_small]"},
+         "05_distillation": {"seed": 0, "keep_macs": 0.3, "arms": "[pca]"}}
+
+
+def test_templates_have_no_outputs_and_declare_parameters():
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = json.loads(path.read_text())["cells"]
+        assert not any(cell.get("outputs") for cell in cells), path.name
+        assert sum("parameters" in cell["metadata"].get("tags", []) for cell in cells) == 1, path.name
+        assert max(len(cell["source"]) for cell in cells if cell["cell_type"] == "code") <= 20, path.name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SMALL)
+def test_notebook_runs_with_other_parameters(name, tmp_path):
+    given = [part for key, value in SMALL[name].items() for part in ("-p", f"{key}={value}")]
+    command = [sys.executable, "-m", "slimlib", "run", name, *given, "-o", str(tmp_path / "out.ipynb")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "2"}, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    assert all(output["output_type"] != "error" for cell in cells for output in cell.get("outputs", []))
+
+
+def test_an_undeclared_parameter_is_refused_with_the_declared_ones(tmp_path):
+    command = [sys.executable, "-m", "slimlib", "run", "04_pruning", "-p", "kepp_macs=0.3", "-o", str(tmp_path / "out.ipynb")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "kepp_macs" in done.stderr and "keep_macs" in done.stderr
+    assert not (tmp_path / "out.ipynb").exists()
