@@ -24,7 +24,7 @@ from slimlib.layout import CONV, LAYERS, TRUSTED, Member, is_depthwise
 PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 REFUSED = {
     OPTYPE.OUTPUT: "its width is the width of the model's output",
-    OPTYPE.PARAMETER: "it shares its width with a parameter that belongs to no layer (a class token, an embedding, a layer scale)",
+    OPTYPE.PARAMETER: "it shares its width with a parameter that belongs to no layer (a class token, a layer scale)",
     OPTYPE.MHA: "it is the width of an attention layer",
     OPTYPE.LN: "a LayerNorm normalises over it, so removing channels would change those that stay",
     OPTYPE.GN: "a GroupNorm normalises over it, so removing channels would change those that stay",

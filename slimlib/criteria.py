@@ -62,10 +62,7 @@ def choose_filters(
     keep = {}
     for group in layout.groups:
         if group.name in widths:
-            if criterion == "random":
-                scores = generator.random(group.width)
-            else:
-                scores = CRITERIA[criterion](model, group).numpy()
+            scores = generator.random(group.width) if criterion == "random" else CRITERIA[criterion](model, group).numpy()
             keep[group.name] = _best(scores, group, widths[group.name])
     return keep
 

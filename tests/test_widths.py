@@ -207,7 +207,7 @@ def test_bad_models_and_inputs_are_refused(vgg):
     broken = lively_norms(Residual())
     with torch.no_grad():
         broken.inner.weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(slimlib.SlimlibError, match="inner.weight holds NaN"):
+    with pytest.raises(slimlib.SlimlibError, match=r"inner\.weight holds NaN"):
         slimlib.plan_widths(broken, torch.zeros(1, 3, 16, 16), keep_macs=0.5)
 
 
