@@ -134,7 +134,10 @@ def _steady_index_mapping():
             ]:
                 if len(parts) == 1 and isinstance(dep.index_mapping[0], index_mapping._SplitIndexMapping):
                     (nr,) = parts
-                    dep.index_mapping[0] = index_mapping._SplitIndexMapping(node.module.offsets[nr : nr + 2], reverse=reverse)
+                    offsets = node.module.offsets
+                    if nr + 2 > len(offsets):  # parts that nobody reads are left out; they are all of one size
+                        offsets = [i * offsets[1] for i in range(nr + 2)]
+                    dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
 
     def update_once(graph):
         if graph not in mapped:

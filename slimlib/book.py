@@ -57,11 +57,13 @@ def gate(folder: str | Path) -> list[Path]:
     Returns the notebooks that passed; raises SlimlibError with every fault found.
     """
     folder = Path(folder)
-    notebooks = sorted(folder.rglob("*.ipynb"))
+    abandoned = set(_abandoned(folder))
+    # another build may be at work beside: its half-made files are no fault
+    notebooks = sorted(p for p in folder.rglob("*.ipynb") if p in abandoned or not p.name.startswith("."))
     faults, passed = [], []
     for path in notebooks:
         name = path.relative_to(folder)
-        if path.name.endswith((".failed.ipynb", ".partial.ipynb")):
+        if path in abandoned or path.name.endswith(".failed.ipynb"):
             faults.append(f"{name}: left over from a run that did not finish")
             continue
         content = json.loads(path.read_text())
@@ -111,12 +113,20 @@ def build(root: Path) -> Path:
 def make_book(root: str | Path | None = None, force: bool = False) -> Path:
     """Execute what is not up to date, gate it, build the pages. Returns the path of the index."""
     root = Path(root).resolve() if root else project_root()
-    for stale in (root / "book" / "results").rglob("*.partial.ipynb"):  # of a run that was killed
-        stale.unlink()
+    for partial in _abandoned(root / "book" / "results"):
+        partial.unlink()
     execute_all(root, force=force)
     gate(root / "book" / "results")
     print("building the pages ...", file=sys.stderr, flush=True)
     return build(root)
+
+
+def _abandoned(folder: Path) -> list[Path]:
+    """Half-made notebooks whose process is gone (see `execute`): the remains of a build that was killed."""
+    import psutil
+
+    found = ((path, re.search(r"\.(\d+)\.partial\.ipynb$", path.name)) for path in folder.rglob(".*.partial.ipynb"))
+    return [path for path, pid in found if pid is None or not psutil.pid_exists(int(pid[1]))]
 
 
 def setup(app: Any) -> dict[str, bool]:

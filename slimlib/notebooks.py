@@ -91,7 +91,8 @@ def execute(
         return False
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.stem}.partial.ipynb")
+    # named after the process, so that two builds at once do not write to one file
+    partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     show = sys.stderr.isatty() if live_output is None else live_output
     with _own_kernel():

@@ -13,7 +13,7 @@ from slimlib.surgery import masking_error
 from tests.conftest import lively_norms
 
 NAMES = ["resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0",
-         "shufflenet_v2_x0_5", "regnet_y_400mf", "squeezenet1_1", "mnasnet0_5", "convnext_tiny"]
+         "regnet_y_400mf", "squeezenet1_1", "mnasnet0_5", "convnext_tiny"]
 
 
 @pytest.mark.slow
