@@ -101,8 +101,14 @@ WIDE = 7.4  # inches: the text width of the book
 
 
 def use_style() -> None:
-    """Make this the style of all figures from here on, and SVG what notebooks embed."""
+    """Make this the style of all figures from here on, SVG what notebooks embed, and tables show their cells whole.
+
+    pandas cuts long cells off by default: a record's key or a hash that cannot be read in full cannot be followed.
+    """
+    import pandas as pd
     import seaborn as sns
+
+    pd.set_option("display.max_colwidth", None)
 
     sns.set_theme(style="ticks", rc=STYLE)
     try:
