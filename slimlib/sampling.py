@@ -51,6 +51,9 @@ def variances(
     for j, g in enumerate(groups):
         brought = {m.module: float(_gains(model, layout, m.module, read[m.module][0])[m.positions].sum())
                    for m in g.members if m.role == "in"}
+        if dead := [name for name in brought if not read[name][1] > 0]:
+            raise SlimlibError(f"rule='neyman': the output of {dead[0]}, which reads {g.name}, does not vary, so there is "
+                               f"nothing to lose a share of; train the network first, or leave it out with skip=[{g.name!r}]")
         ratio = sum(b / read[name][1] for name, b in brought.items())
         v[j] = sum(brought.values())
         if not ratio > 0:
@@ -192,14 +195,15 @@ def _measured(model, layout: Layout, readers: list[str], images: torch.Tensor) -
         def hook(module, args, output):
             inputs[name] = variance(args[0], module)
             if name not in layout.norm_after:
-                outputs[name], produced[id(output)] = float(variance(output, module).sum()), name
+                wrote(name, module, output)
         return hook
 
     def normalised(name):
-        def hook(module, args, output):
-            outputs[name], produced[id(output)] = float(variance(output, module).sum()), name
-            alive.append(output)  # its id must not be given to another tensor
-        return hook
+        return lambda module, args, output: wrote(name, module, output)
+
+    def wrote(name, module, output):
+        outputs[name], produced[id(output)] = float(variance(output, module).sum()), name
+        alive.append(output)  # or its id could be given to another tensor, whose additions would then be counted
 
     alive: list[torch.Tensor] = []
 

@@ -37,8 +37,48 @@ def test_activation_moments_equal_simulation(name):
 def test_what_cannot_be_followed_is_refused_by_name():
     from tests.conftest import Residual, lively_norms
 
+    torch.manual_seed(0)
     model, x = lively_norms(Residual()), torch.randn(64, 3, 16, 16)
     with pytest.raises(slimlib.SlimlibError, match="calibration"):
         slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, coupling="joint")
     plan = slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, coupling="joint", calibration=x)
     assert plan.keep_macs <= 0.5
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_measured_variances_equal_those_of_the_outputs(seed):
+    """Only ``back`` (through bn2 and its gate) meets the stream; no other reader's output is added to anything directly."""
+    from tests.conftest import Residual, lively_norms
+
+    torch.manual_seed(seed)
+    model, x, outputs = lively_norms(Residual()), torch.randn(64, 3, 16, 16), {}
+    layout = slimlib.trace(model, x)
+    behind = {name: layout.norm_after.get(name, name) for name in ("inner", "back", "squeeze", "excite", "head")}
+    for name, module in behind.items():
+        model.get_submodule(module).register_forward_hook(lambda m, a, out, name=name: outputs.update({name: out.detach()}))
+    measured = sampling._measured(model, layout, list(behind), x)
+    for name, output in outputs.items():
+        want = float(output.double().transpose(0, 1).flatten(1).var(1, correction=0).sum())
+        assert measured[name][1] == pytest.approx(want, rel=1e-5), name
+
+
+def test_what_a_residual_output_is_added_to_counts():
+    """Measured T of a block's last layer is its own variance and the shortcut's."""
+    torch.manual_seed(0)
+    model = slimlib.models.build("resnet_small", 10, 1).eval()
+    x, seen = torch.randn(32, 1, 28, 28), {}
+    block = model.layer1[0]
+    block.register_forward_pre_hook(lambda m, a: seen.update(shortcut=a[0].detach()))
+    block.bn2.register_forward_hook(lambda m, a, out: seen.update(own=out.detach().clone()))
+    layout = slimlib.trace(model, x)
+    measured = sampling._measured(model, layout, ["layer1.0.conv2"], x)["layer1.0.conv2"][1]
+    want = sum(float(v.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()) for v in seen.values())
+    assert measured == pytest.approx(want, rel=1e-5)
+
+
+def test_a_reader_that_never_varies_is_refused_by_name(chain):
+    model, x = chain
+    with torch.no_grad():
+        model[11].weight.zero_()
+    with pytest.raises(slimlib.SlimlibError, match=r"output of 11, which reads 9.*skip=\['9'\]"):
+        slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, calibration=x)
