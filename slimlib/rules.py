@@ -211,17 +211,18 @@ def width_path(
 
 def plan_widths(
     model: nn.Module, example_input: torch.Tensor, *, keep_macs: float | None = None, keep_params: float | None = None,
-    threshold: float | None = None, rule: str = "pca", **how,
+    threshold: float | None = None, rule: str = "pca", fill: bool = False, **how,
 ) -> WidthPlan:
     """The widest plan of ``rule`` that keeps at most a share of the dense MACs or parameters, or the plan at a threshold.
 
     ``model`` is any feed-forward network and ``example_input`` one batch for it; give exactly one of ``keep_macs``,
-    ``keep_params`` and ``threshold``. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
+    ``keep_params`` and ``threshold``. ``fill`` spends what is left of the budget, see :meth:`WidthPath.plan
+    <slimlib.widths.WidthPath.plan>`. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
     the remedy; the model is not changed.
     """
     unit = "params" if keep_params is not None else "macs"
     path = width_path(model, example_input, rule=rule, unit=unit, **how)
-    return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold)
+    return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold, fill=fill)
 
 
 def cheapest_first(costs: CostModel, unit: str, full: np.ndarray, loss: Callable[[int, int], float]) -> np.ndarray:

@@ -109,6 +109,11 @@ class Curves:
     def widths(self, step: int) -> np.ndarray:
         return self.at(self.levels[step])
 
+    def next_steps(self, widths: np.ndarray) -> np.ndarray:
+        """The step at which each group first gets one channel more than ``widths``; infinite where it never does."""
+        wanted = np.array([b[w] if w < len(b) else np.inf for b, w in zip(self.breaks, widths, strict=True)])
+        return np.where(np.isfinite(wanted), np.searchsorted(self.levels, wanted), np.inf)
+
     def at(self, level: float) -> np.ndarray:
         slack = level - abs(level) * TOLERANCE
         return np.array([min(int(np.searchsorted(b, slack)) + 1, len(b)) for b in self.breaks])
@@ -129,6 +134,12 @@ class Removals:
 
     def widths(self, step: int) -> np.ndarray:
         return self.full - np.bincount(self.order[: len(self.order) - step], minlength=len(self.full))
+
+    def next_steps(self, widths: np.ndarray) -> np.ndarray:
+        """The step at which each group first gets one channel more than ``widths``; infinite where it never does."""
+        drops = [np.flatnonzero(self.order == g) for g in range(len(self.full))]  # the i-th drop leaves full - i - 1 channels
+        return np.array([len(self.order) - d[n - 1 - w] if w < n else np.inf
+                         for d, n, w in zip(drops, self.full, widths, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -152,10 +163,12 @@ class WidthPath:
         return self._rounded(self.steps.widths(step))
 
     def plan(self, *, keep_macs: float | None = None, keep_params: float | None = None,
-             threshold: float | None = None) -> WidthPlan:
+             threshold: float | None = None, fill: bool = False) -> WidthPlan:
         """The widest plan within a budget (share of the dense cost to keep), or the plan at a threshold.
 
-        Exactly one of the three is given, in (0, 1]. Raises SlimlibError when the budget is below the narrowest plan.
+        Exactly one of the three is given, in (0, 1]. ``fill`` spends what the widest plan leaves of the budget: the groups
+        widen further in the order of the path, each as long as it fits, so that plans of rules with coarse steps cost the
+        same. Raises SlimlibError when the budget is below the narrowest plan.
         """
         given = {n: v for n, v in (("keep_macs", keep_macs), ("keep_params", keep_params), ("threshold", threshold))
                  if v is not None}
@@ -174,7 +187,8 @@ class WidthPath:
             least = int(self.costs.cost(unit, self.widths(0))) / int(self.costs.cost(unit, full))
             raise SlimlibError(f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling "
                                f"{self.coupling!r} keeps {least:.4f}; ask for at least that, or try coupling='joint'")
-        plan = self._as_plan(self.widths(step), self.steps.level(step), step)
+        widths = self._filled(self.widths(step), unit, budget) if fill else self.widths(step)
+        plan = self._as_plan(widths, self.steps.level(step), step)
         if plan.wider is None and plan.rank_bound:
             some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
             warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {getattr(plan, name):.4f}, because "
@@ -209,6 +223,25 @@ class WidthPath:
             else:
                 high = middle - 1
         return low
+
+    def _filled(self, widths: np.ndarray, unit: str, budget: int) -> np.ndarray:
+        """Groups widened one granule at a time, whichever the path widens next, until none fits ``budget``.
+
+        A group that does not fit never fits later, as its channels only get dearer when its neighbours widen.
+        """
+        full = np.array([g.width for g in self.groups])
+        granule = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
+        widths, due = widths.copy(), self.steps.next_steps(widths).astype(float)
+        while np.isfinite(due).any():
+            g = int(np.argmin(due))
+            wider = widths.copy()
+            wider[g] = min(wider[g] + granule[g], full[g])
+            if self.costs.cost(unit, wider) <= budget:
+                widths = wider
+                due[g] = self.steps.next_steps(widths)[g]
+            else:
+                due[g] = np.inf
+        return widths
 
     def _plan_at_threshold(self, threshold: float) -> WidthPlan:
         if not isinstance(self.steps, Curves) or self.rule in ("hand", "random", "tilt", "sensitivity"):

@@ -59,6 +59,33 @@ def test_every_rule_answers_every_budget_exactly(vgg, rule, unit):
         assert plan.wider is None or plan.wider[unit] > keep * dense
 
 
+@pytest.mark.parametrize("rule", [r for r in rules.RULES if r != "hand"])
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_filled_plans_leave_no_room_for_one_more_channel(vgg, rule, round_to):
+    model, x = vgg
+    how = how_for(rule, model, x)
+    path = slimlib.width_path(model, x, rule=rule, round_to=round_to, **how)
+    reachable = path.widths(len(path) - 1)
+    dense = path.costs.macs(np.array([g.width for g in path.groups]))
+    for keep in (0.1, 0.35, 0.5):
+        plain, filled = (list(path.plan(keep_macs=keep, fill=f).widths.values()) for f in (False, True))
+        assert (np.array(filled) >= plain).all()
+        assert path.costs.macs(filled) <= keep * dense
+        for g in np.flatnonzero(filled < reachable):
+            wider = np.minimum(filled + round_to * np.eye(len(filled), dtype=int)[g], reachable)
+            assert path.costs.macs(wider) > keep * dense, "a channel more would still have fitted"
+
+
+def test_filling_goes_in_the_order_of_the_path():
+    """Two equal layers and a third: uniform widens the first of the equal ones, and spends what is left on the cheapest."""
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 2, 1))
+    path = slimlib.width_path(model, torch.zeros(1, 8, 4, 4), rule="uniform")
+    dense = int(path.costs.macs(np.array([8, 8])))
+    budget = int(path.costs.macs(np.array([5, 4])))
+    assert path.plan(keep_macs=budget / dense).widths == {"0": 4, "1": 4}
+    assert path.plan(keep_macs=budget / dense, fill=True).widths == {"0": 5, "1": 4}
+
+
 def test_budgets_hold_after_rounding(vgg):
     model, x = vgg
     for rule in WITHOUT_EXTRAS:

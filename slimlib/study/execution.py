@@ -150,9 +150,9 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         dense, data, told = _dense_network(run, store, data)
         provenance["notes"] += _drift(run, store, told)
         with clock("plan"):
-            plan = slimlib.plan_widths(
-                dense, data.example_input, **run.budget_arguments(), **rule_arguments(run, store, data)
-            )
+            # Filled, so that arms whose paths have coarse steps get as much of the budget as the others.
+            how = run.budget_arguments() | rule_arguments(run, store, data)
+            plan = slimlib.plan_widths(dense, data.example_input, fill=True, **how)
         metrics: dict[str, float] = {"dense_test_accuracy": told["test_accuracy"]}
         taught: dict[str, Any] = {}
         if run.stage == "prune":

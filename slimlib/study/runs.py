@@ -17,8 +17,11 @@ from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.training import Recipe
 
-RECIPE_VERSION = 1
-"""Raised when the meaning of training changes (augmentation, schedule, loss), so that old records are not reused."""
+RECIPE_VERSION = 2
+"""Raised when the meaning of a run changes (widths, augmentation, schedule, loss), so that old records are not reused.
+
+2: budgets are filled up, so that all arms of a comparison cost the same to within a channel.
+"""
 
 STAGES = ("dense", "prune", "distill", "scratch", "sensitivity")
 SLIM_STAGES = ("prune", "distill", "scratch")
