@@ -15,7 +15,7 @@ _HOME = {
     "fit": "training", "evaluate": "training", "Distill": "distillation",
 }
 _MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "cost",
-            "criteria", "surgery", "sampling"}
+            "criteria", "surgery", "sampling", "latency"}
 
 __all__ = sorted({*_HOME, *_MODULES})
 

@@ -1,0 +1,106 @@
+"""How long networks take for a batch, on this machine: what a reader means by "faster", beside the count of multiply-adds.
+
+A clock on a shared machine is noisy, and drifts. So the networks take turns: each round times every network once, in a new
+order, and what is compared are the rounds. Something that slows the machine for a second slows all of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+
+SPELL = 0.004
+"""Seconds that one reading lasts at least: quick networks are called several times, so that the clock's grain is small."""
+
+
+def devices() -> list[str]:
+    """What can be measured here: "cpu", and "cuda" where there is a GPU."""
+    return ["cpu"] + (["cuda"] if torch.cuda.is_available() else [])
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    example_input: torch.Tensor,
+    batch_sizes: Iterable[int] = (1, 64),
+    repeats: int = 15,
+    on: Iterable[str] | None = None,
+    seed: int = 0,
+):
+    """Milliseconds that each network needs for a batch, as a pandas DataFrame.
+
+    models         {name: network}; the first is what the others are compared with. They are left as they are
+    example_input  one batch of any size; its first image is repeated. Time depends on shapes, not on values
+    batch_sizes    images a batch, each measured
+    repeats        rounds; in each, every network is timed once, in an order drawn under `seed`
+    on             devices, of `devices()`; None means all of them
+
+    One row a device, batch size and network: `ms`, the median over rounds, with quartiles `ms_low` and `ms_high`;
+    `relative`, the median over rounds of the time divided by the first network's in the same round, with quartiles
+    `relative_low` and `relative_high`. Raises SlimlibError for an argument out of range or a device that is not here.
+    """
+    import pandas as pd
+
+    batch_sizes, on = [int(b) for b in batch_sizes], devices() if on is None else list(on)
+    if not models or not batch_sizes or min(batch_sizes) < 1 or repeats < 1:
+        raise SlimlibError(
+            f"models={list(models)}, batch_sizes={batch_sizes}, repeats={repeats}: give at least one of each, all above 0"
+        )
+    if missing := [device for device in on if device not in devices()]:
+        raise SlimlibError(f"on={missing[0]!r} cannot be measured here; there is {', '.join(devices())}")
+    rows = []
+    for device in on:
+        placed = {name: copy.deepcopy(model).to(device).eval() for name, model in models.items()}
+        for batch_size in batch_sizes:
+            batch = example_input[:1].to(device).expand(batch_size, *example_input.shape[1:]).contiguous()
+            for name, summary in _summaries(_rounds(placed, batch, repeats, seed)).items():
+                rows.append({"device": device, "batch_size": batch_size, "model": name, **summary, "rounds": repeats})
+    return pd.DataFrame(rows)
+
+
+def _rounds(models: Mapping[str, nn.Module], batch: torch.Tensor, repeats: int, seed: int) -> dict[str, np.ndarray]:
+    """Milliseconds of each network in each round, shape (repeats,)."""
+    draw, names = np.random.default_rng(seed), list(models)
+    taken = {name: np.empty(repeats) for name in names}
+    with torch.inference_mode():
+        calls = {name: _calls(models[name], batch) for name in names}
+        for at in range(repeats):
+            for name in draw.permutation(names):
+                taken[name][at] = 1000 * _seconds(models[name], batch, calls[name]) / calls[name]
+    return taken
+
+
+def _calls(model: Callable, batch: torch.Tensor) -> int:
+    """How many calls fill a spell. The first calls choose kernels and reserve memory, and count for nothing."""
+    _seconds(model, batch, 2)
+    return max(1, int(np.ceil(SPELL / max(_seconds(model, batch, 1), 1e-7))))
+
+
+def _seconds(model: Callable, batch: torch.Tensor, calls: int) -> float:
+    _wait(batch)
+    start = time.perf_counter()
+    for _ in range(calls):
+        model(batch)
+    _wait(batch)
+    return time.perf_counter() - start
+
+
+def _wait(batch: torch.Tensor) -> None:
+    if batch.is_cuda:  # calls return before the GPU has done the work
+        torch.cuda.synchronize(batch.device)
+
+
+def _summaries(taken: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    first = next(iter(taken.values()))
+    found = {}
+    for name, ms in taken.items():
+        found[name] = dict(zip(("ms_low", "ms", "ms_high"), np.quantile(ms, (0.25, 0.5, 0.75)).tolist(), strict=True))
+        relative = np.quantile(ms / first, (0.25, 0.5, 0.75)).tolist()
+        found[name] |= dict(zip(("relative_low", "relative", "relative_high"), relative, strict=True))
+    return found

@@ -1,0 +1,65 @@
+"""Latency: what is told of the rounds is checked on made-up clocks; no speed of this machine is asserted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import Chain
+
+from slimlib import latency
+from slimlib.errors import SlimlibError
+
+
+def test_rounds_are_compared_with_the_first_network_in_the_same_round():
+    # the machine slows down tenfold half way: the ratio of the two networks is the same in every round
+    first = np.array([10.0, 11.0, 12.0, 100.0, 110.0])
+    found = latency._summaries({"dense": first, "slim": first / 4})
+    assert found["slim"]["relative"] == found["slim"]["relative_low"] == found["slim"]["relative_high"] == 0.25
+    assert found["dense"]["ms"] == np.median(first) and found["slim"]["ms"] == np.median(first) / 4
+    assert found["dense"]["ms_low"] == 11.0 and found["dense"]["ms_high"] == 100.0
+
+
+def test_a_clock_that_counts_the_work_gives_the_ratio_of_the_work(monkeypatch):
+    """With a clock that ticks once a call of the slow network's layers, the table says exactly how they compare."""
+    now, order = [0.0], []
+
+    class Works(torch.nn.Module):
+        def __init__(self, name, cost):
+            super().__init__()
+            self.name, self.cost = name, cost
+
+        def forward(self, batch):
+            now[0] += self.cost * len(batch)
+            order.append(self.name)
+            return batch
+
+    monkeypatch.setattr(latency.time, "perf_counter", lambda: now[0])
+    networks = {"dense": Works("dense", 0.008), "slim": Works("slim", 0.002)}
+    found = latency.measure(networks, torch.zeros(4, 3), batch_sizes=(1, 8), repeats=9, on=["cpu"])
+    table = found.set_index(["batch_size", "model"])
+    assert table.loc[(1, "slim"), "relative"] == pytest.approx(0.25)
+    assert table.loc[(8, "dense"), "ms"] == pytest.approx(64.0) and table.loc[(8, "slim"), "ms"] == pytest.approx(16.0)
+    assert (table["rounds"] == 9).all() and len(table) == 4
+    rounds = [order[at : at + 2] for at in range(len(order) - 18, len(order), 2)]  # the last nine, one call each
+    assert all(set(turn) == {"dense", "slim"} for turn in rounds), "each round times both"
+    assert len({tuple(turn) for turn in rounds}) == 2, "and not always in the same order"
+
+
+def test_networks_are_left_as_they_are():
+    torch.manual_seed(0)
+    network, example = Chain().train(), torch.randn(2, 3, 16, 16)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    found = latency.measure({"dense": network}, example, batch_sizes=[2], repeats=2)
+    assert network.training and all(torch.equal(before[n], v) for n, v in network.state_dict().items())
+    assert set(found["device"]) == set(latency.devices()) and (found["relative"] == 1).all()
+    assert (found["ms_low"] <= found["ms"]).all() and (found["ms"] <= found["ms_high"]).all()
+
+
+def test_wrong_arguments_are_refused_by_name(chain):
+    network, example = chain
+    for wrong in ({"batch_sizes": [0]}, {"repeats": 0}, {"models": {}}):
+        with pytest.raises(SlimlibError, match="repeats="):
+            latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
+    with pytest.raises(SlimlibError, match="on='tpu'"):
+        latency.measure({"a": network}, example, on=["tpu"])
