@@ -16,8 +16,10 @@ import numpy as np
 
 from slimlib.cost import UNITS, CostModel
 from slimlib.errors import SlimlibError
+from slimlib.filling import fill_up
 from slimlib.layout import Group, Layout
 from slimlib.spectrum import TOLERANCE
+from slimlib.steps import Curves, Removals
 
 
 @dataclass(frozen=True)
@@ -87,62 +89,6 @@ class WidthPlan:
 
 
 @dataclass(frozen=True)
-class Curves:
-    """Steps of a rule with one level for the whole network: each group gets the least width that suffices at the level.
-
-    ``breaks[g][k - 1]`` is the highest level at which width k suffices for group g; ascending. For PCA it is the cumulative
-    contribution r_k, so the level is the threshold.
-    """
-
-    breaks: tuple[np.ndarray, ...]
-
-    def __post_init__(self):
-        finite = np.concatenate([b[np.isfinite(b)] for b in self.breaks] or [np.zeros(0)])
-        object.__setattr__(self, "levels", np.unique(finite) if finite.size else np.zeros(1))
-
-    def __len__(self) -> int:
-        return len(self.levels)
-
-    def level(self, step: int) -> float:
-        return float(self.levels[step])
-
-    def widths(self, step: int) -> np.ndarray:
-        return self.at(self.levels[step])
-
-    def next_steps(self, widths: np.ndarray) -> np.ndarray:
-        """The step at which each group first gets one channel more than ``widths``; infinite where it never does."""
-        wanted = np.array([b[w] if w < len(b) else np.inf for b, w in zip(self.breaks, widths, strict=True)])
-        return np.where(np.isfinite(wanted), np.searchsorted(self.levels, wanted), np.inf)
-
-    def at(self, level: float) -> np.ndarray:
-        slack = level - abs(level) * TOLERANCE
-        return np.array([min(int(np.searchsorted(b, slack)) + 1, len(b)) for b in self.breaks])
-
-
-@dataclass(frozen=True)
-class Removals:
-    """Steps of a rule that drops channels one at a time: ``order`` names the group that loses one, first drop first."""
-
-    full: np.ndarray
-    order: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.order) + 1
-
-    def level(self, step: int) -> None:
-        return None
-
-    def widths(self, step: int) -> np.ndarray:
-        return self.full - np.bincount(self.order[: len(self.order) - step], minlength=len(self.full))
-
-    def next_steps(self, widths: np.ndarray) -> np.ndarray:
-        """The step at which each group first gets one channel more than ``widths``; infinite where it never does."""
-        drops = [np.flatnonzero(self.order == g) for g in range(len(self.full))]  # the i-th drop leaves full - i - 1 channels
-        return np.array([len(self.order) - d[n - 1 - w] if w < n else np.inf
-                         for d, n, w in zip(drops, self.full, widths, strict=True)])
-
-
-@dataclass(frozen=True)
 class WidthPath:
     """All the plans of one rule for one network, narrowest first; every budget is answered from it."""
 
@@ -166,9 +112,9 @@ class WidthPath:
              threshold: float | None = None, fill: bool = False) -> WidthPlan:
         """The widest plan within a budget (share of the dense cost to keep), or the plan at a threshold.
 
-        Exactly one of the three is given, in (0, 1]. ``fill`` spends what the widest plan leaves of the budget: the groups
-        widen further in the order of the path, each as long as it fits, so that plans of rules with coarse steps cost the
-        same. Raises SlimlibError when the budget is below the narrowest plan.
+        Exactly one of the three is given, in (0, 1]. ``fill`` spends what the widest plan leaves of the budget, beside the
+        path (:func:`~slimlib.filling.fill_up`), so that plans of rules with coarse steps cost the same. Raises SlimlibError
+        when the budget is below the narrowest plan.
         """
         given = {n: v for n, v in (("keep_macs", keep_macs), ("keep_params", keep_params), ("threshold", threshold))
                  if v is not None}
@@ -187,7 +133,10 @@ class WidthPath:
             least = int(self.costs.cost(unit, self.widths(0))) / int(self.costs.cost(unit, full))
             raise SlimlibError(f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling "
                                f"{self.coupling!r} keeps {least:.4f}; ask for at least that, or try coupling='joint'")
-        widths = self._filled(self.widths(step), unit, budget) if fill else self.widths(step)
+        widths = self.widths(step)
+        if fill:
+            granules = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
+            widths = fill_up(widths, self.widths(0), full, granules, self.steps, self.costs, unit, budget)
         plan = self._as_plan(widths, self.steps.level(step), step)
         if plan.wider is None and plan.rank_bound:
             some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
@@ -223,25 +172,6 @@ class WidthPath:
             else:
                 high = middle - 1
         return low
-
-    def _filled(self, widths: np.ndarray, unit: str, budget: int) -> np.ndarray:
-        """Groups widened one granule at a time, whichever the path widens next, until none fits ``budget``.
-
-        A group that does not fit never fits later, as its channels only get dearer when its neighbours widen.
-        """
-        full = np.array([g.width for g in self.groups])
-        granule = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
-        widths, due = widths.copy(), self.steps.next_steps(widths).astype(float)
-        while np.isfinite(due).any():
-            g = int(np.argmin(due))
-            wider = widths.copy()
-            wider[g] = min(wider[g] + granule[g], full[g])
-            if self.costs.cost(unit, wider) <= budget:
-                widths = wider
-                due[g] = self.steps.next_steps(widths)[g]
-            else:
-                due[g] = np.inf
-        return widths
 
     def _plan_at_threshold(self, threshold: float) -> WidthPlan:
         if not isinstance(self.steps, Curves) or self.rule in ("hand", "random", "tilt", "sensitivity"):

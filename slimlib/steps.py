@@ -1,0 +1,65 @@
+"""The steps of a path: what a rule returns. Widths never shrink from one step to the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from slimlib.spectrum import TOLERANCE
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Steps of a rule with one level for the whole network: each group gets the least width that suffices at the level.
+
+    ``breaks[g][k - 1]`` is the highest level at which width k suffices for group g; ascending. For PCA it is the cumulative
+    contribution r_k, so the level is the threshold.
+    """
+
+    breaks: tuple[np.ndarray, ...]
+
+    def __post_init__(self):
+        finite = np.concatenate([b[np.isfinite(b)] for b in self.breaks] or [np.zeros(0)])
+        object.__setattr__(self, "levels", np.unique(finite) if finite.size else np.zeros(1))
+
+    def __len__(self) -> int:
+        return len(self.levels)
+
+    def level(self, step: int) -> float:
+        return float(self.levels[step])
+
+    def widths(self, step: int) -> np.ndarray:
+        return self.at(self.levels[step])
+
+    def next_steps(self, widths: np.ndarray) -> np.ndarray:
+        """The step at which each group first gets one channel more than ``widths``; infinite where it never does."""
+        wanted = np.array([b[w] if w < len(b) else np.inf for b, w in zip(self.breaks, widths, strict=True)])
+        return np.where(np.isfinite(wanted), np.searchsorted(self.levels, wanted), np.inf)
+
+    def at(self, level: float) -> np.ndarray:
+        slack = level - abs(level) * TOLERANCE
+        return np.array([min(int(np.searchsorted(b, slack)) + 1, len(b)) for b in self.breaks])
+
+
+@dataclass(frozen=True)
+class Removals:
+    """Steps of a rule that drops channels one at a time: ``order`` names the group that loses one, first drop first."""
+
+    full: np.ndarray
+    order: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.order) + 1
+
+    def level(self, step: int) -> None:
+        return None
+
+    def widths(self, step: int) -> np.ndarray:
+        return self.full - np.bincount(self.order[: len(self.order) - step], minlength=len(self.full))
+
+    def next_steps(self, widths: np.ndarray) -> np.ndarray:
+        """The step at which each group first gets one channel more than ``widths``; infinite where it never does."""
+        drops = [np.flatnonzero(self.order == g) for g in range(len(self.full))]  # the i-th drop leaves full - i - 1 channels
+        return np.array([len(self.order) - d[n - 1 - w] if w < n else np.inf
+                         for d, n, w in zip(drops, self.full, widths, strict=True)])
