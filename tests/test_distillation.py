@@ -1,9 +1,29 @@
-"""Distillation losses against plain NumPy."""
+"""Distillation losses against plain NumPy in float64, and against torchdistill's own implementations of the papers."""
+
+import copy
 
 import numpy as np
+import pytest
 import torch
+from torch import nn
 
-from slimlib.distillation import attention_loss, kd_loss
+import slimlib
+from slimlib._torchvision import import_torchvision
+from slimlib.distillation import Distiller, attention_loss, hint_loss, kd_loss, recorded
+from tests.conftest import Chain, lively_norms
+
+TEMPERATURES = (1.0, 2.5, 4.0, 20.0)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """torchdistill's losses by name, and its own recorder of what modules put out."""
+    import_torchvision()  # torchdistill imports torchvision, which may need its operators declared first
+    from torchdistill.core.forward_hook import ForwardHookManager
+    from torchdistill.losses import high_level, mid_level
+
+    names = {name: getattr(mid_level, name) for name in ("KDLoss", "ATLoss", "SimpleLossWrapper")}
+    return {**names, "WeightedSumLoss": high_level.WeightedSumLoss, "ForwardHookManager": ForwardHookManager}
 
 
 def softmax(x):
@@ -32,3 +52,121 @@ def test_attention_loss_equals_a_hand_written_reference():
     want = ((maps[0] - maps[1]) ** 2).mean()
     got = attention_loss(torch.from_numpy(student), torch.from_numpy(teacher))
     np.testing.assert_allclose(float(got), want, rtol=1e-9)
+
+
+def test_hint_loss_equals_a_hand_written_reference():
+    """Romero et al.'s regressor is a 1 x 1 convolution: a matrix product over the channels of every position."""
+    rng = np.random.default_rng(2)
+    student, teacher = rng.normal(size=(3, 5, 4, 4)), rng.normal(size=(3, 9, 4, 4))
+    matrix, bias = rng.normal(size=(9, 5)), rng.normal(size=9)
+    regressor = nn.Conv2d(5, 9, 1).double()
+    with torch.no_grad():
+        regressor.weight.copy_(torch.from_numpy(matrix)[..., None, None])
+        regressor.bias.copy_(torch.from_numpy(bias))
+    want = ((np.einsum("oc,nchw->nohw", matrix, student) + bias[:, None, None] - teacher) ** 2).mean()
+    got = hint_loss(regressor(torch.from_numpy(student)), torch.from_numpy(teacher))
+    np.testing.assert_allclose(float(got.detach()), want, rtol=1e-10)
+
+
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+@pytest.mark.parametrize("kd_weight", [0.1, 0.5, 0.9])
+def test_labels_and_soft_targets_equal_torchdistill(reference, temperature, kd_weight):
+    torch.manual_seed(0)
+    logits, teacher = torch.randn(8, 10).double().requires_grad_(), 3 * torch.randn(8, 10).double()
+    labels = torch.randint(10, (8,))
+    theirs = reference["KDLoss"](".", "output", ".", "output", temperature, alpha=1 - kd_weight)
+    want = theirs({".": {"output": logits}}, {".": {"output": teacher}}, labels)
+    got = (1 - kd_weight) * nn.functional.cross_entropy(logits, labels) + kd_weight * kd_loss(logits, teacher, temperature)
+    same_value_and_gradient(got, want, [logits], rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 5), (2, 16, 8, 6)])
+def test_attention_equals_torchdistill(reference, shape):
+    torch.manual_seed(1)
+    student = torch.randn(shape).double().requires_grad_()
+    teacher = torch.randn(shape[0], 2 * shape[1], *shape[2:]).double()
+    side = {"io": "output", "path": "a"}
+    theirs = reference["ATLoss"]({"pair": {"student": side, "teacher": side}}, mode="code")
+    want = theirs({"a": {"output": student}}, {"a": {"output": teacher}})
+    same_value_and_gradient(attention_loss(student, teacher), want, [student], rtol=1e-10)
+
+
+KINDS = {
+    "soft targets": slimlib.Distill(kd_weight=0.7, temperature=3.0),
+    "hints": slimlib.Distill(kd_weight=0.0, hint_weight=0.5, hint_layers=("1", "5")),
+    "attention": slimlib.Distill(kd_weight=0.0, attention_weight=200.0, attention_layers=("2", "4")),
+    "their sum": slimlib.Distill(kd_weight=0.7, temperature=3.0, hint_weight=0.5, hint_layers=("1", "5"),
+                                 attention_weight=200.0, attention_layers=("2", "4")),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_whole_loss_equals_torchdistill(reference, kind):
+    """A student of half the multiply-adds and its teacher, both watched by torchdistill's hooks, against our Distiller."""
+    how = KINDS[kind]
+    torch.manual_seed(2)
+    teacher = lively_norms(Chain())
+    x, labels = torch.randn(6, 3, 16, 16), torch.randint(5, (6,))
+    student = slimlib.thin(teacher, slimlib.plan_widths(teacher, x, keep_macs=0.5))
+    distiller = Distiller(student, teacher, how, x)
+    with recorded(student, distiller.layers) as ours, recorded(teacher, distiller.layers) as theirs:
+        logits, answer = student(x), teacher(x).detach()
+        got = distiller(logits, nn.functional.cross_entropy(logits, labels), answer, ours, theirs)
+    want = torchdistill_loss(reference, student, teacher, distiller, how, x, labels)
+    same_value_and_gradient(got, want, [*student.parameters(), *distiller.parameters()], rtol=1e-4)
+
+
+def test_one_step_of_fit_follows_torchdistills_gradient(reference):
+    """What training does with the loss: SGD without momentum on one batch of all images moves by -lr times the gradient."""
+    how = slimlib.Distill(kd_weight=0.7, temperature=3.0, attention_weight=200.0, attention_layers=("relu2", "relu5"))
+    data = slimlib.load_data("fashionmnist-10k", limit=100, device="cpu")
+    torch.manual_seed(3)
+    teacher = lively_norms(slimlib.models.vgg_small())
+    student = slimlib.thin(teacher, slimlib.plan_widths(teacher, data.example_input, keep_macs=0.5))
+    before = copy.deepcopy(student).train()
+    recipe = slimlib.Recipe(epochs=1, lr=0.05, batch_size=len(data.train), momentum=0.0, nesterov=False, weight_decay=0.0,
+                            schedule="constant", warmup=0.0, precision="float32")
+    slimlib.fit(student, data, recipe, teacher=teacher, distill=how, progress=False, validate="none")
+    loss = torchdistill_loss(reference, before, teacher, None, how, data.train.normalised(), data.train.labels)
+    for (name, p), g, q in zip(before.named_parameters(), torch.autograd.grad(loss, list(before.parameters())),
+                               student.parameters(), strict=True):
+        assert g.abs().max() > 1e-5, f"{name} is not trained by this loss"
+        torch.testing.assert_close((p - q) / recipe.lr, g, rtol=2e-3, atol=2e-3 * float(g.abs().max()), msg=name)
+
+
+def torchdistill_loss(reference, student, teacher, distiller, how, x, labels):
+    """The same sum, put together from torchdistill's parts: its hooks, KDLoss, SimpleLossWrapper(MSELoss) and ATLoss."""
+    outputs = {}
+    for who, model in (("student", student), ("teacher", teacher)):
+        watch = reference["ForwardHookManager"](torch.device("cpu"))
+        for name in {*how.hint_layers, *how.attention_layers}:
+            watch.add_hook(model, name, requires_input=False, requires_output=True)
+        answer = model(x)
+        outputs[who] = watch.pop_io_dict() | {".": {"output": answer}}
+        watch.clear()
+    outputs["teacher"] = {k: {"output": v["output"].detach()} for k, v in outputs["teacher"].items()}
+    if how.kd_weight:
+        kd = reference["KDLoss"](".", "output", ".", "output", how.temperature, alpha=1 - how.kd_weight)
+        terms = {"kd": {"criterion": kd, "weight": 1.0}}
+    else:
+        labelled = {"input": {"is_from_teacher": False, "module_path": ".", "io": "output"}, "target": {"uses_label": True}}
+        terms = {"ce": {"criterion": reference["SimpleLossWrapper"](nn.CrossEntropyLoss(), **labelled), "weight": 1.0}}
+    for name in how.hint_layers:
+        regressed = distiller.regressors[name](outputs["student"][name]["output"])
+        outputs["student"][f"regressed {name}"] = {"output": regressed}
+        sides = {"input": {"is_from_teacher": False, "module_path": f"regressed {name}", "io": "output"},
+                 "target": {"is_from_teacher": True, "module_path": name, "io": "output"}}
+        hint = reference["SimpleLossWrapper"](nn.MSELoss(), **sides)
+        terms[f"hint {name}"] = {"criterion": hint, "weight": how.hint_weight}
+    if how.attention_layers:
+        pairs = {name: {side: {"io": "output", "path": name} for side in ("student", "teacher")}
+                 for name in how.attention_layers}
+        terms["attention"] = {"criterion": reference["ATLoss"](pairs, mode="code"), "weight": how.attention_weight}
+    return reference["WeightedSumLoss"](sub_terms=terms)(outputs, {}, labels)
+
+
+def same_value_and_gradient(got, want, inputs, rtol):
+    assert float(want.detach()) > 0
+    torch.testing.assert_close(got, want, rtol=rtol, atol=0)
+    for a, b in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs), strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
