@@ -26,9 +26,13 @@ _HOME = {
     "status": "profiles",
     "Claim": "claims",
     "load_claims": "claims",
-    "judge": "claims",
+    "Judgement": "judgement",
+    "judge": "judgement",
 }
-_MODULES = ("claims", "execution", "figures", "profiles", "provenance", "runs", "statistics", "store")
+_MODULES = (
+    "claims", "execution", "figures", "judgement", "layers", "names", "profiles", "provenance", "ranks", "runs",
+    "statistics", "store",
+)  # fmt: skip
 
 __all__ = sorted({*_HOME, *_MODULES})
 

@@ -1,0 +1,33 @@
+"""The book's figures: one style, one colour and marker a rule, the data behind each figure written beside it.
+
+Every function takes a table (or several, by name) and returns a matplotlib Figure; `show` displays it once and writes
+the data. Figures carry their own light panel, so that they read equally well on a dark page.
+"""
+
+from slimlib.study.figures.comparisons import accuracy_by_rule, forest
+from slimlib.study.figures.sensitivity import agreement, sensitivity_curves, sensitivity_map
+from slimlib.study.figures.structure import budget_path, scree, widths
+from slimlib.study.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LOOKS,
+    ORANGE,
+    PINK,
+    RED,
+    SKY,
+    STYLE,
+    WIDE,
+    YELLOW,
+    look,
+    show,
+    use_style,
+)
+from slimlib.study.names import NAMES, budget_name, name
+
+__all__ = [
+    "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "NAMES", "ORANGE", "PINK", "RED", "SKY", "STYLE", "WIDE", "YELLOW",
+    "accuracy_by_rule", "agreement", "budget_name", "budget_path", "forest", "look", "name", "scree", "sensitivity_curves",
+    "sensitivity_map", "show", "use_style", "widths",
+]  # fmt: skip

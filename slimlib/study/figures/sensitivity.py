@@ -1,0 +1,77 @@
+"""Figures of layers: what each loses when it alone is cut, and how rules' choices agree with that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+
+from slimlib.study.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look
+from slimlib.study.names import name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def sensitivity_curves(table: pd.DataFrame, columns: int = 5) -> Figure:
+    """Small multiples: accuracy against the share of one layer's filters that is pruned, one panel a layer."""
+    layers = list(dict.fromkeys(table["group"]))
+    rows = -(-len(layers) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDE, 0.5 + 1.3 * rows), sharex=True, sharey=True, squeeze=False)
+    for axis, layer in zip(axes.flat, layers, strict=False):
+        part = table[table["group"] == layer].sort_values("ratio")
+        axis.plot(part["ratio"], 100 * part["accuracy"], marker="o", markersize=3.5, color=BLUE)
+        axis.set_title(layer, fontsize=8.5)
+    for axis in axes.flat[len(layers) :]:
+        axis.set_visible(False)
+    fig.supxlabel("share of the layer's filters removed", fontsize=10)
+    fig.supylabel("accuracy (%)", fontsize=10)
+    return fig
+
+
+def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Accuracy drop by layer and ratio as a heat map, beside the fraction of each layer that rules keep.
+
+    table   of `slimlib.sensitivity`;  kept   {arm: {layer: fraction}}
+    """
+    drops = table[table["ratio"] > 0].pivot(index="group", columns="ratio", values="drop")
+    drops = 100 * drops.loc[list(dict.fromkeys(table["group"]))]
+    height = max(2.6, 0.9 + 0.2 * len(drops))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDE, height), sharey=True, width_ratios=(1.2, 1))
+    image = left.imshow(drops, aspect="auto", cmap="cividis_r", vmin=0, vmax=max(float(drops.max().max()), 1e-9))
+    left.set_xticks(range(drops.shape[1]), [f"{ratio:g}" for ratio in drops.columns])
+    left.set_yticks(range(len(drops)), drops.index, fontsize=8)
+    left.set(xlabel="share of filters removed", title="measured: loss of accuracy")
+    left.grid(False)
+    fig.colorbar(image, ax=left, label="percentage points", shrink=0.85)
+    for arm, fractions in kept.items():
+        colour, marker = look(arm)
+        right.plot(
+            [fractions[layer] for layer in drops.index],
+            range(len(drops)),
+            marker=marker,
+            color=colour,
+            label=name(arm),
+            linewidth=1,
+        )
+    right.set(xlabel="kept fraction", xlim=(0, 1.03), title="chosen: what stays")
+    right.tick_params(labelleft=False)
+    fig.legend(loc="outside lower center", ncols=min(len(kept), 4))
+    return fig
+
+
+def agreement(layers: pd.DataFrame, label: str = "kept fraction", groups: str = "stage") -> Figure:
+    """A rule's score against the measured drop, one mark a layer, by stage (see `layers.layer_table`)."""
+    fig, axis = plt.subplots(figsize=(WIDE * 0.6, 3.3))
+    looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
+    for (stage, part), (colour, marker) in zip(layers.groupby(groups, sort=False), looks, strict=False):
+        axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
+    for layer, row in layers.iterrows() if len(layers) <= 15 else ():
+        axis.annotate(
+            str(layer), (row["score"], 100 * row["drop"]), xytext=(4, 3), textcoords="offset points", fontsize=7.5
+        )
+    axis.set(xlabel=label, ylabel="measured loss of accuracy (points)")
+    axis.legend()
+    return fig

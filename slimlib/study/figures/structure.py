@@ -1,0 +1,104 @@
+"""Figures of one network: its spectra, its path of widths, the widths that rules choose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+
+from slimlib.errors import SlimlibError
+from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, WIDE, YELLOW, look
+from slimlib.study.names import name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def scree(spectra: Mapping[str, Sequence[float]], threshold: float | None = None) -> Figure:
+    """Eigenvalues in descending order (left) and their cumulative share (right), one line a layer.
+
+    threshold   drawn across, with the width it gives each layer
+    """
+    fig, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 2.9))
+    colours = _shades(len(spectra))
+    for (layer, values), colour in zip(spectra.items(), colours, strict=True):
+        values = np.asarray(values, float)
+        if not values.sum() > 0:
+            raise SlimlibError(f"spectra: {layer!r} has no variance, so there is no share of it to draw")
+        share, index = values.cumsum() / values.sum(), np.arange(1, len(values) + 1)
+        positive = values > values[0] * 1e-12  # what is zero by the rank bound has no place on a logarithmic axis
+        left.plot(
+            index[positive], values[positive], color=colour, marker="." if len(values) < 40 else None, label=layer
+        )
+        right.plot(index, share, color=colour, marker="." if len(values) < 40 else None)
+        if threshold is not None:
+            width = int(np.searchsorted(share, threshold * (1 - 1e-12)) + 1)
+            right.plot(width, share[width - 1], "o", color=colour, markeredgecolor=BLACK, markersize=7)
+    if threshold is not None:
+        right.axhline(threshold, color=BLACK, linestyle="--", linewidth=1)
+        right.annotate(
+            f"threshold {threshold:g}", (1, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+        )
+    left.set(xlabel="component", ylabel="eigenvalue (variance)", yscale="log", title="scree curve")
+    right.set(
+        xlabel="components kept", ylabel="cumulative contribution", ylim=(0, 1.03), title="share of the variance kept"
+    )
+    if 1 < len(spectra) <= 12:
+        fig.legend(loc="outside lower center", ncols=min(len(spectra), 5))
+    return fig
+
+
+def widths(plans: Mapping[str, Mapping[str, int]], full_widths: Mapping[str, int]) -> Figure:
+    """Kept filters of every layer (bars) inside the dense width (outline), one panel a rule.
+
+    plans   {arm: {layer: width}}
+    """
+    layers, rows = list(full_widths), len(plans)
+    fig, axes = plt.subplots(rows, 1, figsize=(WIDE, 0.6 + 1.25 * rows), sharex=True, sharey=True, squeeze=False)
+    full = np.array([full_widths[layer] for layer in layers])
+    for axis, (arm, kept) in zip(axes[:, 0], plans.items(), strict=True):
+        at = np.arange(len(layers))
+        axis.bar(at, full, 0.8, facecolor="none", edgecolor=GREY, linewidth=1, label="dense")
+        axis.bar(at, [kept[layer] for layer in layers], 0.8, color=look(arm)[0], label="kept")
+        if len(layers) <= 16:
+            for x, layer in enumerate(layers):
+                axis.annotate(str(kept[layer]), (x, kept[layer]), ha="center", va="bottom", fontsize=7.5)
+        axis.set_title(name(arm), loc="left")
+        axis.grid(False, axis="x")
+    fig.supylabel("filters", fontsize=10)
+    _layer_ticks(axes[-1, 0], layers)
+    return fig
+
+
+def budget_path(table: pd.DataFrame, marks: Mapping[str, float] | None = None) -> Figure:
+    """Parameters and MACs kept against the threshold, along the whole path of plans.
+
+    table   of `WidthPath.table()`: columns level, params, macs (fractions of the dense network)
+    marks   {label: threshold} drawn as vertical lines
+    """
+    fig, axis = plt.subplots(figsize=(WIDE * 0.72, 3.2))
+    for unit, label, colour, style in (("params", "parameters", BLUE, "-"), ("macs", "MACs", RED, "--")):
+        axis.step(table["level"], table[unit], where="post", label=label, color=colour, linestyle=style)
+    for label, at in (marks or {}).items():
+        axis.axvline(at, color=GREY, linewidth=1, linestyle=":")
+        axis.annotate(
+            f" {label}", (at, 0.02), xycoords=("data", "axes fraction"), rotation=90, va="bottom", fontsize=8.5
+        )
+    axis.set(xlabel="threshold: share of each layer's variance", ylabel="kept share of the network", ylim=(0, 1.03))
+    axis.legend()
+    return fig
+
+
+def _layer_ticks(axis: Any, layers: Sequence[str]) -> None:
+    upright = sum(map(len, layers)) <= 70  # characters that fit side by side
+    axis.set_xticks(range(len(layers)), layers, rotation=0 if upright else 90, fontsize=8 if len(layers) <= 16 else 7)
+
+
+def _shades(count: int) -> list[Any]:
+    """Distinct colours for a few layers; for many, shades from the first layer (dark) to the last (light)."""
+    few = [BLUE, ORANGE, GREEN, RED, PINK, SKY, YELLOW]
+    return few[:count] if count <= len(few) else list(mpl.colormaps["cividis"](np.linspace(0, 0.92, count)))

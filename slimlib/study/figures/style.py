@@ -1,0 +1,121 @@
+"""One style for all figures, one colour and marker a rule, the data behind each figure written beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import matplotlib.pyplot as plt
+
+from slimlib.errors import SlimlibError
+from slimlib.study.profiles import load_profile
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+# Okabe & Ito's colours, safe for all common kinds of colour blindness, with two greys; where a colour returns, the
+# marker differs, so that no two rules look alike in grey either.
+BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PINK = (
+    "#0072B2",
+    "#56B4E9",
+    "#009E73",
+    "#B8A500",
+    "#E69F00",
+    "#D55E00",
+    "#CC79A7",
+)
+GREY, BLACK = "#7A7A7A", "#222222"
+LOOKS: dict[str, tuple[str, str]] = {
+    "dense": (BLACK, "*"),
+    "pca": (BLUE, "o"),
+    "pca_uncentred": (SKY, "o"),
+    "pca_folded": (BLUE, "s"),
+    "pca_budgeted": (BLUE, "D"),
+    "pca_budgeted(folded=True)": (SKY, "D"),
+    "activation_pca": (GREEN, "o"),
+    "neyman": (RED, "P"),
+    "neyman_score": (RED, "P"),
+    "sensitivity": (PINK, "X"),
+    "uniform": (ORANGE, "^"),
+    "global_l1": (GREEN, "v"),
+    "global_bn": (YELLOW, "v"),
+    "hand": (PINK, "h"),
+    "tilt": (ORANGE, "<"),
+    "best_tilt": (ORANGE, ">"),
+    "random": (GREY, "x"),
+    "permuted": (GREY, "+"),
+    "pca_at_init": (GREY, "d"),
+    "depth": (GREY, "1"),
+}
+STYLE = {
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "savefig.transparent": False,
+    "figure.constrained_layout.use": True,
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.labelsize": 10,
+    "legend.fontsize": 9,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "axes.axisbelow": True,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "slimlib",
+    "savefig.bbox": "tight",
+    "figure.dpi": 100,
+}
+WIDE = 7.4  # inches: the text width of the book
+
+
+def use_style() -> None:
+    """Make this the style of all figures from here on, SVG what notebooks embed, and tables show their cells whole.
+
+    pandas cuts long cells off by default: a record's key or a hash that cannot be read in full cannot be followed.
+    """
+    import pandas as pd
+    import seaborn as sns
+
+    pd.set_option("display.max_colwidth", None)
+
+    sns.set_theme(style="ticks", rc=STYLE)
+    try:
+        from matplotlib_inline.backend_inline import set_matplotlib_formats
+
+        set_matplotlib_formats("svg", metadata={"Date": None})  # the same figure is the same file
+    except (ImportError, AttributeError):  # not in a notebook
+        pass
+
+
+def look(arm: str) -> tuple[str, str]:
+    """Colour and marker of an arm; variants without one of their own look as their rule does."""
+    return LOOKS.get(arm) or LOOKS.get(re.split(r"[(]", arm)[0]) or (GREY, ".")
+
+
+def show(
+    fig: Figure, data: pd.DataFrame, name: str, profile: str = "quick", folder: str | Path | None = None
+) -> Figure:
+    """Write the data behind a figure to book/results/<profile>/data/<name>.csv and return the figure.
+
+    As the last expression of a cell it is displayed exactly once. `folder` replaces the profile's folder.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+        raise SlimlibError(f"name={name!r} becomes a file name: use small letters, digits, - and _")
+    target = (Path(folder) if folder is not None else load_profile(profile).results / "data") / f"{name}.csv"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    data.to_csv(target, index=not _plain_index(data), float_format="%.8g")
+    plt.close(fig)  # the notebook's backend would show it a second time
+    return fig
+
+
+def _plain_index(data: pd.DataFrame) -> bool:
+    return data.index.name is None and list(data.index) == list(range(len(data)))

@@ -1,0 +1,91 @@
+"""What figures, tables and sentences call things: arms, budgets, networks, verdict-bearing numbers."""
+
+from __future__ import annotations
+
+import re
+
+NAMES = {
+    "pca": "PCA (3AS)",
+    "pca_uncentred": "PCA, uncentred",
+    "pca_folded": "PCA, BN folded in",
+    "pca_budgeted": "PCA, budgeted",
+    "pca_budgeted(folded=True)": "PCA, budgeted, folded",
+    "activation_pca": "PCA of responses",
+    "pca_at_init": "PCA, untrained",
+    "global_l1": "global $\\ell_1$",
+    "global_bn": "global BN",
+    "neyman": "Neyman (ours)",
+    "neyman_score": "V / T",
+    "best_tilt": "best tilt",
+    "sensitivity": "measured sensitivity",
+    "hand": "by hand (Li et al.)",
+}
+DATASETS = {
+    "mnist": "MNIST",
+    "fashionmnist": "Fashion-MNIST",
+    "fashionmnist-10k": "Fashion-MNIST (10,000 images)",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet": "ImageNet",
+}
+MODELS = {"lenet5": "LeNet-5", "vgg16": "VGG-16", "vgg_small": "small VGG", "resnet_small": "small ResNet"}
+UNITS = {"macs": "MACs", "params": "parameters"}
+
+
+def name(arm: str) -> str:
+    """What figures and tables call an arm: "tilt(power=-0.5)" is "tilt −0.5"."""
+    tilt = re.fullmatch(r"tilt\(power=(.+)\)", arm)
+    if tilt:
+        return f"tilt {float(tilt[1]):+g}".replace("-", "−")
+    return NAMES.get(arm) or NAMES.get(re.split(r"[(]", arm)[0]) or arm.replace("_", " ")
+
+
+def plain_name(arm: str) -> str:
+    """The same where mathematics is not set: in sentences and tables."""
+    return name(arm).replace("$\\ell_1$", "l1")
+
+
+def budget_name(budget: str) -> str:
+    """ "macs:0.35" is "35 % of MACs"."""
+    kind, _, value = budget.partition(":")
+    if kind == "threshold":
+        return f"threshold {value}"
+    return f"{100 * float(value):g} % of {UNITS[kind]}"
+
+
+def budget_order(budget: str) -> tuple[str, float]:
+    """Sorts budgets: MACs before parameters, small ones first."""
+    kind, _, value = budget.partition(":")
+    return kind, float(value)
+
+
+def model_name(model: str) -> str:
+    """ "resnet56:pretrained" is "published ResNet-56"."""
+    bare = model.removesuffix(":pretrained")
+    told = MODELS.get(bare) or re.sub(r"^resnet(\d+)$", r"ResNet-\1", bare)
+    return f"published {told}" if model.endswith(":pretrained") else told
+
+
+def network_name(dataset: str, model: str) -> str:
+    """ "mnist", "lenet5" is "LeNet-5 on MNIST"."""
+    return f"{model_name(model)} on {DATASETS.get(dataset, dataset)}"
+
+
+def slug(*parts: str) -> str:
+    """A file name of such parts: "04-accuracy-mnist-lenet5"."""
+    return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
+
+
+def points(value: float) -> str:
+    """A difference of accuracies in percentage points: 0.0031 is "+0.31", 0.1 a real minus sign before what is negative."""
+    return signed(100 * value)
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A number with its sign, minus as a minus sign; "–" where there is none."""
+    return "–" if value != value else f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")
+
+
+def interval(low: float, high: float, scale: float = 100) -> str:
+    """ "[−0.10, +0.72]" in percentage points (scale 100), or as they are (scale 1); empty where there is none."""
+    return "" if low != low or high != high else f"[{signed(scale * low)}, {signed(scale * high)}]"

@@ -1,0 +1,142 @@
+"""How well two quantities order the same layers: rank correlations with intervals, and the area under a ROC curve.
+
+Layers are few, so correlations come with intervals (bootstrap over layers) and permutation tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from slimlib.errors import SlimlibError
+
+
+@dataclass(frozen=True)
+class RankAgreement:
+    """How well two quantities order the same layers; nan where it cannot be computed.
+
+    spearman and kendall over all layers, each with a percentile bootstrap interval over layers; p from permuting all.
+    within: the mean of Spearman's coefficients inside the stages (of three layers or more); p_within from permuting
+    inside stages, so that a mere trend from stage to stage counts for nothing there.
+    """
+
+    n: int
+    spearman: float
+    spearman_low: float
+    spearman_high: float
+    kendall: float
+    kendall_low: float
+    kendall_high: float
+    p: float
+    within: float
+    p_within: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def rank_agreement(
+    x: Sequence[float],
+    y: Sequence[float],
+    stages: Sequence[Any] | None = None,
+    level: float = 0.95,
+    resamples: int = 1999,
+    seed: int = 0,
+) -> RankAgreement:
+    """Rank correlation of x and y, one value a layer, pooled and within `stages` (one label a layer).
+
+    Two-sided permutation p-values, (1 + as extreme) / (1 + permutations).
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if x.shape != y.shape or x.ndim != 1 or len(x) < 3:
+        raise SlimlibError(f"x and y must be lists of equal length, three layers or more; not {x.shape} and {y.shape}")
+    if not np.isfinite([x, y]).all():
+        raise SlimlibError("x or y holds a value that is not finite; leave such layers out by name")
+    generator, n = np.random.default_rng(seed), len(x)
+    rho, tau = _spearman(x, y), float(stats.kendalltau(x, y).statistic)
+    drawn = generator.integers(0, n, (resamples, n))
+    rhos = _spearman_rows(x[drawn], y[drawn])
+    taus = _kendall_of_draws(x, y, drawn)
+    shuffled = generator.permuted(np.broadcast_to(y, (resamples, n)), axis=1)
+    p = _permutation_p(rho, _spearman_rows(np.broadcast_to(x, shuffled.shape), shuffled))
+    within = p_within = float("nan")
+    if stages is not None:
+        parts = [
+            part for label in dict.fromkeys(stages) if len(part := np.flatnonzero([s == label for s in stages])) >= 3
+        ]
+        parts = [part for part in parts if np.ptp(x[part]) > 0 and np.ptp(y[part]) > 0]
+        if parts:
+            within = float(np.mean([_spearman(x[part], y[part]) for part in parts]))
+            null = [
+                _spearman_rows(
+                    np.broadcast_to(x[part], (resamples, len(part))),
+                    generator.permuted(np.broadcast_to(y[part], (resamples, len(part))), axis=1),
+                )
+                for part in parts
+            ]
+            p_within = _permutation_p(within, np.mean(null, axis=0))
+    tails = [(1 - level) / 2, (1 + level) / 2]
+    return RankAgreement(n, rho, *_quantiles(rhos, tails), tau, *_quantiles(taus, tails), p, within, p_within)
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> float:
+    return float(_spearman_rows(x[None], y[None])[0])
+
+
+def _spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's coefficient of each row of x with that row of y; nan for a constant row."""
+    a, b = (stats.rankdata(v, axis=1) for v in (x, y))
+    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
+    return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
+
+
+def _kendall_of_draws(x: np.ndarray, y: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b of each draw (rows of indices), by all pairs; nan where a draw is constant."""
+    pairs = drawn[:, :, None], drawn[:, None, :]
+    a, b = (np.sign(v[:, None] - v).astype(np.int8)[pairs] for v in (x, y))
+    scale = np.sqrt(np.count_nonzero(a, axis=(1, 2)) * np.count_nonzero(b, axis=(1, 2)).astype(float))
+    agreeing = (a * b).sum(axis=(1, 2), dtype=np.int64)
+    return np.divide(agreeing, scale, out=np.full(len(a), np.nan), where=scale > 0)
+
+
+def _permutation_p(found: float, null: np.ndarray) -> float:
+    if not np.isfinite(found):
+        return float("nan")
+    return float((1 + (np.abs(null) >= abs(found) - 1e-12).sum()) / (1 + len(null)))
+
+
+def _quantiles(values: np.ndarray, at: list[float]) -> tuple[float, float]:
+    values = values[np.isfinite(values)]
+    return tuple(np.quantile(values, at).tolist()) if len(values) else (float("nan"), float("nan"))
+
+
+def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, seed: int = 0) -> dict[str, float]:
+    """Area under the ROC curve: the chance that a positive layer scores above a negative one, ties counting half.
+
+    {"auc", "low", "high", "p", "positives", "negatives"}: interval by bootstrap within both classes, p of the two-sided
+    Mann-Whitney test.
+    """
+    scores, positive = np.asarray(scores, float), np.asarray(positive, bool)
+    yes, no = scores[positive], scores[~positive]
+    if not len(yes) or not len(no):
+        raise SlimlibError(
+            f"positive: both kinds of layers are needed, but {len(yes)} are positive and {len(no)} are not"
+        )
+    area = lambda a, b: float((np.sign(a[:, None] - b).mean() + 1) / 2)  # noqa: E731
+    generator = np.random.default_rng(seed)
+    drawn = [area(generator.choice(yes, len(yes)), generator.choice(no, len(no))) for _ in range(1999)]
+    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    p = float(stats.mannwhitneyu(yes, no).pvalue) if np.ptp(scores) > 0 else 1.0
+    return {
+        "auc": area(yes, no),
+        "low": float(low),
+        "high": float(high),
+        "p": p,
+        "positives": len(yes),
+        "negatives": len(no),
+    }
