@@ -6,34 +6,21 @@ channels bring; T is the variance of what the reader's output joins, so V / T (n
 
 V and T are functions of the network: they do not change when filters are rescaled and the BatchNorm behind them compensates.
 They follow from weights and BatchNorm statistics alone, every normalised channel taken as Gaussian with mean beta and standard
-deviation |gamma|; or, with ``calibration`` images, they are measured.
+deviation |gamma| (:mod:`slimlib.moments`); or, with ``calibration`` images, they are measured.
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, Group, Layout
-
-Moments = tuple[np.ndarray, np.ndarray]  # mean and variance of each channel
-
-ACTIVATIONS: dict[str, Callable] = {
-    "Relu": F.relu, "Silu": F.silu, "Gelu": F.gelu, "Hardswish": F.hardswish, "Hardtanh": F.relu6, "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh, "LeakyRelu": F.leaky_relu, "Elu": F.elu, "Hardsigmoid": F.hardsigmoid, "Mish": F.mish,
-    "Softplus": F.softplus,
-}
-UNCHANGED = re.compile(r"^(MaxPool|AvgPool|AdaptiveAvgPool|AdaptiveMaxPool|MkldnnAdaptive|Mean|Slice|View|Reshape|Unsafe|"
-                       r"NativeDropout|FusedDropout|Clone|Alias|ToCopy|Upsample|Squeeze|AsStrided)")
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
+from slimlib.moments import ChannelMoments
 
 
 def variances(
@@ -63,26 +50,6 @@ def variances(
     return v, t
 
 
-def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray) -> Moments:
-    """Mean and variance of an activation of Gaussian channels: closed form for ReLU, 80-point quadrature for others."""
-    if name == "Relu":
-        from torch.special import ndtr
-
-        std = np.sqrt(np.maximum(variance, 1e-300))
-        alpha = mean / std
-        density = np.exp(-0.5 * alpha**2) / np.sqrt(2 * np.pi)
-        mass = ndtr(torch.from_numpy(alpha)).numpy()
-        first = mean * mass + std * density
-        second = (mean**2 + variance) * mass + mean * std * density
-        return first, np.maximum(second - first**2, 0.0)
-    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
-    weights = weights / weights.sum()
-    z = torch.from_numpy(mean[:, None] + np.sqrt(variance)[:, None] * nodes)
-    values = ACTIVATIONS[name](z).numpy()
-    first = values @ weights
-    return first, np.maximum((values - first[:, None]) ** 2 @ weights, 0.0)
-
-
 def _gains(model: nn.Module, layout: Layout, name: str, variance: np.ndarray) -> np.ndarray:
     """Variance that each input of a reader brings to its output: Var[input] x squared norm of its column, BatchNorm folded in."""
     layer = model.get_submodule(name)
@@ -96,12 +63,15 @@ def _gains(model: nn.Module, layout: Layout, name: str, variance: np.ndarray) ->
     squared = weight.square().flatten(2).sum(2) if weight.dim() > 2 else weight.square()  # (out, in / groups)
     groups = layer.groups if isinstance(layer, CONV) else 1
     columns = squared.view(groups, -1, squared.shape[1]).sum(1).reshape(-1).numpy()  # (in,)
+    if len(columns) % len(variance):
+        raise SlimlibError(f"rule='neyman': {name} reads {len(columns)} channels, but moments are known for {len(variance)}: "
+                           "they are sliced or mixed on the way; give calibration= a few hundred training images")
     return np.repeat(variance, len(columns) // len(variance)) * columns
 
 
 def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str, tuple[np.ndarray, float]]:
     """Reader -> variance of each of its inputs, and T, from BatchNorm statistics carried along the traced operations."""
-    follow = _Moments(model, layout)
+    follow = ChannelMoments(model, layout)
     found = {}
     for index, op in enumerate(layout.ops):
         if op.module not in readers:
@@ -135,101 +105,87 @@ def _own_variance(model: nn.Module, layout: Layout, name: str, variance: np.ndar
     return float(_gains(model, layout, name, variance).sum())
 
 
-class _Moments:
-    """Moments of the channels after each traced operation, worked out on demand and kept."""
+class _Tally:
+    """Variance of each channel over everything added: float64 moments about a pivot, so that a constant has exactly none."""
 
-    def __init__(self, model: nn.Module, layout: Layout):
-        self.model, self.ops, self.known = model, layout.ops, {}
-        self.users = defaultdict(list)
-        for i, op in enumerate(layout.ops):
-            for source in op.inputs:
-                self.users[source].append(i)
+    count, pivot, first, second = 0, None, 0.0, 0.0
 
-    def __call__(self, index: int) -> Moments:
-        if index not in self.known:
-            self.known[index] = self._after(self.ops[index])
-        return self.known[index]
+    def add(self, x: torch.Tensor, layer: nn.Module) -> None:
+        axis = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
+        channels = x.detach().movedim(axis, -1).double()  # channels-last images are read as they lie in memory
+        self.pivot = channels.flatten(0, -2)[0].clone() if self.pivot is None else self.pivot
+        channels = channels.sub_(self.pivot) if channels.dtype != x.dtype else channels - self.pivot
+        places = tuple(range(channels.dim() - 1))
+        self.count += channels[..., 0].numel()
+        self.first, self.second = self.first + channels.sum(places), self.second + channels.square_().sum(places)
 
-    def _after(self, op) -> Moments:
-        module = self.model.get_submodule(op.module) if op.module else None
-        if isinstance(module, BATCH_NORM) and module.affine:
-            moments = tuple(p.detach().cpu().double().numpy() for p in (module.bias, module.weight.square()))
-            built_in = getattr(module, "act", None)  # a norm with its activation, as timm has them
-            if built_in is None or isinstance(built_in, nn.Identity):
-                return moments
-            name = {"ReLU": "Relu", "SiLU": "Silu", "GELU": "Gelu", "ReLU6": "Hardtanh"}.get(type(built_in).__name__)
-            return activation_moments(name or self._unknown(op), *moments)
-        name = op.kind.partition("Backward")[0].rstrip("_B")
-        if name in ACTIVATIONS:
-            return activation_moments(name, *self(op.inputs[0]))
-        if name == "Add" and len(op.inputs) >= 1:
-            parts = [self(i) for i in op.inputs]
-            return sum(p[0] for p in parts), sum(p[1] for p in parts)
-        if name == "Cat":
-            parts = [self(i) for i in op.inputs]
-            return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-        if name.startswith("ConstantPad"):
-            before, after = op.pad[4:6] if len(op.pad) > 4 else (0, 0)
-            return tuple(np.pad(m, (before, after)) for m in self(op.inputs[0]))
-        if UNCHANGED.match(name) and op.inputs:
-            return self(op.inputs[0])
-        return self._unknown(op)
-
-    def _unknown(self, op):
-        what = op.module or op.kind.partition("Backward")[0]
-        raise SlimlibError(f"rule='neyman': channel moments cannot be followed through {what}; "
-                           "give calibration= a few hundred training images, on which they are measured")
+    def variance(self) -> np.ndarray:
+        mean = self.first / self.count
+        return (self.second / self.count - mean.square()).clamp_min(0).cpu().numpy()
 
 
-def _measured(model, layout: Layout, readers: list[str], images: torch.Tensor) -> dict[str, tuple[np.ndarray, float]]:
-    """Reader -> variance of each of its inputs, and T, measured over images and positions."""
-    inputs, outputs, joined = {}, {}, defaultdict(float)
-    produced: dict[int, str] = {}
-    hooks = []
+class _Joins(TorchFunctionMode):
+    """Sees every addition, and tallies for a reader what its output is added to."""
 
-    def variance(x: torch.Tensor, layer: nn.Module) -> np.ndarray:
-        axis = x.dim() - 1 if isinstance(layer, nn.Linear) and x.dim() > 2 else 1
-        return x.detach().double().transpose(0, axis).flatten(1).var(1, correction=0).cpu().numpy()
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model, self.tallies = model, defaultdict(_Tally)
+        self.forget()
+
+    def forget(self) -> None:
+        """Between batches: drop what was written, and count a reader's additions from the first again."""
+        self.written: dict[int, str] = {}
+        self.alive: list[torch.Tensor] = []  # or an id could be given to another tensor, whose additions would then count
+        self.seen: dict[str, int] = defaultdict(int)
+
+    def wrote(self, reader: str, output: torch.Tensor) -> None:
+        self.written[id(output)] = reader
+        self.alive.append(output)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in ("add", "add_", "__add__", "__iadd__", "__radd__") and len(args) == 2:
+            for one, other in (args, args[::-1]):
+                reader = self.written.get(id(one))
+                if reader and isinstance(other, torch.Tensor) and other.dim() == one.dim():
+                    self.tallies[reader, self.seen[reader]].add(other, self.model.get_submodule(reader))
+                    self.seen[reader] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@torch.no_grad()
+def _measured(
+    model: nn.Module, layout: Layout, readers: list[str], images: torch.Tensor, batch_size: int = 64
+) -> dict[str, tuple[np.ndarray, float]]:
+    """Reader -> variance of each of its inputs, and T, measured over images and positions; memory is that of one batch."""
+    if not isinstance(images, torch.Tensor) or images.dim() < 2 or len(images) < 2:
+        raise SlimlibError("calibration must be a batch of at least two normalised images (N, C, H, W)")
+    inputs, outputs, joins = defaultdict(_Tally), defaultdict(_Tally), _Joins(model)
 
     def read(name):
+        return lambda layer, args, output: inputs[name].add(args[0], layer)
+
+    def wrote(name):
         def hook(module, args, output):
-            inputs[name] = variance(args[0], module)
-            if name not in layout.norm_after:
-                wrote(name, module, output)
+            outputs[name].add(output, module)
+            joins.wrote(name, output)
         return hook
 
-    def normalised(name):
-        return lambda module, args, output: wrote(name, module, output)
-
-    def wrote(name, module, output):
-        outputs[name], produced[id(output)] = float(variance(output, module).sum()), name
-        alive.append(output)  # or its id could be given to another tensor, whose additions would then be counted
-
-    alive: list[torch.Tensor] = []
-
-    class Joins(TorchFunctionMode):
-        """Sees every addition, and adds to a reader's T the variance of what its output is added to."""
-
-        def __torch_function__(self, func, types, args=(), kwargs=None):
-            if getattr(func, "__name__", "") in ("add", "add_", "__add__", "__iadd__", "__radd__") and len(args) == 2:
-                for one, other in (args, args[::-1]):
-                    if id(one) in produced and isinstance(other, torch.Tensor) and other.dim() == one.dim():
-                        name = produced[id(one)]
-                        joined[name] += float(variance(other, model.get_submodule(name)).sum())
-            return func(*args, **(kwargs or {}))
-
+    hooks = []
     for name in readers:
         hooks.append(model.get_submodule(name).register_forward_hook(read(name)))
-        if name in layout.norm_after:
-            hooks.append(model.get_submodule(layout.norm_after[name]).register_forward_hook(normalised(name)))
+        hooks.append(model.get_submodule(layout.norm_after.get(name, name)).register_forward_hook(wrote(name)))
     training = model.training
     try:
-        with torch.no_grad(), Joins():
-            model.eval()(images)
+        model.eval()
+        with joins:
+            for start in range(0, len(images), batch_size):
+                model(images[start : start + batch_size])
+                joins.forget()
     finally:
         model.train(training)
         for h in hooks:
             h.remove()
-    return {name: (inputs[name], outputs[name] + joined[name]) for name in readers}
-
-
+    totals = {name: float(outputs[name].variance().sum()) for name in readers}
+    for (name, _), tally in joins.tallies.items():
+        totals[name] += float(tally.variance().sum())
+    return {name: (inputs[name].variance(), totals[name]) for name in readers}

@@ -1,0 +1,102 @@
+"""Moments of a network's channels, carried along its traced operations without any data.
+
+What a BatchNorm writes is taken as Gaussian with mean beta and standard deviation |gamma|, each channel by itself. Activations
+act on that; additions add means and variances; pooling and reshaping are taken to leave them as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from slimlib.errors import SlimlibError
+from slimlib.layout import Layout
+
+Moments = tuple[np.ndarray, np.ndarray]  # mean and variance of each channel
+
+ACTIVATIONS: dict[str, Callable] = {
+    "Relu": F.relu, "Silu": F.silu, "Gelu": F.gelu, "Hardswish": F.hardswish, "Hardtanh": F.relu6, "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh, "LeakyRelu": F.leaky_relu, "Elu": F.elu, "Hardsigmoid": F.hardsigmoid, "Mish": F.mish,
+    "Softplus": F.softplus,
+}
+UNCHANGED = re.compile(r"^(MaxPool|AvgPool|AdaptiveAvgPool|AdaptiveMaxPool|MkldnnAdaptive|Mean|Slice|View|Reshape|Unsafe|"
+                       r"NativeDropout|FusedDropout|Clone|Alias|ToCopy|Upsample|Squeeze|AsStrided)")
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray) -> Moments:
+    """Mean and variance of an activation of Gaussian channels: closed form for ReLU, 80-point quadrature for others."""
+    if name == "Relu":
+        from torch.special import ndtr
+
+        std = np.sqrt(np.maximum(variance, 1e-300))
+        alpha = mean / std
+        density = np.exp(-0.5 * alpha**2) / np.sqrt(2 * np.pi)
+        mass = ndtr(torch.from_numpy(alpha)).numpy()
+        first = mean * mass + std * density
+        second = (mean**2 + variance) * mass + mean * std * density
+        return first, np.maximum(second - first**2, 0.0)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(80)
+    weights = weights / weights.sum()
+    z = torch.from_numpy(mean[:, None] + np.sqrt(variance)[:, None] * nodes)
+    values = ACTIVATIONS[name](z).numpy()
+    first = values @ weights
+    return first, np.maximum((values - first[:, None]) ** 2 @ weights, 0.0)
+
+
+class ChannelMoments:
+    """Moments of the channels after each traced operation, worked out on demand and kept."""
+
+    def __init__(self, model: nn.Module, layout: Layout):
+        self.model, self.ops, self.known = model, layout.ops, {}
+        self.users = defaultdict(list)
+        for i, op in enumerate(layout.ops):
+            for source in op.inputs:
+                self.users[source].append(i)
+
+    def __call__(self, index: int) -> Moments:
+        if index not in self.known:
+            self.known[index] = self._after(index, self.ops[index])
+        return self.known[index]
+
+    def _after(self, index: int, op) -> Moments:
+        module = self.model.get_submodule(op.module) if op.module else None
+        if isinstance(module, BATCH_NORM) and module.affine:
+            moments = tuple(p.detach().cpu().double().numpy() for p in (module.bias, module.weight.square()))
+            built_in = getattr(module, "act", None)  # a norm with its activation, as timm has them
+            if built_in is None or isinstance(built_in, nn.Identity):
+                return moments
+            name = {"ReLU": "Relu", "SiLU": "Silu", "GELU": "Gelu", "ReLU6": "Hardtanh"}.get(type(built_in).__name__)
+            return activation_moments(name or self._unknown(index, op), *moments)
+        name = op.kind.partition("Backward")[0].rstrip("_B")
+        if name in ACTIVATIONS:
+            return activation_moments(name, *self(op.inputs[0]))
+        if name == "Add" and len(op.inputs) >= 1:
+            parts = [self(i) for i in op.inputs]
+            if len({len(p[0]) for p in parts}) == 1:  # else one of them is a slice of channels
+                return sum(p[0] for p in parts), sum(p[1] for p in parts)
+        if name == "Cat":
+            parts = [self(i) for i in op.inputs]
+            return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        if name.startswith("ConstantPad"):
+            before, after = op.pad[4:6] if len(op.pad) > 4 else (0, 0)
+            return tuple(np.pad(m, (before, after)) for m in self(op.inputs[0]))
+        if UNCHANGED.match(name) and op.inputs:
+            return self(op.inputs[0])
+        return self._unknown(index, op)
+
+    def _unknown(self, index: int, op):
+        """Refuse; an operation outside any module is placed by the next module behind it."""
+        what, i = op.module or op.kind.partition("Backward")[0], index
+        while not self.ops[i].module and self.users[i]:
+            i = self.users[i][0]
+        behind = "" if op.module or not self.ops[i].module else f", on the way to {self.ops[i].module}"
+        raise SlimlibError(f"rule='neyman': channel moments cannot be followed through {what}{behind}: no BatchNorm says what "
+                           "they are there; give calibration= a few hundred training images, on which they are measured, or "
+                           "leave the layers concerned out with skip=")
