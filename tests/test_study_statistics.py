@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from slimlib.errors import SlimlibError
-from slimlib.study import figures, ranks
+from slimlib.study import figures, ranks, wording
 from slimlib.study import statistics as st
 from slimlib.study.claims import Claim, load_claims
 from slimlib.study.judgement import judge
@@ -204,8 +204,8 @@ def test_paired_claims_find_the_effect_that_was_put_in(name, effect, expected):
     assert set(rows["unit"]) == {"macs", "params"} and set(rows["rival"]) == set(claim.rivals)
     assert rows["mean"].to_numpy() == pytest.approx(effect, abs=1e-3)
     assert (rows["p_holm"] >= rows["p"]).all() and (rows["n"] == 5).all()
-    assert 0 < found.recorded < found.expected and expected in found.text()
-    assert f"{found.recorded} of {found.expected}" in found.text()
+    assert 0 < found.recorded < found.expected and expected in wording.summary(found)
+    assert f"{found.recorded} of {found.expected}" in wording.summary(found)
     figures.forest(rows, claim.margin)
 
 
@@ -213,7 +213,7 @@ def test_three_seeds_or_none_decide_nothing():
     claim = load_claims()["C1-pruning"]
     assert set(judge(claim, pruning_records(claim, 0.01, seeds=3)).deciding["verdict"]) == {"inconclusive"}
     empty = judge(claim, [])
-    assert empty.verdict == "inconclusive" and empty.recorded == 0 and "no comparison" in empty.text()
+    assert empty.verdict == "inconclusive" and empty.recorded == 0 and "no comparison" in wording.summary(empty)
 
 
 def scan_records(order: np.ndarray) -> list[dict]:

@@ -28,10 +28,13 @@ _HOME = {
     "load_claims": "claims",
     "Judgement": "judgement",
     "judge": "judgement",
+    "judge_all": "judgement",
+    "Evidence": "evidence",
+    "gather": "evidence",
 }
 _MODULES = (
-    "claims", "execution", "figures", "judgement", "layers", "names", "profiles", "provenance", "ranks", "runs",
-    "statistics", "store",
+    "claims", "evidence", "execution", "figures", "judgement", "layers", "names", "profiles", "provenance", "ranks", "runs",
+    "statistics", "store", "tables", "verdict", "wording",
 )  # fmt: skip
 
 __all__ = sorted({*_HOME, *_MODULES})

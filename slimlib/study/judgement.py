@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slimlib.study.claims import Claim
-from slimlib.study.layers import layer_table
-from slimlib.study.ranks import rank_agreement
+from slimlib.study.claims import Claim, load_claims
+from slimlib.study.layers import correlations
+from slimlib.study.names import budget_order
+from slimlib.study.profiles import load_profile
 from slimlib.study.runs import Run
 from slimlib.study.statistics import (
     INCONCLUSIVE,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MIXED = "mixed"
+NO_EVIDENCE = "no evidence yet"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Judgement:
              each other, else "inconclusive"
     deciding one row a comparison that decides; p_holm is corrected for their number, and "supported" needs p_holm too
     cells    the same at each single budget, uncorrected, for the reader
-    recorded, expected   runs
+    pairs    what a paired claim rests on: one row a rival, cell and seed, with the difference and both runs' keys
+    records  those of the deciding runs; recorded, expected: how many runs there are, and should be
     """
 
     claim: Claim
@@ -48,27 +51,19 @@ class Judgement:
     cells: pd.DataFrame
     recorded: int
     expected: int
+    pairs: pd.DataFrame
+    records: tuple[dict[str, Any], ...]
 
-    def text(self) -> str:
-        """The verdict in words that can be repeated: counts first, then the reach of the effects."""
-        c, rows = self.claim, self.deciding
-        share = f"{self.recorded} of {self.expected} runs are recorded"
-        if rows.empty:
-            return f"{c.id}: inconclusive. {share}; no comparison can be made yet."
-        counts = rows["verdict"].value_counts()
-        said = ", ".join(
-            f"{name} in {counts[name]}" for name in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if name in counts
-        )
-        if c.kind == "paired":
-            reach = (
-                f"mean differences from {100 * rows['mean'].min():+.2f} to {100 * rows['mean'].max():+.2f} percentage "
-                f"points, {int(rows['n'].min())} to {int(rows['n'].max())} seeds"
-            )
-        else:
-            reach = f"Spearman's coefficients from {rows['spearman'].min():+.2f} to {rows['spearman'].max():+.2f}"
-        doubt = int((~rows["agree"]).sum()) if "agree" in rows else 0
-        doubtful = f" In {doubt} of them t and bootstrap intervals disagree." if doubt else ""
-        return f"{c.id}: {self.verdict}. Of {len(rows)} comparisons: {said}; {reach}. {share}.{doubtful}"
+    @property
+    def complete(self) -> bool:
+        return self.recorded == self.expected
+
+    @property
+    def told(self) -> str:
+        """The verdict for a reader: "so far" while runs are missing, and "no evidence yet" before the first comparison."""
+        if self.deciding.empty:
+            return NO_EVIDENCE
+        return self.verdict if self.complete else f"{self.verdict} so far"
 
 
 def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | None = None) -> Judgement:
@@ -76,12 +71,32 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
     wanted = claim.deciding_runs(root)
     keys = {run.key for run in wanted}
     used = list({record["key"]: record for record in records if record["key"] in keys}.values())
-    rows, cells = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted)
+    rows, cells, pairs = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted)
     found = set(rows["verdict"]) if len(rows) else set()
     overall = found.pop() if len(found) == 1 else INCONCLUSIVE
     if {SUPPORTED, NOT_SUPPORTED} <= found:
         overall = MIXED
-    return Judgement(claim, overall, rows, cells, len(used), len(wanted))
+    return Judgement(claim, overall, rows, cells, len(used), len(wanted), pairs, tuple(used))
+
+
+def judge_all(profile: str | None = None, root: str | Path | None = None) -> dict[str, Judgement]:
+    """Every claim of book/claims.yml, judged from the records of its profiles: {id: Judgement}.
+
+    profile   only this profile's runs count; None means all that the claims name. Claims it has no runs for are left out
+    """
+    path = Path(root) / "book" / "claims.yml" if root is not None else None
+    read: dict[str, dict[str, Any] | None] = {}
+    judged = {}
+    for name, claim in load_claims(path).items():
+        if profile is not None:
+            claim = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == profile))
+        stores = [load_profile(where["profile"], root).store() for where in claim.runs]
+        for run in claim.deciding_runs(root):
+            if run.key not in read:
+                read[run.key] = next((record for store in stores if (record := store.get(run)) is not None), None)
+        if claim.runs:
+            judged[name] = judge(claim, [record for record in read.values() if record is not None], root)
+    return judged
 
 
 def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim, enough: bool) -> str:
@@ -89,7 +104,7 @@ def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim, enough: bool) 
     return INCONCLUSIVE if found == SUPPORTED and not p_holm <= 1 - claim.level else found
 
 
-def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) -> tuple[pd.DataFrame, ...]:
     """Deciding comparison: one rival, data set, model and unit of budget, averaged over its budgets seed by seed."""
     import pandas as pd
 
@@ -101,13 +116,14 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
         if run.budget.partition(":")[0] in claim.budgets:
             budgets = expected.setdefault((run.dataset, run.model, run.budget.partition(":")[0]), [])
             budgets += [run.budget] * (run.budget not in budgets)
-    rows, cells = [], []
+    rows, cells, all_pairs = [], [], []
     for rival in claim.rivals if len(frame) else ():
         pairs = differences(frame, claim.ours, rival, claim.metric)
         for (dataset, model, unit), budgets in expected.items():
             part = pairs[(pairs["dataset"] == dataset) & (pairs["model"] == model) & (pairs["budget_kind"] == unit)]
             head = {"rival": rival, "dataset": dataset, "model": model, "unit": unit}
-            for budget, cell in part.groupby("budget"):
+            all_pairs.append(part.assign(ours=claim.ours, rival=rival, unit=unit))
+            for budget, cell in sorted(part.groupby("budget"), key=lambda item: budget_order(item[0])):
                 cells.append(
                     {**head, "budget": budget, **paired(cell["difference"], claim.level, claim.margin).to_dict()}
                 )
@@ -119,30 +135,21 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
     adjusted = holm([row["p"] if row["n"] >= claim.min_seeds else np.nan for row in rows])
     for row, p in zip(rows, adjusted, strict=True):
         row |= {"p_holm": p, "verdict": _decided(row, p, claim, row["n"] >= claim.min_seeds)}
-    return pd.DataFrame(rows), pd.DataFrame(cells)
+    return pd.DataFrame(rows), pd.DataFrame(cells), pd.concat(all_pairs) if all_pairs else pd.DataFrame()
 
 
-def _judge_rank(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) -> tuple[pd.DataFrame, pd.DataFrame]:
+def _judge_rank(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) -> tuple[pd.DataFrame, ...]:
     """Deciding comparison: one data set, model, budget and ratio; means over seeds come first."""
     import pandas as pd
 
-    rows, cells = [], []
-    for dataset, model in dict.fromkeys((run.dataset, run.model) for run in wanted):
-        mine = [r for r in records if (r["run"]["dataset"], r["run"]["model"]) == (dataset, model)]
-        for rule in (claim.ours, *claim.controls) if mine else ():
-            for budget in claim.budgets:
-                for ratio in claim.ratios:
-                    left_out = (claim.exclude or {}).get(model.removesuffix(":pretrained"), ())
-                    layers = layer_table(mine, rule, budget, ratio)
-                    layers = layers[~layers.index.isin(left_out)]
-                    if len(layers) < claim.min_groups:
-                        continue
-                    found = rank_agreement(
-                        layers["score"], layers["drop"], layers["stage"].tolist(), claim.level
-                    ).to_dict()
-                    row = {"dataset": dataset, "model": model, "rule": rule, "budget": budget, "ratio": ratio, **found}
-                    row |= {"low": row["spearman_low"], "high": row["spearman_high"]}
-                    (rows if rule == claim.ours else cells).append(row)
+    order = {run.key: at for at, run in enumerate(wanted)}
+    records = sorted(records, key=lambda record: order[record["key"]])
+    every = correlations(
+        records, (claim.ours, *claim.controls), claim.budgets, claim.ratios, claim.exclude, claim.level, claim.min_groups
+    )
+    if every.empty:
+        return every, every, pd.DataFrame()
+    rows = every[every["rule"] == claim.ours].to_dict("records")
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
         row |= {"p_holm": p, "verdict": _decided(row, p, claim, True)}
-    return pd.DataFrame(rows), pd.DataFrame([*rows, *cells])
+    return pd.DataFrame(rows), every, pd.DataFrame()

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slimlib.errors import SlimlibError
 from slimlib.study.claims import sensitive_layers
-from slimlib.study.ranks import auc
+from slimlib.study.ranks import auc, rank_agreement
+from slimlib.study.statistics import holm
 
 if TYPE_CHECKING:
     import pandas as pd
+    import torch
+
+_SIDES = {"mnist": 28, "fashionmnist": 28, "fashionmnist-10k": 28, "cifar10": 32, "cifar100": 32, "imagenet": 224}
 
 
 def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None, ratio: float) -> pd.DataFrame:
@@ -50,6 +54,56 @@ def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None
     return table.loc[list(dict.fromkeys(drops[0].index))]
 
 
+def mean_scan(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """The scan of one network, averaged over its records' seeds: columns of `slimlib.sensitivity`, rows in its order."""
+    import pandas as pd
+
+    scans = [pd.DataFrame(record["sensitivity"]) for record in records]
+    means = pd.concat(scans).groupby(["group", "ratio"], sort=False).mean().reset_index()
+    return means.astype({"width": int, "full_width": int})
+
+
+def rules_scanned(records: Sequence[dict[str, Any]], budget: str) -> list[str]:
+    """The rules whose kept fractions at a budget every record holds."""
+    held = [{r for r, b in zip(rec["kept"]["rule"], rec["kept"]["budget"], strict=True) if b == budget} for rec in records]
+    return [rule for rule in dict.fromkeys(records[0]["kept"]["rule"]) if all(rule in rules for rules in held)]
+
+
+def correlations(
+    records: Sequence[dict[str, Any]],
+    rules: Iterable[str] | None,
+    budgets: Iterable[str],
+    ratios: Iterable[float],
+    exclude: Mapping[str, Sequence[str]] | None = None,
+    level: float = 0.95,
+    min_groups: int = 3,
+) -> pd.DataFrame:
+    """Rank agreement of each rule's choice with the measured drop: `RankAgreement` as columns.
+
+    One row a network, rule, budget and ratio; `low` and `high` are Spearman's interval. Networks with fewer layers than
+    `min_groups` are left out. `exclude` holds groups to leave out by architecture. `rules` None means every rule that
+    the network's records hold at all budgets, between the controls "depth" and "neyman_score".
+    """
+    import pandas as pd
+
+    given, budgets, ratios, rows = None if rules is None else list(rules), list(budgets), list(ratios), []
+    for dataset, model in dict.fromkeys((r["run"]["dataset"], r["run"]["model"]) for r in records):
+        mine = [r for r in records if (r["run"]["dataset"], r["run"]["model"]) == (dataset, model)]
+        left_out = (exclude or {}).get(model.removesuffix(":pretrained"), ())
+        if len(set(mine[0]["sensitivity"]["group"]) - set(left_out)) < min_groups:
+            continue
+        held = [rule for rule in rules_scanned(mine, budgets[0]) if all(rule in rules_scanned(mine, b) for b in budgets)]
+        for rule in [*held[:1], "depth", *held[1:], "neyman_score"] if given is None else given:
+            for budget in budgets:
+                for ratio in ratios:
+                    table = layer_table(mine, rule, budget, ratio)
+                    table = table[~table.index.isin(left_out)]
+                    found = rank_agreement(table["score"], table["drop"], table["stage"].tolist(), level).to_dict()
+                    row = {"dataset": dataset, "model": model, "rule": rule, "budget": budget, "ratio": ratio, **found}
+                    rows.append(row | {"low": row["spearman_low"], "high": row["spearman_high"]})
+    return pd.DataFrame(rows)
+
+
 def published_agreement(
     records: Sequence[dict[str, Any]], rule: str, budget: str | None, ratio: float = 0.75
 ) -> dict[str, float]:
@@ -63,3 +117,34 @@ def published_agreement(
     layers = layer_table(records, "depth" if rule == "drop" else rule, budget, ratio)
     layers = layers[~layers.index.isin(known[architecture].get("exclude", ()))]
     return auc(layers["drop" if rule == "drop" else "score"], layers.index.isin(known[architecture]["sensitive"]))
+
+
+def published_table(records: Sequence[dict[str, Any]], rules: Iterable[str], budget: str, ratio: float) -> pd.DataFrame:
+    """`published_agreement` of the measured drop and of several rules, one row each, with Holm's p over the rows."""
+    import pandas as pd
+
+    table = pd.DataFrame({rule: published_agreement(records, rule, budget, ratio) for rule in ("drop", *rules)}).T
+    return table.assign(p_holm=holm(table["p"])).astype({"positives": int, "negatives": int})
+
+
+def untrained(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn.Module, torch.Tensor]:
+    """The architecture of a run with fresh weights, and an empty image of its data set: no data and no training needed."""
+    import torch
+
+    from slimlib import models
+    from slimlib.data import KNOWN
+
+    known = KNOWN.get(dataset)
+    classes, channels = (known.num_classes, len(known.mean)) if known else (1000, 3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = models.build(model.removesuffix(":pretrained"), classes, channels)
+    side = _SIDES.get(dataset, 32)
+    return network.eval(), torch.zeros(1, channels, side, side)
+
+
+def rank_bound(dataset: str, model: str) -> dict[str, int]:
+    """Groups that PCA can never keep whole, whatever they have learnt, with the most components they can have."""
+    import slimlib
+
+    return slimlib.plan_widths(*untrained(dataset, model), threshold=1.0).rank_bound

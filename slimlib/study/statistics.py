@@ -152,6 +152,26 @@ def with_best_tilt(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([frame, *added], ignore_index=True)
 
 
+def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test_accuracy", level: float = 0.95):
+    """Every arm of a frame against one reference, budget by budget: `Paired` as columns, one row a cell and arm.
+
+    frame   of `slimlib.study.to_frame`; columns of CELL, arm, n, mean, low, high, ... come back, keys of the runs last
+    """
+    import pandas as pd
+
+    rows = []
+    for arm in dict.fromkeys(frame["arm"]) if len(frame) else ():
+        if arm == reference:
+            continue
+        pairs = differences(frame, arm, reference, metric)
+        for cell, part in pairs.groupby(list(CELL), sort=False, dropna=False):
+            found = paired(part["difference"], level).to_dict()
+            keys = ", ".join([*part["key_ours"], *part["key_rival"]])
+            rows.append({**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, **found, "keys": keys})
+    columns = [*CELL, "arm", "reference", "n", "mean", "sd", "low", "high", "boot_low", "boot_high", "p", "agree", "keys"]
+    return pd.DataFrame(rows, columns=columns)
+
+
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Holm's (1979) adjusted p-values, in the order given: reject those at or below the level, family-wise.
 

@@ -4,9 +4,10 @@ Every function takes a table (or several, by name) and returns a matplotlib Figu
 the data. Figures carry their own light panel, so that they read equally well on a dark page.
 """
 
-from slimlib.study.figures.comparisons import accuracy_by_rule, forest
+from slimlib.study.figures.comparisons import accuracy_by_rule, differences_by_rule
+from slimlib.study.figures.forests import control_forest, correlation_forest, forest
 from slimlib.study.figures.sensitivity import agreement, sensitivity_curves, sensitivity_map
-from slimlib.study.figures.structure import budget_path, scree, widths
+from slimlib.study.figures.structure import budget_path, scree, trained_and_untrained, widths
 from slimlib.study.figures.style import (
     BLACK,
     BLUE,
@@ -21,13 +22,17 @@ from slimlib.study.figures.style import (
     WIDE,
     YELLOW,
     look,
+    nothing,
     show,
+    show_each,
     use_style,
 )
+from slimlib.study.figures.timing import latency_against_macs
 from slimlib.study.names import NAMES, budget_name, name
 
 __all__ = [
     "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "NAMES", "ORANGE", "PINK", "RED", "SKY", "STYLE", "WIDE", "YELLOW",
-    "accuracy_by_rule", "agreement", "budget_name", "budget_path", "forest", "look", "name", "scree", "sensitivity_curves",
-    "sensitivity_map", "show", "use_style", "widths",
+    "accuracy_by_rule", "agreement", "budget_name", "budget_path", "control_forest", "correlation_forest",
+    "differences_by_rule", "forest", "latency_against_macs", "look", "name", "nothing", "scree", "sensitivity_curves",
+    "sensitivity_map", "show", "show_each", "trained_and_untrained", "use_style", "widths",
 ]  # fmt: skip

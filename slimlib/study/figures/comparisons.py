@@ -1,15 +1,16 @@
-"""Figures of comparisons at equal budgets: accuracies by rule, paired differences, forest plots."""
+"""Figures of comparisons at equal budgets: accuracies by rule, and differences from a reference, one panel a budget."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 
-from slimlib.study.figures.style import BLACK, GREEN, GREY, LOOKS, RED, WIDE, look
-from slimlib.study.names import budget_name, name
+from slimlib.study.figures.style import BLACK, LOOKS, WIDE, look, nothing
+from slimlib.study.names import budget_name, budget_order, name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,17 +25,15 @@ def accuracy_by_rule(
     Of two seeds the interval would be 13 standard errors to each side; it is drawn from three on.
 
     frame   of `slimlib.study.to_frame`, of one data set, model and stage
-    dense   accuracy of the full network, drawn across
+    dense   accuracy of the full network: drawn across where it is near, else told at the panel's edge
     """
     from scipy import stats
 
-    order = list(LOOKS)
-    budgets = list(dict.fromkeys(frame["budget"]))
-    arms = sorted(dict.fromkeys(frame["arm"]), key=lambda a: (order.index(a) if a in order else len(order), a))
-    fig, axes = plt.subplots(
-        1, len(budgets), figsize=(max(WIDE, 2.4 * len(budgets)), 1.1 + 0.27 * len(arms)), sharey=True, squeeze=False
-    )
-    for axis, budget in zip(axes[0], budgets, strict=True):
+    if frame.empty:
+        return nothing()
+    arms = in_order(frame["arm"])
+    fig, axes = _panels(frame["budget"], arms)
+    for axis, budget in axes:
         for y, arm in enumerate(arms):
             values = 100 * frame.loc[(frame["budget"] == budget) & (frame["arm"] == arm), metric].dropna().to_numpy()
             if not len(values):
@@ -46,42 +45,98 @@ def accuracy_by_rule(
                 axis.errorbar(values.mean(), y, xerr=half, color=colour, capsize=2.5, linewidth=1.3)
             axis.plot(values.mean(), y, marker=marker, color=colour, markersize=7, linestyle="none")
         if dense is not None:
-            axis.axvline(100 * dense, color=BLACK, linestyle="--", linewidth=1)
-        axis.set_title(budget_name(budget))
-        axis.set_yticks(range(len(arms)), [name(arm) for arm in arms])
-    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
+            _across(axis, 100 * dense)
     fig.supxlabel(f"{metric.replace('_', ' ')} (%); bars: {level:.0%} interval of the mean over seeds", fontsize=10)
     return fig
 
 
-def forest(rows: pd.DataFrame, margin: float | None = None) -> Figure:
-    """Forest plot of paired differences in points: mean and t interval (bar), bootstrap interval (thin line below).
+def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
+    """Paired differences of every rule from one reference, with t intervals, one panel a budget.
 
-    rows   of `Judgement.deciding` or `.cells`, or any table with mean, low, high, boot_low, boot_high, verdict, n,
-           and `label` or the columns rival, dataset, model and unit or budget
+    Panels end where the rules that compete end: a control that is far off is drawn at the edge, as an arrow.
+
+    table   of `statistics.against`, of one data set, model and stage
     """
-    fig, axis = plt.subplots(figsize=(WIDE, 0.9 + 0.36 * max(len(rows), 1)))
-    faces = {"supported": GREEN, "not supported": RED, "inconclusive": GREY}
-    for y, row in enumerate(rows.to_dict("records")):
-        colour = faces[row["verdict"]]
-        axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.4)
-        axis.plot([100 * row["boot_low"], 100 * row["boot_high"]], [y + 0.22] * 2, color=colour, linewidth=0.9)
-        axis.plot(100 * row["mean"], y, "o", color=colour, markeredgecolor="white", markersize=7)
-        axis.annotate(
-            f" {row['verdict']}, n = {row['n']}", (1, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5
-        )
-    axis.axvline(0, color=BLACK, linewidth=1)
-    if margin:
-        axis.axvline(100 * margin, color=GREY, linewidth=1, linestyle=":")
-    axis.set_yticks(range(len(rows)), [_row_label(row) for row in rows.to_dict("records")])
-    axis.set(
-        xlabel="difference in accuracy, percentage points (right of 0: ours is better)", ylim=(len(rows) - 0.4, -0.6)
-    )
+    if table.empty:
+        return nothing("no two arms with a seed in common are recorded yet")
+    arms, reference = in_order(table["arm"]), table["reference"].iloc[0]
+    fig, axes = _panels(table["budget"], arms)
+    for axis, budget in axes:
+        part = table[table["budget"] == budget].set_index("arm")
+        reach = _reach(part)
+        axis.axvline(0, color=BLACK, linewidth=1)
+        for y, arm in enumerate(arms):
+            if arm not in part.index:
+                continue
+            row, (colour, marker) = part.loc[arm], look(arm)
+            mean = 100 * row["mean"]
+            if row["n"] > 2:
+                low, high = np.clip(100 * np.array([row["low"], row["high"]], float), -reach, reach)
+                axis.plot([low, high], [y, y], color=colour, linewidth=1.8)
+            if abs(mean) > reach:
+                axis.annotate(
+                    f"{mean:+.1f}".replace("-", "−"), (np.sign(mean) * reach, y), xytext=(np.sign(mean) * 0.6 * reach, y),
+                    color=colour, fontsize=7.5, ha="center", va="center", arrowprops={"arrowstyle": "->", "color": colour},
+                )  # fmt: skip
+            else:
+                axis.plot(mean, y, marker=marker, color=colour, markersize=6.5, linestyle="none")
+        axis.set_xlim(-1.06 * reach, 1.06 * reach)
+    fig.supxlabel(f"difference from {name(reference)}, percentage points; bars: {level:.0%} t intervals over seeds", fontsize=10)
     return fig
 
 
-def _row_label(row: Mapping[str, Any]) -> str:
-    if row.get("label"):
-        return str(row["label"])
-    budget = budget_name(row["budget"]) if row.get("budget") else {"macs": "MACs", "params": "parameters"}[row["unit"]]
-    return f"vs {name(row['rival'])}: {row['dataset']}, {row['model'].removesuffix(':pretrained')}, {budget}"
+def _reach(part: pd.DataFrame) -> float:
+    """Half the width of a panel, in points: all rules but those that know nothing fit in, with their intervals."""
+    ends = 100 * part[["mean", "low", "high"]].abs().max(axis=1)
+    competing = ends[~ends.index.isin(["random", "permuted", "pca_at_init"])]
+    ends = competing if len(competing) else ends
+    return max(0.1, float(min(ends.max(), 4 * ends.median())))
+
+
+def _panels(budgets: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tuple[Any, str]]]:
+    """One panel a budget, a row for each unit of cost, the arms as ticks; [(axis, budget)]."""
+    kinds: dict[str, list[str]] = {}
+    for budget in sorted(dict.fromkeys(budgets), key=budget_order):
+        kinds.setdefault(budget.partition(":")[0], []).append(budget)
+    columns = max(map(len, kinds.values()))
+    height = 0.45 + len(kinds) * (0.5 + 0.19 * len(arms))
+    fig, axes = plt.subplots(len(kinds), columns, figsize=(WIDE, height), sharey=True, squeeze=False)
+    placed = []
+    for row, of_kind in zip(axes, kinds.values(), strict=True):
+        for axis, budget in zip(row, of_kind, strict=False):
+            axis.set_title(budget_name(budget), loc="left")
+            axis.xaxis.set_major_locator(MaxNLocator(4 if columns > 2 else 6))
+            placed.append((axis, budget))
+        for axis in row[len(of_kind) :]:
+            axis.set_visible(False)
+    axes[0, 0].set_yticks(range(len(arms)), [name(arm) for arm in arms], fontsize=8.5)
+    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
+    return fig, iter(placed)
+
+
+def _across(axis: Any, value: float) -> None:
+    """A dashed line where it does not push the data together; else an arrow to where it lies."""
+    low, high = axis.get_xlim()
+    if low - (high - low) < value < high + (high - low):
+        axis.axvline(value, color=BLACK, linestyle="--", linewidth=1)
+    else:
+        axis.set_xlim(low, high)
+        told = f"dense {value:.1f} →" if value > high else f"← dense {value:.1f}"
+        axis.set_title(told, loc="right", fontsize=8)
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+    """Rules in the order of the book's colours, variants behind their rule."""
+    order = list(LOOKS)
+    rank = {arm: order.index(arm) if arm in order else order.index(_look_name(arm)) for arm in dict.fromkeys(arms)}
+    return sorted(rank, key=lambda arm: (rank[arm], _power(arm), arm))
+
+
+def _look_name(arm: str) -> str:
+    bare = arm.partition("(")[0]
+    return bare if bare in LOOKS else list(LOOKS)[-1]
+
+
+def _power(arm: str) -> float:
+    _, _, told = arm.partition("power=")
+    return float(told.rstrip(")")) if told else 0.0

@@ -93,6 +93,30 @@ def budget_path(table: pd.DataFrame, marks: Mapping[str, float] | None = None) -
     return fig
 
 
+def trained_and_untrained(table: pd.DataFrame, columns: int = 5) -> Figure:
+    """Cumulative contribution of each layer's components, trained beside untrained, one panel a layer.
+
+    table   columns layer, component (as a share of the layer's width), share, weights ("trained" or "untrained"), seed
+    """
+    layers = list(dict.fromkeys(table["layer"]))
+    columns = min(columns, len(layers))
+    rows = -(-len(layers) // columns)
+    fig, axes = plt.subplots(rows, columns, figsize=(WIDE, 0.8 + 1.3 * rows), sharex=True, sharey=True, squeeze=False)
+    looks = {"trained": (BLUE, "-", 1.8), "untrained": (GREY, "--", 1.0)}
+    for axis, layer in zip(axes.flat, layers, strict=False):
+        for (weights, _), part in table[table["layer"] == layer].groupby(["weights", "seed"]):
+            colour, style, width = looks[weights]
+            axis.plot(part["component"], part["share"], style, color=colour, linewidth=width, label=weights)
+        axis.set_title(layer, fontsize=8.5)
+    for axis in axes.flat[len(layers) :]:
+        axis.set_visible(False)
+    handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
+    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    fig.supxlabel("components kept, as a share of the layer's width", fontsize=10)
+    fig.supylabel("share of variance", fontsize=10)
+    return fig
+
+
 def _layer_ticks(axis: Any, layers: Sequence[str]) -> None:
     upright = sum(map(len, layers)) <= 70  # characters that fit side by side
     axis.set_xticks(range(len(layers)), layers, rotation=0 if upright else 90, fontsize=8 if len(layers) <= 16 else 7)

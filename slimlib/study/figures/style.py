@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 
 from slimlib.errors import SlimlibError
+from slimlib.study.names import network_name, slug
 from slimlib.study.profiles import load_profile
 
 if TYPE_CHECKING:
@@ -64,6 +66,7 @@ STYLE = {
     "legend.frameon": False,
     "lines.linewidth": 1.6,
     "lines.markersize": 5.5,
+    "lines.markeredgewidth": 1.4,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -101,20 +104,60 @@ def look(arm: str) -> tuple[str, str]:
     return LOOKS.get(arm) or LOOKS.get(re.split(r"[(]", arm)[0]) or (GREY, ".")
 
 
+def nothing(told: str = "no run of this comparison is recorded yet") -> Figure:
+    """A small panel that says why there is no figure: pages stay whole while the evidence is still being made."""
+    fig, axis = plt.subplots(figsize=(WIDE, 0.7))
+    axis.set_axis_off()
+    axis.text(0.5, 0.5, told, ha="center", va="center", color=GREY, style="italic", transform=axis.transAxes)
+    return fig
+
+
 def show(
-    fig: Figure, data: pd.DataFrame, name: str, profile: str = "quick", folder: str | Path | None = None
+    fig: Figure,
+    data: pd.DataFrame,
+    name: str,
+    profile: str = "quick",
+    folder: str | Path | None = None,
+    title: str | None = None,
 ) -> Figure:
     """Write the data behind a figure to book/results/<profile>/data/<name>.csv and return the figure.
 
-    As the last expression of a cell it is displayed exactly once. `folder` replaces the profile's folder.
+    As the last expression of a cell it is displayed exactly once. `folder` replaces the profile's folder; `title` is
+    written above the panels, where a cell shows several figures.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise SlimlibError(f"name={name!r} becomes a file name: use small letters, digits, - and _")
     target = (Path(folder) if folder is not None else load_profile(profile).results / "data") / f"{name}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     data.to_csv(target, index=not _plain_index(data), float_format="%.8g")
+    if title:
+        fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     plt.close(fig)  # the notebook's backend would show it a second time
     return fig
+
+
+def show_each(
+    networks: Iterable[tuple[tuple[str, str], Any]],
+    draw: Callable[[Any, str, str], tuple[Figure, pd.DataFrame]],
+    name: str,
+    profile: str,
+) -> None:
+    """Display one figure a network, one after the other, each under its network's name; a note where there is none.
+
+    networks   of `Evidence.networks()`
+    draw       takes a network's part of the frame, its data set and its model; returns the figure and its data
+    """
+    from IPython.display import display
+
+    shown = 0
+    for (dataset, model), part in networks:
+        fig, data = draw(part, dataset, model)
+        display(show(fig, data, slug(name, dataset, model), profile, title=network_name(dataset, model)))
+        shown += 1
+    if not shown:
+        fig = nothing()
+        plt.close(fig)
+        display(fig)
 
 
 def _plain_index(data: pd.DataFrame) -> bool:

@@ -1,0 +1,118 @@
+"""What a page shows: the runs of a profile that it asks for, those of them that are recorded, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from slimlib.errors import SlimlibError
+from slimlib.study.execution import ensure
+from slimlib.study.names import budget_order, network_name
+from slimlib.study.profiles import Profile, load_profile
+from slimlib.study.runs import Run
+from slimlib.study.store import to_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Runs that a page asks for, and the records there are. Partial evidence is told as "n of N", never filled up."""
+
+    profile: Profile
+    runs: tuple[Run, ...]
+    records: tuple[dict[str, Any], ...]
+
+    def __str__(self) -> str:
+        kind = "recorded evidence" if self.profile.evidence else "an illustration trained on this machine"
+        if not self.runs:
+            return f"Profile {self.profile.name} ({kind}) has no such runs."
+        minutes = sum(record["provenance"]["seconds"] for record in self.records) / 60
+        told = f"Profile {self.profile.name} ({kind}): {share(len(self.records), len(self.runs))}"
+        return told + (f", in {minutes:.1f} minutes of computing." if self.records else ".")
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """`to_frame` of the records, budgets in order; empty when nothing is recorded."""
+        frame = to_frame(self.records)
+        if len(frame) and frame["budget"].notna().all():
+            frame = frame.sort_values("budget", key=lambda b: b.map(budget_order), kind="stable", ignore_index=True)
+        return frame
+
+    def networks(self) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+        """((data set, model), its part of the frame), one after the other; those without a record are left out."""
+        frame = self.frame
+        for dataset, model in dict.fromkeys((run.dataset, run.model) for run in self.runs):
+            part = frame[(frame["dataset"] == dataset) & (frame["model"] == model)] if len(frame) else frame
+            if len(part):
+                yield (dataset, model), part.reset_index(drop=True)
+
+    def of(self, dataset: str, model: str) -> list[dict[str, Any]]:
+        """The records of one network."""
+        return [r for r in self.records if (r["run"]["dataset"], r["run"]["model"]) == (dataset, model)]
+
+    def coverage(self) -> pd.DataFrame:
+        """One row a network: runs recorded and expected, and which seeds are whole."""
+        return coverage(self.runs, self.records)
+
+
+def gather(profile: str, stage: str, studies: Sequence[str] | None = None, **axes: Any) -> Evidence:
+    """The runs of one stage in a profile, and their records: those missing are trained if the profile is live.
+
+    studies   None means all studies of the profile in which the stage occurs
+    axes      as of `Profile.runs`; None leaves the axis as the profile has it. A list of models that the profile
+              knows chooses among its networks; others take their place.
+    """
+    chosen = load_profile(profile)
+    names = [name for name in studies or chosen.studies if any(g["stage"] == stage for g in chosen.studies.get(name, ()))]
+    if studies is not None and len(names) < len(studies):
+        wrong = next(name for name in studies if name not in names)
+        raise SlimlibError(f"studies={wrong!r} has no runs of stage {stage!r} in profile {profile!r}; leave it out")
+    given = {axis: value for axis, value in axes.items() if value is not None}
+    models = given.get("model")
+    if models is not None and set(models) <= {run.model for run in chosen.runs(names)}:
+        del given["model"]
+    else:
+        models = None
+    runs = [run for run in chosen.runs(names, **given) if run.stage == stage and (models is None or run.model in models)]
+    records = ensure(runs, chosen.store(), train=chosen.train == "live", progress=chosen.train == "live")
+    return Evidence(chosen, tuple(runs), tuple(records))
+
+
+def coverage(runs: Iterable[Run], records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row a network and stage: how many of the runs are recorded, the seeds that are whole, and what is missing."""
+    import pandas as pd
+
+    there = {record["key"] for record in records}
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((network_name(run.dataset, run.model), run.stage), []).append(run)
+    rows = []
+    for (network, stage), of in groups.items():
+        missing = [run for run in of if run.key not in there]
+        seeds = sorted({run.seed for run in of})
+        whole = [seed for seed in seeds if seed not in {run.seed for run in missing}]
+        row = {"network": network, "stage": stage, "runs recorded": share(len(of) - len(missing), len(of), "")}
+        row |= {"complete seeds": f"{len(whole)} of {len(seeds)}", "missing": _missing(missing, whole)}
+        rows.append(row)
+    columns = ["network", "stage", "runs recorded", "complete seeds", "missing"]
+    return pd.DataFrame(rows, columns=columns).set_index("network")
+
+
+def _missing(missing: Sequence[Run], whole: Sequence[int]) -> str:
+    """ "seed 3: 12 runs; seed 4: 90 runs"."""
+    if not missing:
+        return "nothing"
+    counts: dict[int, int] = {}
+    for run in missing:
+        counts[run.seed] = counts.get(run.seed, 0) + 1
+    if len(set(counts.values())) == 1 and len(counts) > 1:
+        return f"{next(iter(counts.values()))} of each of the seeds {', '.join(map(str, sorted(counts)))}"
+    return "; ".join(f"seed {seed}: {count}" for seed, count in sorted(counts.items()))
+
+
+def share(recorded: int, expected: int, what: str = " runs recorded") -> str:
+    """ "312 of 450 runs recorded"."""
+    return f"{recorded} of {expected}{what}"

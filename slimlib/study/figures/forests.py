@@ -1,0 +1,112 @@
+"""Forest plots: what each comparison found, with its interval, one line a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+
+from slimlib.study.figures.style import BLACK, GREEN, GREY, RED, WIDE, look, nothing
+from slimlib.study.names import budget_name, budget_order, model_name, name, network_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FACES = {"supported": (GREEN, "o"), "not supported": (RED, "s"), "inconclusive": (GREY, "D")}
+
+
+def forest(rows: pd.DataFrame, margin: float | None = None) -> Figure:
+    """Forest plot of paired differences in points: mean and t interval (bar), bootstrap interval (thin line below).
+
+    rows   of `Judgement.deciding` or `.cells`, or any table with mean, low, high, boot_low, boot_high, verdict, n,
+           and `label` or the columns rival, dataset, model and unit or budget
+    """
+    if rows.empty:
+        return nothing("no comparison can be made yet")
+    fig, axis = plt.subplots(figsize=(WIDE, 0.9 + 0.3 * len(rows)))
+    for y, row in enumerate(rows.to_dict("records")):
+        colour, marker = FACES[row["verdict"]]
+        axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.4)
+        axis.plot([100 * row["boot_low"], 100 * row["boot_high"]], [y + 0.24] * 2, color=colour, linewidth=0.9)
+        axis.plot(100 * row["mean"], y, marker, color=colour, markeredgecolor="white", markersize=7)
+        axis.annotate(
+            f" {row['verdict']}, n = {row['n']}", (1, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5
+        )
+    _finish(axis, rows, margin)
+    return fig
+
+
+def control_forest(cells: pd.DataFrame, margin: float | None = None) -> Figure:
+    """Paired differences at every single budget, one panel a network and rival, coloured by the rival.
+
+    cells   of `Judgement.cells` of a paired claim
+    """
+    if cells.empty:
+        return nothing("no comparison can be made yet")
+    panels = list(cells.groupby(["dataset", "model", "rival"], sort=False))
+    columns = min(2, len(panels))
+    lines = -(-len(panels) // columns)
+    most = max(cell["budget"].nunique() for _, cell in panels)
+    size = (WIDE, 0.55 + lines * (0.5 + 0.26 * most))
+    fig, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharex=len(panels) == 2)
+    for axis, ((dataset, model, rival), cell) in zip(axes.flat, panels, strict=False):
+        cell = cell.sort_values("budget", key=lambda b: b.map(budget_order))
+        colour, marker = look(rival)
+        for y, row in enumerate(cell.to_dict("records")):
+            axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2)
+            axis.plot(100 * row["mean"], y, marker, color=colour, markersize=7)
+        axis.axvline(0, color=BLACK, linewidth=1)
+        if margin:
+            axis.axvline(100 * margin, color=GREY, linewidth=1, linestyle=":")
+        axis.set_yticks(range(len(cell)), [f"{budget_name(b)} (n = {n})" for b, n in zip(cell["budget"], cell["n"], strict=True)])
+        axis.set_ylim(len(cell) - 0.5, -0.5)
+        axis.set_title(f"vs {name(rival)}\n{network_name(dataset, model)}", loc="left")
+    for axis in axes.flat[len(panels) :]:
+        axis.set_visible(False)
+    fig.supxlabel("difference in accuracy, percentage points, 95 % t intervals (right of 0: ours is better)", fontsize=10)
+    return fig
+
+
+def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figure:
+    """Spearman's coefficient of each rule's choice with the measured drop: intervals, one panel a network.
+
+    table   of `layers.correlations`, rows of one budget and ratio; a row a network and rule
+    """
+    if table.empty:
+        return nothing("no scan with enough layers is recorded yet")
+    panels = list(table.groupby(["dataset", "model"], sort=False))
+    rules = list(dict.fromkeys(table["rule"]))
+    fig, axes = plt.subplots(1, len(panels), figsize=(WIDE, 0.9 + 0.26 * len(rules)), sharey=True, sharex=True, squeeze=False)
+    for axis, ((_, model), part) in zip(axes[0], panels, strict=True):
+        for row in part.to_dict("records"):
+            y, (colour, marker) = rules.index(row["rule"]), look(row["rule"])
+            axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
+            axis.plot(row["spearman"], y, marker, color=colour, markersize=7)
+            if row["within"] == row["within"]:
+                axis.plot(row["within"], y + 0.27, "|", color=colour, markersize=7, markeredgewidth=1.6)
+        axis.axvline(0, color=BLACK, linewidth=1)
+        if margin:
+            axis.axvline(margin, color=GREY, linewidth=1, linestyle=":")
+        axis.set_title(f"{model_name(model)} ({part['n'].iloc[0]} layers)")
+    axes[0, 0].set_yticks(range(len(rules)), [name(rule) for rule in rules])
+    axes[0, 0].set_ylim(len(rules) - 0.4, -0.6)
+    axes[0, 0].set_xlim(-1.05, 1.05)
+    fig.supxlabel("Spearman's coefficient with the measured drop; small tick: mean within stages", fontsize=10)
+    return fig
+
+
+def _finish(axis: Any, rows: pd.DataFrame, margin: float | None) -> None:
+    axis.axvline(0, color=BLACK, linewidth=1)
+    if margin:
+        axis.axvline(100 * margin, color=GREY, linewidth=1, linestyle=":")
+    axis.set_yticks(range(len(rows)), [_row_label(row) for row in rows.to_dict("records")], fontsize=8.5)
+    axis.set(xlabel="difference in accuracy, percentage points (right of 0: ours is better)", ylim=(len(rows) - 0.4, -0.6))
+
+
+def _row_label(row: Mapping[str, Any]) -> str:
+    if row.get("label"):
+        return str(row["label"])
+    budget = budget_name(row["budget"]) if row.get("budget") else {"macs": "MACs", "params": "parameters"}[row["unit"]]
+    return f"vs {name(row['rival'])}: {network_name(row['dataset'], row['model'])}, {budget}"

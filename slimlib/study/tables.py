@@ -1,0 +1,107 @@
+"""Tables as readers see them: one line an arm or a rule, budgets side by side, effects with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from slimlib.study.figures.comparisons import in_order
+from slimlib.study.names import UNITS, budget_name, budget_order, interval, network_name, plain_name, points, signed
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a network and budget: what its arms cost in the budget's own unit, as shares of the dense network.
+
+    `spread` is how much more the dearest arm costs than the cheapest.
+    """
+    import pandas as pd
+
+    rows = []
+    groups = frame.groupby(["dataset", "model", "budget"], sort=False) if len(frame) else ()
+    for (dataset, model, budget), part in sorted(groups, key=lambda item: (*item[0][:2], budget_order(item[0][2]))):
+        kept = part[f"kept_{budget.partition(':')[0]}"]
+        row = {"network": network_name(dataset, model), "budget": budget_name(budget), "runs": len(part)}
+        row |= {"arms": part["arm"].nunique(), "seeds": part["seed"].nunique()}
+        row |= {"least kept": f"{kept.min():.2%}", "most kept": f"{kept.max():.2%}"}
+        rows.append(row | {"spread": f"{kept.max() / kept.min() - 1:.2%}"})
+    columns = ["network", "budget", "runs", "arms", "seeds", "least kept", "most kept", "spread"]
+    return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
+
+
+def means(frame: pd.DataFrame, metric: str = "test_accuracy") -> pd.DataFrame:
+    """Arms by budgets: mean over seeds ± standard deviation, in percent, and the number of seeds."""
+    told = {}
+    for (arm, budget), part in frame.groupby(["arm", "budget"]) if len(frame) else ():
+        values = 100 * part[metric].dropna()
+        spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
+        told[arm, budget] = f"{values.mean():.2f}{spread} ({len(values)})"
+    return _arms_by_budgets(told)
+
+
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Arms by budgets: mean difference from the reference in points, t interval, and the number of seeds.
+
+    table   of `statistics.against`, of one network
+    """
+    told = {
+        (row["arm"], row["budget"]): f"{points(row['mean'])} {interval(row['low'], row['high'])} ({row['n']})"
+        for row in table.to_dict("records")
+    }
+    return _arms_by_budgets(told)
+
+
+def correlations(table: pd.DataFrame) -> pd.DataFrame:
+    """Networks and rules by coefficients: Spearman and Kendall with intervals, within stages, p-values.
+
+    table   of `layers.correlations`, one row a network and rule, with p_holm
+    """
+    import pandas as pd
+
+    rows = []
+    for row in table.to_dict("records"):
+        told = {"network": network_name(row["dataset"], row["model"]), "rule": plain_name(row["rule"]), "layers": row["n"]}
+        told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
+        told |= {"Kendall": f"{signed(row['kendall'])} {interval(row['kendall_low'], row['kendall_high'], 1)}"}
+        told |= {"within stages": signed(row["within"]), "p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
+        rows.append(told)
+    columns = ["network", "rule", "layers", "Spearman", "Kendall", "within stages", "p", "p (Holm)"]
+    return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
+
+
+def auc(table: pd.DataFrame) -> pd.DataFrame:
+    """Rules by AUC against the published layers, with interval and p-values; see `layers.published_table`."""
+    import pandas as pd
+
+    rows = []
+    for rule, row in table.iterrows():
+        told = {"ordered by": "measured drop" if rule == "drop" else plain_name(rule)}
+        told |= {"AUC": f"{row['auc']:.2f}", "95 % interval": f"[{row['low']:.2f}, {row['high']:.2f}]"}
+        told |= {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
+        rows.append(told | {"sensitive layers": f"{row['positives']:.0f} of {row['positives'] + row['negatives']:.0f}"})
+    return pd.DataFrame(rows).set_index("ordered by")
+
+
+def latencies(table: pd.DataFrame) -> pd.DataFrame:
+    """Networks by device and batch size: the median milliseconds of a batch with quartiles, beside the kept MACs.
+
+    table   of `slimlib.latency.measure`, with kept_macs
+    """
+    told = table.assign(
+        where=[f"{device}, batch {batch}" for device, batch in zip(table["device"], table["batch_size"], strict=True)],
+        ms=[f"{r.ms:.2f} [{r.ms_low:.2f}, {r.ms_high:.2f}]" for r in table.itertuples()],
+        kept=[f"{value:.1%}" for value in table["kept_macs"]],
+    )
+    wide = told.pivot_table(index=["model", "kept"], columns="where", values="ms", aggfunc="first", sort=False)
+    return wide.rename_axis(index={"model": "network", "kept": f"{UNITS['macs']} kept"}, columns="milliseconds [quartiles]")
+
+
+def _arms_by_budgets(told: dict[tuple[str, str], str]) -> pd.DataFrame:
+    import pandas as pd
+
+    arms: Iterable[str] = in_order(arm for arm, _ in told)
+    budgets = sorted({budget for _, budget in told}, key=budget_order)
+    rows = [[told.get((arm, budget), "–") for budget in budgets] for arm in arms]
+    return pd.DataFrame(rows, [plain_name(a) for a in arms], [budget_name(b) for b in budgets]).rename_axis("arm")

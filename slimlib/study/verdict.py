@@ -1,0 +1,135 @@
+"""The verdict page's tables: every claim with what was found, what is missing, and where each number comes from."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slimlib.study import wording
+from slimlib.study.evidence import coverage, share
+from slimlib.study.judgement import Judgement
+from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed
+from slimlib.study.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def claim_table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
+    """One row a claim: the sentence that is tested, the verdict, the reach of the effects, the runs behind it."""
+    import pandas as pd
+
+    rows = [
+        {
+            "claim": name,
+            "what is claimed": one.claim.title,
+            "verdict": one.told,
+            "effects": wording.effects(one) or "–",
+            "comparisons": len(one.deciding),
+            "runs recorded": share(one.recorded, one.expected, ""),
+        }
+        for name, one in judged.items()
+    ]
+    return pd.DataFrame(rows).set_index("claim")
+
+
+def comparison_table(judged: Judgement) -> pd.DataFrame:
+    """The comparisons that decide a claim, one row each, with what would change their verdict."""
+    import pandas as pd
+
+    rows = []
+    for row in judged.deciding.to_dict("records"):
+        told = {"network": network_name(row["dataset"], row["model"])}
+        if judged.claim.kind == "paired":
+            told |= {"against": plain_name(row["rival"]), "budgets": UNITS[row["unit"]], "seeds": row["n"]}
+            told |= {"difference (points)": points(row["mean"]), "95 % t interval": interval(row["low"], row["high"])}
+            told |= {"bootstrap": interval(row["boot_low"], row["boot_high"])}
+        else:
+            budget = "–" if row["budget"] == "any" else budget_name(row["budget"])
+            told |= {"kept at": budget, "removed": f"{100 * row['ratio']:g} %", "layers": row["n"]}
+            told |= {"Spearman": signed(row["spearman"]), "95 % interval": interval(row["low"], row["high"], 1)}
+            told |= {"within stages": signed(row["within"])}
+        told |= {"p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
+        rows.append(told | {"would change with": wording.would_change(judged.claim, row)})
+    return pd.DataFrame(rows).set_index("network") if rows else pd.DataFrame()
+
+
+def report(judged: Judgement) -> str:
+    """The finding on one claim as HTML: what is claimed, the verdict, and folded below it every budget in words."""
+    claim, cells = judged.claim, judged.cells
+    parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
+    parts.append(f"<p>{html.escape(wording.summary(judged))}</p>")
+    if len(cells):
+        said = [wording.sentence(claim, row) for row in cells.to_dict("records")]
+        kind = "At each budget" if claim.kind == "paired" else "At each budget and ratio, beside the controls"
+        items = "".join(f"<li>{html.escape(one)}</li>" for one in said)
+        parts.append(f"<details><summary>{kind}: {len(said)} findings in words</summary><ul>{items}</ul></details>")
+    return "\n".join(parts)
+
+
+def missing(judged: Iterable[Judgement], root: str | Path | None = None) -> pd.DataFrame:
+    """What the claims still wait for: one row a network and stage, over all their deciding runs."""
+    runs: dict[Run, None] = {}
+    records: dict[str, dict[str, Any]] = {}
+    for one in judged:
+        runs |= dict.fromkeys(one.claim.deciding_runs(root))
+        records |= {record["key"]: record for record in one.records}
+    return coverage(runs, records.values())
+
+
+TRACE = ["claim", "value", "unit", "network", "what", "budget", "seed", "ours", "ours_record", "rival", "rival_record",
+         "commit", "data_sha256", "device", "precision", "started"]  # fmt: skip
+
+
+def trace(judged: Mapping[str, Judgement]) -> pd.DataFrame:
+    """Every number behind the verdicts, down to its records: one row a paired difference, or a scan of a rank claim.
+
+    `value` is the difference at one seed (ours less rival, a fraction), whose means are the effects; for a scan it is
+    empty, as a correlation is made of all its layers. Records lie under book/records; commit, data, device and start
+    are those of `ours`, and of the rival's record where they differ, both, separated by " / ".
+    """
+    import pandas as pd
+
+    rows = []
+    for name, one in judged.items():
+        records = {record["key"]: record for record in one.records}
+        for pair in one.pairs.to_dict("records"):
+            ours, rival = records[pair["key_ours"]], records[pair["key_rival"]]
+            rows.append(
+                {
+                    "claim": name,
+                    "value": pair["difference"],
+                    "unit": one.claim.metric,
+                    "network": network_name(pair["dataset"], pair["model"]),
+                    "what": f"{pair['ours']} - {pair['rival']}",
+                    "budget": pair["budget"],
+                    "seed": pair["seed"],
+                    **_files(ours, rival),
+                }
+            )
+        for record in one.records if one.claim.kind == "rank" else ():
+            run = record["run"]
+            network = network_name(run["dataset"], run["model"])
+            row = {"claim": name, "value": None, "unit": "accuracy drops", "network": network, "what": "sensitivity scan"}
+            rows.append(row | {"budget": None, "seed": run["seed"], **_files(record)})
+    return pd.DataFrame(rows, columns=TRACE)
+
+
+def _files(ours: Mapping[str, Any], rival: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    told = {"ours": ours["key"], "ours_record": _path(ours)}
+    told |= {"rival": rival["key"] if rival else None, "rival_record": _path(rival) if rival else None}
+    sides = [side["provenance"] for side in (ours, rival) if side]
+    facts = {
+        "commit": lambda p: ((p.get("code") or {}).get("commit") or "unknown")[:12],
+        "data_sha256": lambda p: (p.get("data") or {}).get("sha256", "unknown"),
+        "device": lambda p: (p.get("machine") or {}).get("gpu") or (p.get("machine") or {}).get("cpu", "unknown"),
+        "precision": lambda p: p.get("precision"),
+        "started": lambda p: p.get("started"),
+    }
+    return told | {name: " / ".join(dict.fromkeys(str(fact(p)) for p in sides)) for name, fact in facts.items()}
+
+
+def _path(record: Mapping[str, Any]) -> str:
+    return f"{Run.from_dict(record['run']).folder}/{record['key']}.json"

@@ -1,0 +1,154 @@
+"""Findings in words that a reader can repeat, made from the numbers of a judgement and from nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scipy import stats
+
+from slimlib.study.claims import Claim
+from slimlib.study.evidence import share
+from slimlib.study.judgement import Judgement
+from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed
+from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+
+STAGES = {"prune": "pruned and fine-tuned", "distill": "distilled", "scratch": "trained from scratch"}
+TOO_MANY = 1000
+"""Seeds beyond which it is said that no practical number would do."""
+
+
+def summary(judged: Judgement) -> str:
+    """The verdict on a claim in one or two sentences: counts first, then the reach of the effects, then what is missing."""
+    claim, rows = judged.claim, judged.deciding
+    runs = share(judged.recorded, judged.expected, " runs are recorded")
+    if rows.empty:
+        return f"{claim.id}: {judged.told}. {runs}; no comparison can be made."
+    counts = rows["verdict"].value_counts()
+    said = ", ".join(f"{name} in {counts[name]}" for name in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if name in counts)
+    doubt = int((~rows["agree"]).sum()) if "agree" in rows else 0
+    doubtful = f" In {doubt} of them the t and the bootstrap interval lead to different verdicts." if doubt else ""
+    return f"{claim.id}: {judged.told}. Of {_count(len(rows), 'comparison')}: {said}; {effects(judged)}.{doubtful} {runs}."
+
+
+def effects(judged: Judgement) -> str:
+    """ "mean differences from −0.31 to +0.12 percentage points, 5 seeds"."""
+    rows = judged.deciding
+    if rows.empty:
+        return ""
+    if judged.claim.kind == "rank":
+        return f"Spearman's coefficients {_reach(rows['spearman'], 1)}, {_span(rows['n'], 'layer')}"
+    return f"mean differences {_reach(rows['mean'], 100)} percentage points, {_span(rows['n'], 'seed')}"
+
+
+def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
+    """One comparison, deciding (`unit`, several budgets) or single (`budget`): effect, interval, n."""
+    if claim.kind == "rank":
+        return _rank_sentence(claim, row)
+    network = network_name(row["dataset"], row["model"])
+    if row.get("budget"):
+        where = f"at {budget_name(row['budget'])}"
+    else:
+        shares = [f"{100 * float(budget.partition(':')[2]):g}" for budget in row["budgets"].split(", ")]
+        where = f"averaged over budgets of {_listed(shares)} % of {UNITS[row['unit']]}"
+    ours, rival = plain_name(claim.ours), plain_name(row["rival"])
+    compared = _compared(row["mean"])
+    told = f"{network}, {STAGES[claim.stage]}, {where}: {ours} widths are {compared} {rival} widths"
+    if row["n"] < 2:
+        return f"{told} (one seed, so no interval)"
+    return f"{told} ({_percent(claim.level)} interval {interval(row['low'], row['high'])} points, n = {row['n']} seeds)"
+
+
+def would_change(claim: Claim, row: Mapping[str, Any]) -> str:
+    """What it would take for a deciding comparison to be judged otherwise."""
+    if claim.kind == "rank":
+        return _rank_change(claim, row)
+    found, mean, n = row["verdict"], row["mean"], int(row["n"])
+    if n < claim.min_seeds:
+        return f"{_count(claim.min_seeds - n, 'more seed')} to be judged at all"
+    if found == SUPPORTED:
+        return f"a mean lower by {_plain(row['low'])} points, at the same spread"
+    if found == NOT_SUPPORTED:
+        return f"a mean higher by {_plain(max(-row['low'], 0.0))} points, at the same spread"
+    if row["low"] > 0:
+        return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
+    needs = []
+    if mean > 0:
+        needs.append((_seeds_for(mean, row["sd"], claim.level), SUPPORTED))
+    if mean < claim.margin:
+        needs.append((_seeds_for(claim.margin - mean, row["sd"], claim.level), NOT_SUPPORTED))
+    seeds, verdict = min(needs)
+    told = f"more than {TOO_MANY:,}" if seeds > TOO_MANY else f"about {seeds:,}"
+    return f"{told} seeds, to be {verdict} at this mean and spread"
+
+
+def _seeds_for(distance: float, sd: float, level: float) -> int:
+    """The least number of seeds whose t interval, at this standard deviation, is narrower than `distance` to each side."""
+    n = 2
+    while n <= TOO_MANY and stats.t.ppf((1 + level) / 2, n - 1) * sd / n**0.5 >= distance:
+        n += 1
+    return n
+
+
+def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
+    network = network_name(row["dataset"], row["model"])
+    at = "" if row["budget"] == "any" else f" at {budget_name(row['budget'])}"
+    what = "V / T" if row["rule"] == "neyman_score" else f"what {plain_name(row['rule'])} keeps{at}"
+    if row["rule"] == "depth":
+        what = "depth alone"
+    told = f"{network}: {what} ranks the layers as the accuracy lost with {_percent(row['ratio'])} of one layer removed does"
+    found = f"Spearman {signed(row['spearman'])}, {_percent(claim.level)} interval {interval(row['low'], row['high'], 1)}"
+    within = "" if row["within"] != row["within"] else f"; within stages {signed(row['within'])}"
+    degree = _degree(row["spearman"])
+    return f"{told} {degree} ({found}, n = {row['n']} layers{within})"
+
+
+def _rank_change(claim: Claim, row: Mapping[str, Any]) -> str:
+    if row["verdict"] == SUPPORTED:
+        return f"a coefficient lower by {row['low']:.2f}"
+    if row["verdict"] == NOT_SUPPORTED:
+        return f"a coefficient higher by {max(-row['low'], 0.0):.2f}, at the same spread"
+    if row["low"] > 0:
+        return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
+    return f"an interval above 0 or below {claim.margin:g}: more layers, so other networks; more images only sharpen the drops"
+
+
+def _degree(rho: float) -> str:
+    if rho != rho:
+        return "in no order at all"
+    for least, told in ((0.8, "closely"), (0.5, "in the main"), (0.2, "weakly"), (-0.2, "not at all")):
+        if rho >= least:
+            return told
+    return "the other way round"
+
+
+def _compared(mean: float) -> str:
+    if round(100 * mean, 2) == 0:
+        return "as accurate, to the hundredth of a point, as"
+    return f"{_plain(abs(mean))} points {'more' if mean > 0 else 'less'} accurate than"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:g} %"
+
+
+def _plain(value: float) -> str:
+    return f"{100 * value:.2f}"
+
+
+def _reach(values: Any, scale: float) -> str:
+    low, high = (points(v) if scale == 100 else signed(v) for v in (values.min(), values.max()))
+    return f"of {low}" if low == high else f"from {low} to {high}"
+
+
+def _span(counts: Any, what: str) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return _count(low, what) if low == high else f"{low} to {high} {what}s"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def _listed(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
