@@ -10,12 +10,12 @@ __version__ = "0.1.0"
 _HOME = {
     "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "layout",
     "WidthPlan": "widths", "WidthPath": "widths", "plan_widths": "rules", "width_path": "rules", "RULES": "rules",
-    "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery", "save": "surgery", "load": "surgery",
+    "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery", "save": "storage", "load": "storage",
     "fresh_copy": "fresh", "sensitivity": "sensitivity", "load_data": "data", "Recipe": "training", "History": "training",
     "fit": "training", "evaluate": "training", "Distill": "distillation",
 }
 _MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "cost",
-            "criteria", "surgery", "sampling", "latency"}
+            "criteria", "surgery", "storage", "sampling", "latency"}
 
 __all__ = sorted({*_HOME, *_MODULES})
 

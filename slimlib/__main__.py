@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from slimlib import widths_command
 from slimlib.errors import SlimlibError
 
 
@@ -38,23 +40,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("train", train, "execute the runs of a profile that have no record yet")
     sub.add_argument("profile", help="a name under notebooks/profiles/: quick, laptop, paper, imagenet")
     sub.add_argument("--jobs", type=int, default=1, help="processes that train at the same time (default: 1)")
+    sub.add_argument("--only", nargs="+", metavar="KEY", help="these runs only, and what they start from")
+    sub.add_argument("--list", action="store_true", help="train nothing: the runs without a record, as JSON")
 
-    sub = command("widths", widths, "the widths that PCA gives a network, layer by layer")
-    sub.add_argument("model", help='"vgg16", "resnet56", "torchvision:resnet50", or pretrained: "cifar10/resnet56"')
-    budget = sub.add_mutually_exclusive_group(required=True)
-    budget.add_argument("--keep-macs", type=float, metavar="F", help="fraction of the multiply-adds to keep, in (0, 1]")
-    budget.add_argument("--keep-params", type=float, metavar="F", help="fraction of the parameters to keep, in (0, 1]")
-    budget.add_argument("--threshold", type=float, metavar="T", help="cumulative contribution to reach in each layer")
-    sub.add_argument("--weights", metavar="FILE", help="a state dict (.safetensors, or .pt/.th without code)")
-    sub.add_argument("--input", default="3,32,32", metavar="C,H,W", help="shape of one example (default: 3,32,32)")
-    sub.add_argument("--classes", type=int, default=10, help="outputs of the network (default: 10)")
-    sub.add_argument("--rule", default="pca", help="how widths are chosen (default: pca)")
-    sub.add_argument("--coupling", default="inner", choices=["inner", "joint"],
-                     help="layers tied by shortcuts")
-    sub.add_argument("-o", "--output", metavar="FILE", help="also save the plan as JSON")
+    sub = command("widths", widths_command.run, "the widths that PCA, or another rule, gives a network, layer by layer")
+    widths_command.add_arguments(sub)
 
-    sub = command("bench", bench, "time the slimmed networks on this machine")
-    sub.add_argument("arguments", nargs=argparse.REMAINDER)
+    sub = command("bench", bench, "measure slimlib's speed on this machine against limits and rivals")
+    sub.add_argument("--only", default="", metavar="PART[,PART]", help="import, widths, prune, train, notebook, growth")
+    sub.add_argument("--full", action="store_true", help="also the largest layers, up to 16,384 x 4,096: some minutes more")
+    sub.add_argument("--rounds", type=int, metavar="N", help="turns that each contestant takes (default: 3 to 9, by part)")
+    sub.add_argument("-o", "--output", metavar="FILE", help="default: book/records/bench/<machine>.json, and its page")
     return parser
 
 
@@ -137,74 +133,36 @@ def train(args: argparse.Namespace) -> None:
     if args.jobs < 1:
         raise SlimlibError(f"--jobs {args.jobs}: at least 1")
     from slimlib import study
+    from slimlib.distributed import joined
+    from slimlib.study import grid
 
     profile = study.load_profile(args.profile)  # an unknown name is refused before any process starts
+    if args.list:
+        print(json.dumps(grid.jobs(profile), indent=1, ensure_ascii=False))
+        return
+    runs = grid.by_key(profile, args.only) if args.only else profile.runs()
+    only = ["--only", *args.only] if args.only else []
     # Each process takes the runs that no other is at: the locks of the store share the work out
-    others = [subprocess.Popen([sys.executable, "-m", "slimlib", "train", args.profile]) for _ in range(args.jobs - 1)]
+    command = [sys.executable, "-m", "slimlib", "train", args.profile, *only]
+    others = [subprocess.Popen(command) for _ in range(args.jobs - 1)]
     try:
-        study.ensure(profile.runs(), profile.store())
+        with joined() as world:  # alone, unless torchrun started this process
+            study.ensure(runs, profile.store(), progress=world.rank == 0)
     finally:
         failed = sum(process.wait() != 0 for process in others)
     if failed:
         raise SlimlibError(f"{failed} of {args.jobs} processes failed: see above; the same command goes on")
-    status(args)
-
-
-def widths(args: argparse.Namespace) -> None:
-    import torch
-
-    import slimlib
-    from slimlib import models
-
-    shape = _shape(args.input)
-    if "/" in args.model:
-        model = models.pretrained(args.model)
-    else:
-        model = models.build(args.model, num_classes=args.classes, in_channels=shape[0])
-        if not args.weights:
-            print("no --weights: these are the widths of an untrained network", file=sys.stderr)
-    if args.weights:
-        model.load_state_dict(_weights(Path(args.weights)))
-    budget = {k: v for k in ("keep_macs", "keep_params", "threshold") if (v := getattr(args, k)) is not None}
-    plan = slimlib.plan_widths(model.eval(), torch.zeros(1, *shape), rule=args.rule, coupling=args.coupling, **budget)
-    column = max(map(len, plan.widths), default=5)
-    print(f"{'layer':<{column}}  full  kept  fraction")
-    for name, width in plan.widths.items():
-        full = plan.full_widths[name]
-        print(f"{name:<{column}}  {full:>4}  {width:>4}  {width / full:>8.3f}")
-    print(f"parameters {plan.params:,} of {plan.full_params:,} ({plan.params / plan.full_params:.1%}), "
-          f"MACs {plan.macs:,} of {plan.full_macs:,} ({plan.macs / plan.full_macs:.1%})")  # fmt: skip
-    if args.output:
-        plan.save(args.output)
-
-
-def _shape(text: str) -> tuple[int, int, int]:
-    try:
-        channels, height, width = (int(part) for part in text.split(","))
-    except ValueError:
-        raise SlimlibError(f"--input {text!r}: write channels,height,width, for example 3,32,32") from None
-    return channels, height, width
-
-
-def _weights(path: Path) -> dict[str, Any]:
-    """A state dict from a file that can hold no code."""
-    import torch
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise SlimlibError(f"--weights {path}: no such file")
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    return state.get("state_dict", state)
+    if world.rank == 0:
+        status(args)
 
 
 def bench(args: argparse.Namespace) -> None:
-    try:
-        from slimlib import bench as benchmark
-    except ImportError:
-        raise SlimlibError("bench: this version has no benchmark yet") from None
-    benchmark.main(args.arguments)
+    from slimlib import bench as benchmark
+
+    if args.rounds is not None and args.rounds < 1:
+        raise SlimlibError(f"--rounds {args.rounds}: at least 1")
+    only = [name for name in args.only.split(",") if name]
+    print(f"Written: {benchmark.main(only, args.full, args.output, rounds=args.rounds)}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The networks of the book, torchvision's by name, and two pretrained CIFAR-10 networks.
+"""The networks of the book, those of torchvision and timm by name, and two pretrained CIFAR-10 networks.
 
 Every convolution has a name that a table can show: a VGG's are ``conv1`` ... ``conv13``, as Li et al. (2017) count them.
 """
@@ -12,12 +12,13 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimlib import libraries
 from slimlib.data import data_folder
 from slimlib.errors import SlimlibError
+from slimlib.storage import load_weights
 
 
 def lenet5(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
@@ -141,22 +142,20 @@ def resnet_small(num_classes: int = 10, in_channels: int = 1) -> ResNet:
 
 
 def build(name: str, num_classes: int, in_channels: int) -> nn.Module:
-    """A freshly initialised network by name: one of :data:`NAMES`, or ``"torchvision:resnet50"`` and its like."""
+    """A freshly initialised network by name: one of :data:`NAMES`, "torchvision:resnet50" or "timm:resnet50" and their like."""
     if name in _BUILDERS:
         return _BUILDERS[name](num_classes=num_classes, in_channels=in_channels)
-    library, _, model = name.partition(":")
-    if library != "torchvision":
-        raise SlimlibError(f'name={name!r} is no network of slimlib; choose one of {", ".join(NAMES)}, or '
-                           '"torchvision:" and the name of a classification network of torchvision')
-    if in_channels != 3:
-        raise SlimlibError(f"in_channels={in_channels}, but torchvision's networks take 3: choose a colour data set")
-    from slimlib._torchvision import import_torchvision
+    if libraries.is_named(name):
+        return libraries.build(name, num_classes, in_channels)
+    raise SlimlibError(f'name={name!r} is no network of slimlib; choose one of {", ".join(NAMES)}, or "torchvision:" or '
+                       '"timm:" and the name of a classification network there')
 
-    models = import_torchvision().models
-    if model not in models.list_models(module=models):
-        raise SlimlibError(f"name={name!r}: torchvision.models has no classification network {model!r}")
-    options = {"init_weights": True} if model in ("googlenet", "inception_v3") else {}
-    return models.get_model(model, weights=None, num_classes=num_classes, **options)
+
+def usual_shape(name: str) -> tuple[tuple[int, int, int], int]:
+    """What a network of :func:`build` or :func:`pretrained` is usually made for: (C, H, W) of an input, and classes."""
+    if libraries.is_named(name):
+        return libraries.usual_input(name), 1000
+    return ((1, 28, 28) if name in ("lenet5", "vgg_small", "resnet_small") else (3, 32, 32)), 10
 
 
 _BUILDERS = {"lenet5": lenet5, "vgg16": vgg16, "vgg_small": vgg_small, "resnet_small": resnet_small}
@@ -189,12 +188,7 @@ def pretrained(name: str) -> ResNet:
     if not file.exists():
         _fetch(_RELEASE + file_name, file)
     _check(file.read_bytes(), file)
-    state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
-    model = cifar_resnet(depth)
-    # The release has no num_batches_tracked, which only counts batches and changes no output.
-    counters = {key: value for key, value in model.state_dict().items() if key.endswith("num_batches_tracked")}
-    model.load_state_dict(counters | {key.removeprefix("module."): value for key, value in state.items()})
-    return model.eval()
+    return load_weights(cifar_resnet(depth), file).eval()
 
 
 def _fetch(url: str, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Cutting a network to a plan: ``prune`` keeps trained filters, ``thin`` starts afresh, ``save`` and ``load`` bring it back.
+"""Cutting a network to a plan: ``prune`` keeps trained filters, ``thin`` starts afresh.
 
 All groups are cut at once from the dense tensors: for every module the kept rows and the kept inputs are worked out first,
 then each tensor is indexed a single time. The result is a plain module of the same class, with its attributes brought up to
@@ -8,10 +8,8 @@ date, and the widths and costs that were asked for are asserted before it is ret
 from __future__ import annotations
 
 import copy
-import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,9 +31,9 @@ def prune(model: nn.Module, plan: WidthPlan, criterion: str = "l1", seed: int = 
     2017) or ``random`` (by ``seed``). ``model`` is left as it was. Raises SlimlibError when the plan was made for other
     widths, or when the criterion cannot rank a group (``bn`` without BatchNorm).
     """
-    layout = _layout_for(model, plan)
+    layout = layout_for(model, plan)
     keep = choose_filters(model, layout, plan.widths, criterion, seed)
-    return _checked(cut(model, layout, keep), plan)
+    return checked(cut(model, layout, keep), plan)
 
 
 def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.Module], None] | None = None) -> nn.Module:
@@ -43,39 +41,10 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
 
     How the weights are drawn, under ``seed``: :func:`slimlib.fresh.fresh_copy`. ``model`` is left as it was.
     """
-    layout = _layout_for(model, plan)
-    first = {g.name: _first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
+    layout = layout_for(model, plan)
+    first = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
     student = fresh_copy(cut(model, layout, first), seed, reset)
-    return _checked(student, plan)
-
-
-def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
-    """Weights and plan in one safetensors file (no pickle), written under another name first and then moved."""
-    from safetensors.torch import save_file
-
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, part, metadata={"slimlib_plan": json.dumps(plan.to_dict())})
-    part.replace(path)
-
-
-def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that :func:`save` wrote. ``build`` makes the dense network, whose weights do not matter."""
-    from safetensors import safe_open
-
-    with safe_open(str(path), framework="pt") as f:
-        metadata = f.metadata() or {}
-        if "slimlib_plan" not in metadata:
-            raise SlimlibError(f"path={str(path)!r} holds no slimlib plan; it was not written by slimlib.save")
-        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    plan = WidthPlan.from_dict(json.loads(metadata["slimlib_plan"]))
-    model = build()
-    layout = _layout_for(model, plan)
-    keep = {g.name: _first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
-    slim = cut(model, layout, keep)
-    slim.load_state_dict(tensors)
-    return _checked(slim, plan)
+    return checked(student, plan)
 
 
 def cut(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
@@ -179,37 +148,49 @@ def _cut_norm(norm: nn.Module, gone: np.ndarray) -> None:
     setattr(norm, "num_features" if hasattr(norm, "num_features") else "num_parameters", len(kept))
 
 
-def _first_channels(group, width: int) -> np.ndarray:
+def first_channels(group, width: int) -> np.ndarray:
     """The first ``width`` channels, equally many of each block: which they are does not matter to the shape."""
     per_block = width // group.blocks
     return np.sort(np.concatenate([np.flatnonzero(group.block_of == b)[:per_block] for b in range(group.blocks)]))
 
 
-def _layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
+def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     """The plan's own layout where it is at hand, else traced anew from an input of the recorded shape."""
     layout = plan.layout
     if layout is None:
         parameter = next(model.parameters())
         layout = trace(model, torch.zeros(plan.input_shape, device=parameter.device, dtype=parameter.dtype))
     for name, full in plan.full_widths.items():
-        try:
-            width = model.get_submodule(name).weight.shape[1 if getattr(model.get_submodule(name), "transposed", False) else 0]
-        except AttributeError:
-            raise SlimlibError(f"plan: the model has no layer {name!r}; the plan was made for another network") from None
+        width = _width(model, name)
+        if width is None:
+            raise SlimlibError(f"plan: the model has no layer {name!r}; the plan was made for another network")
         if width != full:
             raise SlimlibError(f"plan: layer {name} has {width} filters, but the plan was made for {full}; "
                                "give the dense network that the plan was made from")
     return layout
 
 
-def _checked(slim: nn.Module, plan: WidthPlan) -> nn.Module:
+def checked(slim: nn.Module, plan: WidthPlan) -> nn.Module:
     """Assert that what was planned is what was built, widths and parameters."""
-    for name, width in plan.widths.items():
-        weight = slim.get_submodule(name).weight
-        got = weight.shape[1 if getattr(slim.get_submodule(name), "transposed", False) else 0]
-        if got != width:
-            raise AssertionError(f"layer {name} came out {got} wide instead of {width}: a fault of slimlib, please report it")
-    params = sum(p.numel() for p in slim.parameters())
-    if params != plan.params:
-        raise AssertionError(f"{params} parameters came out instead of {plan.params}: a fault of slimlib, please report it")
+    if fault := deviation(slim, plan):
+        raise AssertionError(f"{fault}: a fault of slimlib, please report it")
     return slim
+
+
+def deviation(slim: nn.Module, plan: WidthPlan) -> str:
+    """Where a network is not what the plan says: the first such layer, or the parameters. Empty where it is."""
+    for name, width in plan.widths.items():
+        got = _width(slim, name)
+        if got != width:
+            return f"there is no layer {name}" if got is None else f"layer {name} is {got} wide instead of {width}"
+    params = sum(p.numel() for p in slim.parameters())
+    return "" if params == plan.params else f"there are {params} parameters instead of {plan.params}"
+
+
+def _width(model: nn.Module, name: str) -> int | None:
+    """Filters of a layer, or None where there is no such layer."""
+    try:
+        layer = model.get_submodule(name)
+        return layer.weight.shape[1 if getattr(layer, "transposed", False) else 0]
+    except AttributeError:
+        return None

@@ -1,0 +1,119 @@
+"""Networks in files: a slimmed one with its plan, and weights made elsewhere. Nothing read here can hold code."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+from slimlib.surgery import checked, cut, deviation, first_channels, layout_for
+from slimlib.widths import WidthPlan
+
+_PLAN = "slimlib_plan"  # the key of the plan in the file's metadata
+
+
+def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
+    """Weights and plan in one safetensors file (no pickle), written under another name first and then moved.
+
+    Raises SlimlibError when ``model`` has not the planned widths: such a file could not be loaded again.
+    """
+    from safetensors.torch import save_file
+
+    if fault := deviation(model, plan):
+        raise SlimlibError(f"model: {fault}; give the network that prune or thin made by this plan, without a wrapper")
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
+    save_file(tensors, part, metadata={_PLAN: json.dumps(plan.to_dict())})
+    part.replace(path)
+
+
+def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
+    """The network that :func:`save` wrote. ``build`` makes the dense network, whose weights do not matter."""
+    from safetensors import safe_open
+
+    _must_exist(path, "path")
+    with _refused_if_damaged(path, "path"), safe_open(str(path), framework="pt") as f:
+        metadata = f.metadata() or {}
+        if _PLAN not in metadata:
+            raise SlimlibError(f"path={str(path)!r} holds no slimlib plan; it was not written by slimlib.save")
+        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
+    plan = WidthPlan.from_dict(json.loads(metadata[_PLAN]))
+    model = build()
+    layout = layout_for(model, plan)
+    keep = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
+    slim = cut(model, layout, keep)
+    _fill(slim, tensors, f"path={str(path)!r}")
+    return checked(slim, plan)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
+    """Fill ``model``, in place, with the state dict in a file: .safetensors, or what torch.save wrote of tensors alone.
+
+    The dict may lie under "state_dict" or "model", as training scripts put it, and its names may begin with "module.", as
+    DataParallel writes them; counters of batches (``num_batches_tracked``) may be missing. Otherwise every entry must fit.
+    Returns ``model``. Raises SlimlibError naming the entries that are missing, not known or of another shape; the model is
+    left as it was then.
+    """
+    _fill(model, read_weights(path), f"weights={str(path)!r}")
+    return model
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file by name, on the CPU; see :func:`load_weights`."""
+    _must_exist(path, "weights")
+    with _refused_if_damaged(path, "weights"):
+        if Path(path).suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise SlimlibError(f"weights={str(path)!r} holds no state dict (names with tensors); save model.state_dict()")
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    return dict(state)
+
+
+def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
+    """``load_state_dict`` that checks everything before it changes anything."""
+    own = model.state_dict()
+    faults = {
+        "missing from the file": [k for k in own if k not in tensors and not k.endswith("num_batches_tracked")],
+        "not in the model": [k for k in tensors if k not in own],
+        "of another shape": [f"{k} {tuple(tensors[k].shape)} for {tuple(own[k].shape)}" for k in own
+                             if k in tensors and tensors[k].shape != own[k].shape],
+    }
+    told = [f"{len(names)} entries {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+            for what, names in faults.items() if names]
+    if told:
+        raise SlimlibError(f"{origin} does not fit this {type(model).__name__}: {'; '.join(told)}. "
+                           "Build the network that the file was saved from: its name, classes and input channels")
+    model.load_state_dict(tensors, strict=False)
+
+
+def _must_exist(path: str | Path, parameter: str) -> None:
+    if not Path(path).is_file():
+        raise SlimlibError(f"{parameter}={str(path)!r}: no such file")
+
+
+@contextmanager
+def _refused_if_damaged(path: str | Path, parameter: str) -> Iterator[None]:
+    """One error for what the two readers raise on a damaged file, or on one with code in it."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (SafetensorError, UnpicklingError, EOFError, OSError, RuntimeError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise SlimlibError(f"{parameter}={str(path)!r} cannot be read ({reason[:120]}): give a .safetensors file, or one "
+                           "that torch.save wrote of a state dict alone, which holds no code") from error

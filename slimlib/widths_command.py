@@ -1,0 +1,112 @@
+"""`python -m slimlib widths`: the widths that a rule gives a network, layer by layer, and why other layers stay whole."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Iterator
+from itertools import groupby
+from textwrap import fill
+from typing import TYPE_CHECKING
+
+from slimlib.errors import SlimlibError
+
+if TYPE_CHECKING:  # nothing heavy is loaded before a command is known
+    from torch import nn
+
+    from slimlib.widths import WidthPlan
+
+NEED_DATA = {"activation_pca": "calibration=images", "sensitivity": "drops=the measured losses of accuracy"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the command."""
+    parser.add_argument("model", help='"vgg16", "resnet56", "torchvision:resnet50", "timm:resnet50", or pretrained: '
+                                      '"cifar10/resnet56"')
+    budget = parser.add_mutually_exclusive_group(required=True)
+    budget.add_argument("--keep-macs", type=float, metavar="F", help="fraction of the multiply-adds to keep, in (0, 1]")
+    budget.add_argument("--keep-params", type=float, metavar="F", help="fraction of the parameters to keep, in (0, 1]")
+    budget.add_argument("--threshold", type=float, metavar="T", help="share of the variance to reach in each layer, in (0, 1]")
+    parser.add_argument("--weights", metavar="FILE", help="a state dict: .safetensors, or .pt/.pth/.th without code")
+    parser.add_argument("--input", metavar="C,H,W", help="shape of one example (default: what the network is usually given)")
+    parser.add_argument("--classes", type=int, help="outputs of the network (default: 1000 for torchvision and timm, else 10)")
+    parser.add_argument("--rule", default="pca", help="how widths are chosen: any rule that needs no data (default: pca)")
+    parser.add_argument("--coupling", default="inner", choices=["inner", "joint"],
+                        help="slim only layers with a width of their own, or also those tied by shortcuts (default: inner)")
+    parser.add_argument("--uncentred", action="store_true", help="spectra of filters that are not centred")
+    parser.add_argument("--fill", action="store_true", help="spend what the widest plan leaves of the budget")
+    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (default: 1)")
+    parser.add_argument("--min-width", type=int, default=1, metavar="N", help="filters that each layer keeps at least")
+    parser.add_argument("--seed", type=int, default=0, help="of the rules random, permuted and pca_at_init (default: 0)")
+    parser.add_argument("--power", type=float, help="of the rule tilt: kept fraction ~ (full width) ** power")
+    parser.add_argument("--published", help="of the rule hand: vgg16-A, resnet56-A or resnet56-B")
+    parser.add_argument("-o", "--output", metavar="FILE", help="also save the plan as JSON")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the table of the plan; write the plan where ``-o`` says."""
+    import torch
+
+    import slimlib
+
+    if args.rule in NEED_DATA:
+        raise SlimlibError(f"--rule {args.rule} needs data: call slimlib.plan_widths(..., rule={args.rule!r}, "
+                           f"{NEED_DATA[args.rule]}) from Python")
+    model, shape = _network(args)
+    budget = {k: v for k in ("keep_macs", "keep_params", "threshold") if (v := getattr(args, k)) is not None}
+    options = {k: v for k in ("power", "published") if (v := getattr(args, k)) is not None}
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", UserWarning)
+        plan = slimlib.plan_widths(
+            model.eval(), torch.zeros(1, *shape), rule=args.rule, coupling=args.coupling, center=not args.uncentred,
+            fill=args.fill, round_to=args.round_to, min_width=args.min_width, seed=args.seed, **budget, **options)
+    print("\n".join(table(plan)))
+    for warning in said:
+        if "rank of the filters" in str(warning.message):
+            print(f"note: {warning.message}", file=sys.stderr)
+    if args.output:
+        plan.save(args.output)
+
+
+def table(plan: WidthPlan) -> Iterator[str]:
+    """The lines of a plan: a row a slimmed layer, the costs, and the layers left whole by reason."""
+    column = max(map(len, plan.widths), default=5)
+    yield f"{'layer':<{column}}  full  kept  fraction"
+    for name, width in plan.widths.items():
+        bound = plan.rank_bound.get(name)
+        note = f"  by rank at most {bound}" if bound else ""
+        yield f"{name:<{column}}  {plan.full_widths[name]:>4}  {width:>4}  {plan.kept[name]:>8.3f}{note}"
+    level = "" if plan.threshold is None else f", level {plan.threshold:.6g}"
+    yield f"rule {plan.rule}, coupling {plan.coupling}{level}"
+    yield (f"parameters {plan.params:,} of {plan.full_params:,} ({plan.keep_params:.1%}), "
+           f"MACs {plan.macs:,} of {plan.full_macs:,} ({plan.keep_macs:.1%})")
+    if plan.whole:
+        yield f"left whole: {len(plan.whole)} layer{'s' * (len(plan.whole) > 1)}"
+    for reason, layers in groupby(sorted(plan.whole, key=plan.whole.get), key=plan.whole.get):  # sorted is stable: in order
+        yield fill(f"{reason}: {', '.join(layers)}", 110, initial_indent="  ", subsequent_indent="    ",
+                   break_on_hyphens=False)
+
+
+def _network(args: argparse.Namespace) -> tuple[nn.Module, tuple[int, int, int]]:
+    """The network that the arguments name, with its weights, and the shape of an example."""
+    from slimlib import models
+    from slimlib.storage import load_weights
+
+    shape, classes = models.usual_shape(args.model)
+    shape, classes = _shape(args.input) if args.input else shape, args.classes or classes
+    published = "/" in args.model and ":" not in args.model
+    model = models.pretrained(args.model) if published else models.build(args.model, classes, shape[0])
+    if args.weights:
+        load_weights(model, args.weights)
+    elif not published:
+        print("no --weights: these are the widths of an untrained network", file=sys.stderr)
+    return model, shape
+
+
+def _shape(text: str) -> tuple[int, int, int]:
+    try:
+        channels, height, width = (int(part) for part in text.split(","))
+    except ValueError:
+        raise SlimlibError(f"--input {text!r}: write channels,height,width, for example 3,32,32") from None
+    return channels, height, width
