@@ -118,12 +118,19 @@ def execute(
     for cell in notebook.cells:
         if "parameters" in cell.metadata.get("tags", []):  # the defaults; the values used stand in the cell below
             cell.metadata.tags = sorted({*cell.metadata.tags, "hide-input"})
+        if cell.cell_type == "markdown" and parameters.get("profile", LIVE) != LIVE:
+            cell.source = _labelled_for(parameters["profile"], cell.source)
     notebook.metadata.papermill.update(input_path=relative(template, root), output_path=relative(output, root))
     notebook.metadata["slimlib"] = {"digest": digest, "template": relative(template, root), "parameters": parameters}
     nbformat.write(notebook, partial)
     partial.replace(output)
     failed.unlink(missing_ok=True)
     return True
+
+
+def _labelled_for(profile: str, text: str) -> str:
+    """One template is a page of several profiles, and the labels of exercises must differ from page to page."""
+    return re.sub(r"^(:label: |```\{solution\} )(?=\S)", rf"\g<1>{profile}-", text, flags=re.MULTILINE)
 
 
 def fingerprint(template: Path, parameters: Mapping[str, Any], root: Path) -> str:
