@@ -1,6 +1,6 @@
 """What is read off one eval-mode forward pass: execution order, costs, and the coupled channels of Torch-Pruning's graph.
 
-Only the low level of Torch-Pruning is used: its dependency graph and the index mapping of a full group. Criteria, widths and
+Only the low level of Torch-Pruning is used: its dependency graph and the index mappings along its edges. Criteria, widths and
 the cutting itself are slimlib's own.
 """
 
@@ -15,6 +15,7 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch_pruning._helpers import _HybridIndex
 from torch_pruning.dependency import index_mapping
 from torch_pruning.ops import OPTYPE
 
@@ -32,6 +33,7 @@ REFUSED = {
     OPTYPE.EMBED: "it is the width of an embedding",
     OPTYPE.CUSTOMIZED: "it passes through a layer that the dependency graph does not know",
 }
+MEETING = "several of its channels meet in one channel of {} (a gate over halves)"
 DOUBTFUL = {OPTYPE.RESHAPE: "a reshape", OPTYPE.SPLIT: "a split or chunk", OPTYPE.UNBIND: "an unbind",
             OPTYPE.EXPAND: "an expand", OPTYPE.SLICE: "a slice"}
 
@@ -106,20 +108,20 @@ def raw_groups(model: nn.Module, example_input: torch.Tensor, order: dict[str, i
     """All coupled groups of output channels, first layers in forward order, with what stands against slimming them."""
     with _steady_index_mapping():
         graph = tp.DependencyGraph().build_dependency(model, example_input, verbose=False)
-        return _all_groups(graph, model, order)
+        index_mapping.update_index_mapping(graph)
+    return _all_groups(graph, model, order)
 
 
 @contextmanager
 def _steady_index_mapping():
-    """Three mends of Torch-Pruning 1.6.1 while the graph is read, undone afterwards.
+    """Two mends of Torch-Pruning 1.6.1 while the graph is built, undone afterwards.
 
     It divides by zero at a reshape whose channels it cannot infer (ShuffleNet); such a reshape is probed here anyway, so the
-    mapping is left out. It takes the parts of a split in the order in which the trace meets their readers; autograd knows
-    which part each one reads. And it rebuilds all mappings for every group, though nothing has been cut in between.
+    mapping is left out. And it takes the parts of a split in the order in which the trace meets their readers; autograd knows
+    which part each one reads.
     """
-    names = ("update_reshape_index_mapping", "update_split_index_mapping", "update_index_mapping")
+    names = ("update_reshape_index_mapping", "update_split_index_mapping")
     original = {name: getattr(index_mapping, name) for name in names}
-    mapped = set()
 
     def reshape_or_skip(graph, node):
         with suppress(ZeroDivisionError):
@@ -139,12 +141,7 @@ def _steady_index_mapping():
                         offsets = [i * offsets[1] for i in range(nr + 2)]
                     dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
 
-    def update_once(graph):
-        if graph not in mapped:
-            mapped.add(graph)
-            original["update_index_mapping"](graph)
-
-    for name, mended in zip(names, (reshape_or_skip, split_by_number, update_once), strict=True):
+    for name, mended in zip(names, (reshape_or_skip, split_by_number), strict=True):
         setattr(index_mapping, name, mended)
     try:
         yield
@@ -157,12 +154,12 @@ def _all_groups(graph, model: nn.Module, order: dict[str, int]) -> RawGroups:
     names = {m: n for n, m in model.named_modules()}
     groups, doubtful, seen = [], {}, set()
     layers = sorted((m for m in graph.module2node if isinstance(m, LAYERS)), key=lambda m: order.get(names[m], 10**9))
+    most = max(max(m.weight.shape[:2]) for m in layers)
     for layer in layers:
         if layer in seen:
             continue
         width = graph.get_out_channels(layer)
-        items = graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, list(range(width)))
-        raw, operation = _read_group(graph, items, names, width)
+        raw, operation = _read_group(graph, _coupled(graph, layer, width, most), names, width)
         seen.update(model.get_submodule(m.module) for m in raw.members if m.role == "out")
         if operation:
             doubtful[len(groups)] = operation
@@ -176,30 +173,93 @@ def _all_groups(graph, model: nn.Module, order: dict[str, int]) -> RawGroups:
     return RawGroups(groups, doubtful, _norm_after(graph, layers, names), _operations(graph, names))
 
 
-def _read_group(graph, items, names, width: int) -> tuple[RawGroup, str]:
+@dataclass
+class _Touched:
+    """What cutting the root's channels ``roots`` does at one node: ``handler`` there, at the positions ``idxs``."""
+
+    node: object
+    handler: object
+    idxs: np.ndarray
+    roots: np.ndarray
+    meet: bool = False  # two of the root's channels arrive at one position
+    lost: bool = False  # index mappings multiply the positions without end (reshapes in a circle)
+
+
+def _coupled(graph, layer: nn.Module, width: int, most: int) -> list[_Touched]:
+    """Everything that cutting output channels of ``layer`` touches, in the order in which it is met.
+
+    The closure that Torch-Pruning's ``get_pruning_group`` computes, over the same dependencies and index mappings. There each
+    set of indices that arrives at a node is followed again, as often as there are paths (minutes on ShuffleNet), and of two
+    channels that meet in one position one is forgotten; here each position is followed once, and a meeting is noted. Positions
+    from ``most`` on, where no layer of the network has any, are not followed.
+    """
+    root = graph.module2node[layer]
+    start = (root, graph.get_pruner_of_module(layer).prune_out_channels, np.arange(width), np.arange(width))
+    owner: dict[tuple, np.ndarray] = {}  # (node, handler) -> the root channel at each position, -1 where none has come
+    touched: dict[tuple, _Touched] = {}
+    pending = [start]
+    while pending:
+        node, handler, idxs, roots = pending.pop()
+        place = touched.setdefault((node, handler), _Touched(node, handler, np.empty(0, int), np.empty(0, int)))
+        if idxs.max() >= most:
+            place.lost = True
+            continue
+        known = owner.get((node, handler), np.full(width, -1))
+        if idxs.max() >= len(known):
+            known = np.pad(known, (0, int(idxs.max()) + 1 - len(known)), constant_values=-1)
+        owner[node, handler] = known
+        fresh = known[idxs] < 0
+        known[idxs[fresh]] = roots[fresh]
+        place.meet |= bool((known[idxs] != roots).any())
+        if not fresh.any():
+            continue
+        idxs = np.unique(idxs[fresh])
+        roots = known[idxs]
+        place.idxs, place.roots = np.concatenate([place.idxs, idxs]), np.concatenate([place.roots, roots])
+        for dep in reversed(node.dependencies):
+            if dep.is_triggered_by(handler):
+                there, whose = _mapped(dep, idxs, roots)
+                if len(there):
+                    pending.append((dep.target, dep.handler, there, whose))
+    return list(touched.values())
+
+
+def _mapped(dep, idxs: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Positions behind a dependency, and the root channel at each."""
+    if all(mapping is None for mapping in dep.index_mapping):
+        return idxs, roots
+    pairs = [_HybridIndex(idx=i, root_idx=r) for i, r in zip(idxs.tolist(), roots.tolist(), strict=True)]
+    for mapping in dep.index_mapping:
+        pairs = pairs if mapping is None else mapping(pairs)
+    return np.array([p.idx for p in pairs], int), np.array([p.root_idx for p in pairs], int)
+
+
+def _read_group(graph, items: list[_Touched], names, width: int) -> tuple[RawGroup, str]:
     """Members, reason to refuse (or ""), and the operation that makes the group doubtful (or "")."""
     raw, doubt = RawGroup(width, []), ""
     for item in items:
-        node, module = item.dep.target, item.dep.target.module
-        channels, index = np.asarray(item.root_idxs), np.asarray(item.idxs)
+        node, module = item.node, item.node.module
+        channels, index = item.roots, item.idxs
         if node.type in REFUSED:
             raw.reason = raw.reason or REFUSED[node.type]
+        elif item.lost:
+            raw.reason = raw.reason or "its channels pass through reshapes that cannot be followed"
         elif node.type == OPTYPE.SPLIT and node.module.offsets is not None:
             run = np.full(width, -1)
             run[channels] = np.searchsorted(np.asarray(node.module.offsets), index, side="right")
             raw.splits.append(run)
         elif module in names and node.type != OPTYPE.ELEMENTWISE:
-            out = graph.is_out_channel_pruning_fn(item.dep.handler)
+            out = graph.is_out_channel_pruning_fn(item.handler)
             role = ("out" if out else "in") if isinstance(module, LAYERS) else "norm"
             member, fault = _member(names[module], role, channels, index)
             raw.members.append(member)
-            raw.reason = raw.reason or fault or _layer_fault(module)
+            raw.reason = raw.reason or (MEETING.format(names[module]) if item.meet else fault) or _layer_fault(module)
         if not node.outputs and (raw.members[-1].role != "in" if module in names and raw.members else True):
             raw.reason = REFUSED[OPTYPE.OUTPUT]
         operation = _operation(node)
         if operation == "pad":
-            raw.reason = ("zero-padded (option A) shortcuts tie it to a wider stream; only the inner layers of its blocks "
-                          "can be slimmed")
+            raw.reason = ("it meets a padding that adds channels (zero-padded, option A shortcuts) or may do so; only the "
+                          "inner layers of its blocks can be slimmed")
         elif not raw.reason or not doubt:
             doubt = doubt or operation
     return raw, doubt
@@ -213,8 +273,6 @@ def _member(name: str, role: str, channels: np.ndarray, index: np.ndarray) -> tu
     fault = ""
     if len(set(counts.tolist())) != 1:
         fault = f"its channels hold unequal numbers of inputs of {name}"
-    elif len(np.unique(index)) != len(index):
-        fault = f"several of its channels meet in one channel of {name} (a gate over halves)"
     if fault:
         return Member(name, role, unique, unique[:, None]), fault
     return Member(name, role, unique, index.reshape(len(unique), -1)), ""
