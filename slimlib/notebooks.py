@@ -130,7 +130,7 @@ def execute(
 
 def _labelled_for(profile: str, text: str) -> str:
     """One template is a page of several profiles, and the labels of exercises must differ from page to page."""
-    return re.sub(r"^(:label: |```\{solution\} )(?=\S)", rf"\g<1>{profile}-", text, flags=re.MULTILINE)
+    return re.sub(r"^(:label: |```\{solution(?:-start)?\} )(?=\S)", rf"\g<1>{profile}-", text, flags=re.MULTILINE)
 
 
 def fingerprint(template: Path, parameters: Mapping[str, Any], root: Path) -> str:

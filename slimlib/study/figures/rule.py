@@ -1,0 +1,92 @@
+"""Figures of the chapter on widths as optimal sampling: one layer cut at random, where units go, who notices a rescaling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from slimlib.study.figures.style import BLACK, BLUE, GREY, ORANGE, RED, WIDE, look
+from slimlib.study.names import UNITS, name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def sampling_error(table: pd.DataFrame, n: int, rule: float | None = None) -> Figure:
+    """Error of the reader's sum against the units kept: random subsets with intervals, and the formulas through them.
+
+    table   of `stratum.experiment`; n: the layer's units
+    rule    V / total as the rule computes it, without data: its curve is drawn as well
+    """
+    fig, axis = plt.subplots(figsize=(WIDE * 0.72, 3.3))
+    width = np.linspace(table["width"].min(), table["width"].max(), 200)
+    falls = n / width - 1
+    at = table.iloc[0]
+    one = n / at["width"] - 1
+    axis.plot(width, at["exact"] / one * falls, color=BLUE, label="exact, correlations counted")
+    axis.plot(width, at["uncorrelated"] / one * falls, color=ORANGE, linestyle="--", label="units taken as uncorrelated")
+    if rule is not None:
+        axis.plot(width, rule * falls, color=RED, linestyle=":", linewidth=2, label="what the rule computes, no data")
+    axis.errorbar(table["width"], table["error"], [table["error"] - table["low"], table["high"] - table["error"]], fmt="o",
+                  color=BLACK, capsize=3, markersize=4.5, label="random subsets, 95 % interval")  # fmt: skip
+    axis.set(xlabel=f"units kept, of {n}", ylabel="error / variance of the full sum", yscale="log")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.legend()
+    return fig
+
+
+def allocation(kept: pd.DataFrame, costs: pd.DataFrame) -> Figure:
+    """Where the units go: above, what one more unit of each layer costs; below, the fraction rules keep. A column a budget.
+
+    kept    columns unit, rule, group, kept;  costs  columns unit, group, cost (of one unit, as a share of the network)
+    """
+    units = list(dict.fromkeys(kept["unit"]))
+    layers = list(dict.fromkeys(kept["group"]))
+    fig, axes = plt.subplots(2, len(units), figsize=(WIDE, 4.6), sharex=True, sharey="row", height_ratios=(1, 1.7), squeeze=False)
+    at = np.arange(len(layers))
+    for (above, below), unit in zip(axes.T, units, strict=True):
+        cost = costs[costs["unit"] == unit].set_index("group")["cost"].reindex(layers)
+        above.bar(at, 100 * cost, 0.7, color=GREY)
+        above.set_title(f"budget in {UNITS[unit]}", loc="left")
+        for rule, part in kept[kept["unit"] == unit].groupby("rule", sort=False):
+            colour, marker = look(rule)
+            below.plot(at, part.set_index("group")["kept"].reindex(layers), marker=marker, color=colour, label=name(rule))
+        _layer_ticks(below, layers)
+    axes[0, 0].set_ylabel("cost of a unit\n(% of the network)")
+    axes[1, 0].set(ylabel="kept fraction", ylim=(0, 1.03))
+    handles, labels = axes[1, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return fig
+
+
+def invariance(table: pd.DataFrame) -> Figure:
+    """Kept fraction by layer of the trained network (line) and of copies that compute the same (dots), one panel a rule.
+
+    table   of `invariance.widths_under_rescaling`
+    """
+    rules, layers = list(dict.fromkeys(table["rule"])), list(dict.fromkeys(table["group"]))
+    fig, axes = plt.subplots(1, len(rules), figsize=(WIDE, 2.9), sharey=True, squeeze=False)
+    at = {layer: x for x, layer in enumerate(layers)}
+    for axis, rule in zip(axes[0], rules, strict=True):
+        part, (colour, marker) = table[table["rule"] == rule], look(rule)
+        mine, others = part[part["draw"] == 0], part[part["draw"] > 0]
+        shift = 0.1 * (others["draw"] - others["draw"].max() / 2 - 0.5) * 5 / max(5, others["draw"].max())
+        axis.plot(mine["group"].map(at), mine["kept"], marker=marker, color=colour, linewidth=1.2, label="as trained")
+        x = others["group"].map(at) + shift
+        axis.plot(x, others["kept"], ".", color=BLACK, markersize=4, label="the same function, rescaled")
+        axis.set_title(name(rule), loc="left")
+        _layer_ticks(axis, layers)
+    axes[0, 0].set(ylabel="kept fraction", ylim=(0, 1.05))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=2)
+    return fig
+
+
+def _layer_ticks(axis: Any, layers: Sequence[str]) -> None:
+    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8 if len(layers) <= 16 else 6)
+    axis.grid(False, axis="x")
