@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,25 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one example."""
+        return tuple(self.images.shape[1:])
+
+    def first(self, count: int | None) -> Split:
+        """The first images only; all of them for None."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images as normalised batches, each with its labels."""
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.normalised(part), self.labels[part]
+
     def normalised(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The chosen images as a float32 batch, (pixel / 255 - mean) / std in each channel, channels-last."""
         return self.normalise(self.images.permute(0, 2, 3, 1)[index])
@@ -96,12 +115,12 @@ class Data:
 
     @property
     def device(self) -> torch.device:
-        return self.train.images.device
+        return self.train.device
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of one example."""
-        return tuple(self.train.images.shape[1:])
+        return self.train.input_shape
 
     @property
     def example_input(self) -> Tensor:
@@ -115,7 +134,7 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
 
     Args:
         name: a key of ``KNOWN``: ``"fashionmnist-10k"`` (embedded), ``"fashionmnist"``, ``"mnist"``, ``"cifar10"``,
-            ``"cifar100"``.
+            ``"cifar100"``; or ``"imagenet"``, whose images stay files: :mod:`slimlib.imagenet`.
         device: where the images live; by default the first GPU if there is one, else the CPU.
         split_seed: which training images are held out. The same seed holds out the same images on every machine.
         val_fraction: the held-out part of train, in [0, 1), drawn evenly over the classes.
@@ -126,10 +145,14 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
         SlimlibError: unknown name, argument out of range, file missing and not downloadable, or images that do not have
             the SHA-256 of the set.
     """
-    if name not in KNOWN:
-        raise SlimlibError(f"name={name!r} is no data set of slimlib; choose one of {', '.join(KNOWN)}")
+    if name not in (*KNOWN, "imagenet"):
+        raise SlimlibError(f"name={name!r} is no data set of slimlib; choose one of {', '.join(KNOWN)}, imagenet")
     if not 0 <= val_fraction < 1:
         raise SlimlibError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    if name == "imagenet":
+        from slimlib.imagenet import load
+
+        return load(device, split_seed, val_fraction, limit)
     known = KNOWN[name]
     if limit is not None and limit < known.num_classes:
         raise SlimlibError(f"limit={limit} must be None or at least the number of classes, {known.num_classes}")

@@ -7,10 +7,12 @@ share, unless they are computed jointly, which torch offers for GPUs only.
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -28,6 +30,17 @@ class World:
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls()
+
+    def agreed(self, value: Any = None) -> Any:
+        """The first process's value, in all of them: they must take the same turn, whatever each could see on disk.
+
+        None returns before the first process has come here, so it also keeps the others waiting for what that one writes.
+        """
+        if self.size == 1:
+            return value
+        values = [value]
+        distributed.broadcast_object_list(values, src=0)
+        return values[0]
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
         """The model itself, or torch's DistributedDataParallel around it."""
@@ -71,3 +84,22 @@ class World:
             finally:
                 for parent, key, norm in norms:
                     parent.add_module(key, norm)
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """Within the context, the processes that ``torchrun`` started train together; a process of its own stays alone.
+
+    Each takes the GPU of its number on its machine. They talk over NCCL on GPUs and Gloo on CPUs.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "LOCAL_RANK" not in os.environ:
+        yield World.current()
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield World.current()
+    finally:
+        distributed.destroy_process_group()

@@ -153,7 +153,9 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         network = world.wrap(model, device)
         if recipe.compile:
             network = torch.compile(network, mode=None if recipe.compile is True else recipe.compile)
-        batches = Batches(data.train, batch_size, recipe.augment, seed, world)
+        how = (batch_size, recipe.augment, seed, world)
+        # images on the device, or files (slimlib.imagenet)
+        batches = Batches(data.train, *how) if isinstance(data.train, Split) else data.train.batches(*how)
         bar = stack.enter_context(_bar(progress and world.rank == 0, recipe.epochs * steps))
         for epoch in range(recipe.epochs):
             model.train()
@@ -261,12 +263,11 @@ def evaluate(model: nn.Module, data: Data | Split, batch_size: int = 1000) -> fl
     split = data.test if isinstance(data, Data) else data
     if not len(split):
         raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
-    model.to(split.images.device)
-    right = torch.zeros((), dtype=torch.int64, device=split.images.device)
+    model.to(split.device)
+    right = torch.zeros((), dtype=torch.int64, device=split.device)
     with torch.inference_mode(), _evaluation_mode(model):
-        for start in range(0, len(split), batch_size):
-            part = slice(start, start + batch_size)
-            right += (model(split.normalised(part)).argmax(1) == split.labels[part]).sum()
+        for images, labels in split.in_order(batch_size):
+            right += (model(images).argmax(1) == labels).sum()
     return right.item() / len(split)
 
 
@@ -282,7 +283,7 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     if count < 2:
         raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
     momenta = [norm.momentum for norm in norms]
-    model.to(split.images.device)
+    model.to(split.device)
     with torch.no_grad(), _evaluation_mode(model):
         for norm in norms:
             norm.reset_running_stats()

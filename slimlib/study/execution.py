@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch
 
 import slimlib
 from slimlib import models
+from slimlib.distributed import World
 from slimlib.errors import SlimlibError
 from slimlib.study.provenance import recorded
 from slimlib.study.runs import RECIPE_VERSION, Run, with_needs
@@ -28,18 +28,22 @@ def execute(run: Run, store: Store, progress: bool = True, wait: bool = True) ->
     store     where records and checkpoints lie
     progress  show a bar while training
     wait      wait for another process that is at this run, or at one it needs; else raise `RunBusy`
+
+    Processes that train together (torchrun) all call this; the first holds the lock, decides and writes.
     """
+    world = World.current()
     for needed in run.needs():
         # A record is not enough to start from: the dense network's weights must be in the cache as well.
-        if store.get(needed) is None or _weights_missing(needed, store):
+        if world.agreed(store.get(needed) is None or _weights_missing(needed, store)):
             execute(needed, store, progress, wait)
-    with store.lock(run, wait=wait):
-        record = store.get(run)
-        if record is not None and not _weights_missing(run, store):
+    with store.lock(run, wait=wait) if world.rank == 0 else nullcontext():
+        record = world.agreed(store.get(run))
+        if world.agreed(record is not None and not _weights_missing(run, store)):
             return record
         made = _STAGES[run.stage](run, store, progress)
-        if record is None:  # else only the checkpoint was gone: it has been remade, and the evidence stays as it was
+        if record is None and world.rank == 0:  # else only the checkpoint was gone, and the evidence stays as it was
             store.put(run, {"recipe_version": RECIPE_VERSION, **made})
+        world.agreed()
         return store.get(run)
 
 
@@ -53,7 +57,7 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
     from tqdm import tqdm
 
     runs = list(dict.fromkeys(runs))
-    missing = store.missing(runs)
+    missing = World.current().agreed(store.missing(runs))
     if missing and train:
         with tqdm(total=len(missing), unit="run", disable=not progress, mininterval=1) as bar:
             failed = _work_off(missing, store, bar)
@@ -69,6 +73,7 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
 def _work_off(pending: list[Run], store: Store, bar: Any) -> dict[Run, SlimlibError]:
     """Execute all that can be; a run that fails, such as one whose loss diverges, does not keep the others waiting."""
     failed: dict[Run, SlimlibError] = {}
+    together = World.current().size > 1  # then all take the same run at the same time, and nobody goes ahead
     while pending:
         busy = []
         for run in pending:
@@ -76,7 +81,7 @@ def _work_off(pending: list[Run], store: Store, bar: Any) -> dict[Run, SlimlibEr
             try:
                 if causes := [failed[needed] for needed in run.needs() if needed in failed]:
                     raise causes[0]
-                execute(run, store, progress=False, wait=False)
+                execute(run, store, progress=False, wait=together)
                 bar.update()
             except RunBusy:
                 busy.append(run)
@@ -127,10 +132,10 @@ def _dense(run: Run, store: Store, progress: bool) -> dict[str, Any]:
             model = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device)
             with clock("train"):
                 history = slimlib.fit(model, data, run.recipe, seed=run.seed, progress=progress, validate="none")
-            provenance["precision"] = history.precision
+            _trained(history, provenance)
         with clock("evaluate"):
             metrics = _accuracies(model, data)
-        if not run.pretrained:
+        if not run.pretrained and World.current().rank == 0:
             store.save_checkpoint(run, model, test_accuracy=metrics["test_accuracy"])
         whole = slimlib.plan_widths(model, data.example_input, rule="uniform", threshold=1.0)
     cost = {"params": whole.full_params, "macs": whole.full_macs}
@@ -166,7 +171,7 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
                 taught = {"teacher": dense, "distill": run.distill}
         with clock("train"):
             history = slimlib.fit(slim, data, run.recipe, seed=run.seed, progress=progress, validate="none", **taught)
-        provenance["precision"] = history.precision
+        _trained(history, provenance)
         with clock("evaluate"):
             metrics |= _accuracies(slim, data)
     cost = {"params": plan.params, "macs": plan.macs, "dense_params": plan.full_params, "dense_macs": plan.full_macs}
@@ -191,9 +196,7 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         dense, data, told = _dense_network(run, store, data)
         provenance["notes"] += _drift(run, store, told)
         provenance["precision"] = "float32"
-        validation = data.val
-        if count := options.get("images"):
-            validation = replace(validation, images=validation.images[:count], labels=validation.labels[:count])
+        validation = data.val.first(options.get("images"))
         scan = {"ratios": options["ratios"]} if "ratios" in options else {}
         with clock("sensitivity"):
             curve = slimlib.sensitivity(
@@ -293,6 +296,14 @@ def _drift(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
 def _accuracies(model: torch.nn.Module, data: Any) -> dict[str, float]:
     """Validation accuracy, for every choice that is made; test accuracy, for report only."""
     return {"val_accuracy": slimlib.evaluate(model, data.val), "test_accuracy": slimlib.evaluate(model, data.test)}
+
+
+def _trained(history: Any, provenance: dict[str, Any]) -> None:
+    """What the provenance must say of the training itself."""
+    provenance["precision"] = history.precision
+    provenance["notes"] += history.notes
+    if history.processes > 1:
+        provenance["processes"] = history.processes
 
 
 def _losses(history: Any) -> list[float]:

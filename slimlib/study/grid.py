@@ -1,0 +1,48 @@
+"""A profile as a list of jobs, for whatever distributes them: notebooks/Snakefile, or a scheduler's own array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from slimlib.errors import SlimlibError
+from slimlib.study.profiles import Profile
+from slimlib.study.runs import Run
+from slimlib.study.store import Store
+
+
+def jobs(profile: Profile, store: Store | None = None) -> list[dict[str, Any]]:
+    """The runs that have no record yet, what is needed before what needs it, each as plain values.
+
+    key, label, seconds (the profile's estimate), record (the path of its record, from the project's root) and needs (the
+    paths of the records it starts from, whether they are there or not).
+    """
+    store, estimates = store or profile.store(), profile.estimates()
+
+    def path(run: Run) -> str:
+        return store.path(run).relative_to(profile.root).as_posix()
+
+    return [
+        {
+            "key": run.key,
+            "label": run.label,
+            "seconds": estimates.get(run, 0.0),
+            "record": path(run),
+            "needs": [path(needed) for needed in run.needs()],
+        }
+        for run in store.missing(profile.runs())
+    ]
+
+
+def by_key(profile: Profile, keys: Iterable[str]) -> list[Run]:
+    """The profile's runs of these keys. The first digits of a key will do, where they name one run only."""
+    runs, found = profile.runs(), []
+    for key in keys:
+        fitting = [run for run in runs if run.key.startswith(key)]
+        if len(fitting) != 1:
+            raise SlimlibError(
+                f"key={key!r} names {len(fitting)} runs of profile {profile.name!r}; "
+                f"python -m slimlib train {profile.name} --list tells the keys of those that are missing"
+            )
+        found += fitting
+    return found

@@ -1,0 +1,114 @@
+"""A profile as jobs: the list, single runs by key, and Snakemake's workflow, run here and dry-run for Slurm."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from slimlib import study
+from slimlib.errors import SlimlibError
+from slimlib.study import grid
+
+ROOT = Path(__file__).resolve().parents[1]
+PROFILE = """
+name: tiny
+evidence: false
+train: live
+records: records
+description: one dense network, and two that start from it
+seeds: 1
+recipes:
+  short: {epochs: 1, lr: 0.05, batch_size: 500, precision: float32}
+studies:
+  dense:
+    - {dataset: fashionmnist-10k, model: vgg_small, stage: dense, recipe: short, seconds: 7200}
+  scratch:
+    - {dataset: fashionmnist-10k, model: vgg_small, stage: scratch, arms: [pca, uniform], budget: "macs:0.2",
+       dense_recipe: short, recipe: short, seconds: 5}
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project with the small profile, and the book's Snakefile."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "notebooks" / "profiles" / "tiny.yml").write_text(PROFILE)
+    shutil.copy(ROOT / "notebooks" / "Snakefile", tmp_path / "notebooks")
+    monkeypatch.setenv("SLIMLIB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def snakemake(project: Path, *arguments: str, config: tuple[str, ...] = ()) -> subprocess.CompletedProcess:
+    """Snakemake on the profile. It may live in another environment: SNAKEMAKE names its command."""
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    command = os.environ.get("SNAKEMAKE") or shutil.which("snakemake", path=beside)
+    if command is None:
+        pytest.skip("snakemake is not installed: pip install 'slimlib[grid]', or SNAKEMAKE=/path/to/snakemake")
+    command = [command, "-s", "notebooks/Snakefile", *arguments, "--config", "profile=tiny", f"python={sys.executable}", *config]
+    return subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+
+
+def test_jobs_are_the_missing_runs_with_what_they_need_first(project):
+    profile = study.load_profile("tiny", project)
+    jobs = grid.jobs(profile)
+    assert [job["key"] for job in jobs] == [run.key for run in profile.runs()] and len(jobs) == 3
+    assert jobs[0]["needs"] == [] and all(job["needs"] == [jobs[0]["record"]] for job in jobs[1:])
+    assert [job["seconds"] for job in jobs] == [7200, 5, 5]
+    dense = profile.runs("dense")[0]
+    profile.store().put(dense, {})
+    left = grid.jobs(profile)
+    assert left == jobs[1:] and (project / left[0]["needs"][0]).is_file()
+
+
+def test_a_run_is_found_by_the_start_of_its_key_and_never_guessed(project):
+    profile = study.load_profile("tiny", project)
+    run = profile.runs()[1]
+    assert grid.by_key(profile, [run.key, run.key[:10]]) == [run, run]
+    for wrong in ("", "zzz"):
+        with pytest.raises(SlimlibError, match=rf"key='{wrong}' names (3|0) runs"):
+            grid.by_key(profile, [wrong])
+
+
+@pytest.mark.slow
+def test_the_command_makes_one_run_and_what_it_starts_from(project):
+    jobs = grid.jobs(study.load_profile("tiny", project))
+    command = [sys.executable, "-m", "slimlib", "train", "tiny"]
+    done = subprocess.run([*command, "--only", jobs[2]["key"]], cwd=project, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "2 of 3 runs recorded" in done.stdout
+    listed = subprocess.run([*command, "--list"], cwd=project, capture_output=True, text=True, check=True)
+    assert json.loads(listed.stdout) == [jobs[1]]
+
+
+@pytest.mark.slow
+def test_the_workflow_trains_what_is_missing_and_never_touches_a_record_again(project):
+    profile = study.load_profile("tiny", project)
+    store, runs = profile.store(), profile.runs()
+    done = snakemake(project, "--cores", "2")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert store.missing(runs) == []
+    records = [store.path(run).read_bytes() for run in runs]
+    store.path(runs[2]).unlink()  # one is lost, one looks older than what it was made from: only the lost one is a job
+    os.utime(store.path(runs[0]))
+    again = snakemake(project, "--cores", "2")
+    assert again.returncode == 0 and store.missing(runs) == [], again.stderr[-3000:]
+    assert [store.path(run).read_bytes() for run in runs[:2]] == records[:2]
+    assert "1 of 1 steps (100%) done" in again.stderr or "2 of 2 steps (100%) done" in again.stderr, again.stderr[-2000:]
+
+
+def test_a_dry_run_for_slurm_asks_for_a_gpu_and_time_by_the_estimate(project):
+    help_ = snakemake(project, "--help")
+    if "--slurm-" not in help_.stdout:
+        pytest.skip("snakemake-executor-plugin-slurm is not installed: pip install 'slimlib[grid]'")
+    done = snakemake(project, "--executor", "slurm", "--jobs", "10", "--dry-run", "--default-resources", "slurm_partition=gpu",
+                     config=("gpus=1",))
+    assert done.returncode == 0, done.stderr[-3000:]
+    plan = done.stdout + done.stderr
+    assert plan.count("rule run:") == 3 and plan.count("gpu=1") == 3
+    assert plan.count("runtime=600") == 1 and plan.count("runtime=30") == 2 and "slurm_partition=gpu" in plan
+    assert not (project / "records").exists()

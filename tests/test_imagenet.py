@@ -1,0 +1,135 @@
+"""ImageNet's folder form, on a small folder of real JPEGs: decoding, sharing among processes, training under torchrun."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import slimlib
+from slimlib import study
+from slimlib.distributed import World
+from slimlib.imagenet import SIZE
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSES, TRAIN, TEST = ("bag", "boot", "coat"), 12, 2  # images a class
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """imagenet/{train,val}/<class>/*.JPEG of the embedded photographs, enlarged to landscape, portrait and square."""
+    data, root = slimlib.load_data("fashionmnist-10k", device="cpu", val_fraction=0.0), tmp_path_factory.mktemp("data")
+    for label, name in enumerate(CLASSES):
+        of_class = torch.nonzero(data.train.labels == label)[:TRAIN + TEST, 0].tolist()
+        for number, index in enumerate(of_class):
+            place = root / "imagenet" / ("train" if number < TRAIN else "val") / name
+            place.mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(data.train.images[index, 0].numpy())  # grey: it must become three channels
+            image.resize([(300, 260), (260, 300), (280, 280)][number % 3]).save(place / f"{number}.JPEG", quality=90)
+    return root
+
+
+@pytest.fixture
+def data(folder, monkeypatch):
+    monkeypatch.setenv("SLIMLIB_DATA", str(folder))
+    monkeypatch.setenv("SLIMLIB_WORKERS", "0")
+    return slimlib.load_data("imagenet", device="cpu", val_fraction=0.25)
+
+
+def test_the_splits_are_disjoint_and_whole(data, folder):
+    assert data.num_classes == len(CLASSES) and data.input_shape == (3, SIZE, SIZE)
+    parts = [set(split.files) for split in (data.train, data.val, data.test)]
+    assert [len(part) for part in parts] == [27, 9, 6] and len(set.union(*parts)) == 42
+    for split in (data.train, data.val, data.test):
+        assert [CLASSES[label] for label in split.labels] == [Path(file).parent.name for file in split.files]
+    assert np.bincount(data.val.labels).tolist() == [3, 3, 3]
+    assert all("/val/" in file for file in data.test.files)
+
+
+def test_an_evaluation_image_is_the_normalised_centre(data):
+    with Image.open(data.test.files[0]) as file:
+        image = file.convert("RGB")
+    scale = 256 / min(image.size)
+    image = image.resize([round(scale * side) for side in image.size], Image.Resampling.BILINEAR)
+    left, top = ((side - SIZE) / 2 for side in image.size)
+    want = np.asarray(image.crop((round(left), round(top), round(left) + SIZE, round(top) + SIZE)), np.float32) / 255
+    got = data.test.normalised(slice(0, 1))[0].permute(1, 2, 0) * torch.tensor(data.std) + torch.tensor(data.mean)
+    assert np.abs(got.numpy() - want).mean() < 0.02  # torchvision resizes with antialiasing and rounds sizes its own way
+    assert torch.equal(next(data.test.in_order(4))[0][:1], data.test.normalised(slice(0, 1)))
+
+
+def test_batches_are_the_same_however_they_are_shared_and_decoded(data, monkeypatch):
+    whole = list(data.train.batches(6, "crop_flip", seed=3))
+    halves = [list(data.train.batches(6, "crop_flip", seed=3, world=World(rank, 2))) for rank in range(2)]
+    monkeypatch.setenv("SLIMLIB_WORKERS", "1")
+    worker = list(data.train.batches(6, "crop_flip", seed=3))
+    assert len(whole) == len(data.train) // 6
+    for (index, images, labels), first, second, decoded in zip(whole, *halves, worker, strict=True):
+        for at, all_of in enumerate((index, images, labels)):
+            assert torch.equal(all_of, torch.cat([first[at], second[at]])) and torch.equal(all_of, decoded[at])
+    assert not torch.equal(whole[0][0], next(iter(data.train.batches(6, "crop_flip", seed=4)))[0])
+
+
+def test_each_epoch_has_another_order_and_other_crops(data):
+    batches = data.train.batches(27, "crop", seed=0)
+    (first, images, _), = batches
+    (second, again, _), = batches
+    assert sorted(first.tolist()) == sorted(second.tolist()) and not torch.equal(first, second)
+    same = int((second == first[0]).nonzero())
+    assert not torch.equal(images[0], again[same])
+
+
+def test_errors_say_which_folder_is_missing(tmp_path, folder, monkeypatch):
+    monkeypatch.setenv("SLIMLIB_DATA", str(tmp_path))
+    with pytest.raises(slimlib.SlimlibError, match=r"imagenet.train.*SLIMLIB_DATA"):
+        slimlib.load_data("imagenet")
+    shutil.copytree(folder / "imagenet", tmp_path / "imagenet")
+    (tmp_path / "imagenet" / "val" / "coat").rename(tmp_path / "imagenet" / "val" / "jacket")
+    with pytest.raises(slimlib.SlimlibError, match="same class folders"):
+        slimlib.load_data("imagenet")
+
+
+def test_the_profile_lists_its_runs_and_its_status_is_told():
+    done = subprocess.run([sys.executable, "-m", "slimlib", "status", "imagenet"], cwd=ROOT, capture_output=True, text=True)
+    runs = study.load_profile("imagenet").runs()
+    assert done.returncode == 0 and f"of {len(runs)} runs recorded" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_train_together_and_write_each_record_once(folder, tmp_path):
+    """The command of the book, on a profile of the same form with a small network: a dense run, then one that starts from it."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    recipe = "{epochs: 1, lr: 0.01, batch_size: 8, augment: crop_flip, precision: float32}"
+    common = 'dataset: imagenet, model: "torchvision:squeezenet1_1"'
+    (tmp_path / "notebooks" / "profiles" / "imagenet.yml").write_text(f"""
+name: imagenet
+evidence: true
+train: records
+records: records
+description: small
+seeds: 1
+recipes: {{dense: {recipe}}}
+studies:
+  dense:
+    - {{{common}, stage: dense, recipe: dense, seconds: 10}}
+  scratch:
+    - {{{common}, stage: scratch, arms: uniform, budget: "macs:0.8", dense_recipe: dense, recipe: dense, seconds: 10}}
+""")
+    environment = os.environ | {"SLIMLIB_DATA": str(folder), "SLIMLIB_CACHE": str(tmp_path / "cache"), "SLIMLIB_WORKERS": "0",
+                                "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "slimlib", "train",
+               "imagenet"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    records = {record["run"]["stage"]: record for record in map(json.loads, (
+        path.read_text() for path in (tmp_path / "records").rglob("*.json")))}
+    assert set(records) == {"dense", "scratch"} and records["scratch"]["dense_key"] == records["dense"]["key"]
+    for record in records.values():
+        assert record["provenance"]["processes"] == 2 and len(record["loss"]) == 1
+    assert done.stdout.count("2 of 2 runs recorded") == 1  # one process speaks
