@@ -1,10 +1,11 @@
-"""Networks in files: a slimmed one with its plan, and weights made elsewhere. Nothing read here can hold code."""
+"""Networks in files: a slimmed one with its plan, weights made elsewhere, ONNX. Nothing read here can hold code."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -82,6 +83,24 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     if all(name.startswith("module.") for name in state):
         state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return dict(state)
+
+
+def export_onnx(model: nn.Module, example_input: torch.Tensor, path: str | Path) -> None:
+    """Write ``model`` in evaluation mode as ONNX: one input "input" and one output "output", any number of examples.
+
+    ``example_input``: a batch of at least 2 for it, on its device. Raises SlimlibError where onnxscript is not installed.
+    """
+    if find_spec("onnxscript") is None:
+        raise SlimlibError("export_onnx needs onnxscript, which is not installed: pip install onnxscript")
+    if len(example_input) < 2:
+        raise SlimlibError(f"example_input has {len(example_input)} examples; give 2, as torch.export takes a 1 for fixed")
+    modes = {m: m.training for m in model.modules()}
+    try:
+        torch.onnx.export(model.eval(), (example_input,), str(path), dynamo=True, verbose=False, external_data=False,
+                          input_names=["input"], output_names=["output"], dynamic_shapes=({0: torch.export.Dim("batch")},))
+    finally:
+        for module, training in modes.items():
+            module.training = training
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:
