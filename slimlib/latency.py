@@ -32,6 +32,7 @@ def measure(
     repeats: int = 15,
     on: Iterable[str] | None = None,
     seed: int = 0,
+    limit_s: float = 30.0,
 ):
     """Milliseconds that each network needs for a batch, as a pandas DataFrame.
 
@@ -40,10 +41,12 @@ def measure(
     batch_sizes    images a batch, each measured
     repeats        rounds; in each, every network is timed once, in an order drawn under `seed`
     on             devices, of `devices()`; None means all of them
+    limit_s        seconds for one device and batch size: no round is begun later, but three are always made
 
     One row a device, batch size and network: `ms`, the median over rounds, with quartiles `ms_low` and `ms_high`;
     `relative`, the median over rounds of the time divided by the first network's in the same round, with quartiles
-    `relative_low` and `relative_high`. Raises SlimlibError for an argument out of range or a device that is not here.
+    `relative_low` and `relative_high`; `rounds`, how many were made. Raises SlimlibError for an argument out of range or
+    a device that is not here.
     """
     import pandas as pd
 
@@ -59,21 +62,27 @@ def measure(
         placed = {name: copy.deepcopy(model).to(device).eval() for name, model in models.items()}
         for batch_size in batch_sizes:
             batch = example_input[:1].to(device).expand(batch_size, *example_input.shape[1:]).contiguous()
-            for name, summary in _summaries(_rounds(placed, batch, repeats, seed)).items():
-                rows.append({"device": device, "batch_size": batch_size, "model": name, **summary, "rounds": repeats})
+            taken = _rounds(placed, batch, repeats, seed, limit_s)
+            for name, summary in _summaries(taken).items():
+                row = {"device": device, "batch_size": batch_size, "model": name, **summary}
+                rows.append(row | {"rounds": len(taken[name])})
     return pd.DataFrame(rows)
 
 
-def _rounds(models: Mapping[str, nn.Module], batch: torch.Tensor, repeats: int, seed: int) -> dict[str, np.ndarray]:
-    """Milliseconds of each network in each round, shape (repeats,)."""
+def _rounds(
+    models: Mapping[str, nn.Module], batch: torch.Tensor, repeats: int, seed: int, limit_s: float
+) -> dict[str, np.ndarray]:
+    """Milliseconds of each network in each round, shape (rounds,)."""
     draw, names = np.random.default_rng(seed), list(models)
-    taken = {name: np.empty(repeats) for name in names}
+    taken: dict[str, list[float]] = {name: [] for name in names}
     with torch.inference_mode():
-        calls = {name: _calls(models[name], batch) for name in names}
-        for at in range(repeats):
+        calls, start = {name: _calls(models[name], batch) for name in names}, time.monotonic()
+        for made in range(repeats):
+            if made >= 3 and time.monotonic() - start > limit_s:
+                break
             for name in draw.permutation(names):
-                taken[name][at] = 1000 * _seconds(models[name], batch, calls[name]) / calls[name]
-    return taken
+                taken[name].append(1000 * _seconds(models[name], batch, calls[name]) / calls[name])
+    return {name: np.array(ms) for name, ms in taken.items()}
 
 
 def _calls(model: Callable, batch: torch.Tensor) -> int:

@@ -56,6 +56,12 @@ def test_networks_are_left_as_they_are():
     assert (found["ms_low"] <= found["ms"]).all() and (found["ms"] <= found["ms_high"]).all()
 
 
+def test_a_slow_machine_makes_fewer_rounds_and_says_so(chain):
+    network, example = chain
+    found = latency.measure({"dense": network}, example, batch_sizes=[1], repeats=50, on=["cpu"], limit_s=0.0)
+    assert found["rounds"].tolist() == [3]
+
+
 def test_wrong_arguments_are_refused_by_name(chain):
     network, example = chain
     for wrong in ({"batch_sizes": [0]}, {"repeats": 0}, {"models": {}}):

@@ -87,6 +87,18 @@ def sensitive_layers(path: str | Path | None = None) -> dict[str, dict[str, Any]
     return yaml.safe_load(path.read_text(encoding="utf-8"))["published_sensitivity"]
 
 
+def changelog(path: str | Path | None = None) -> list[dict[str, str]]:
+    """What was changed in claims.yml after it was written: [{"date", "what"}], oldest first."""
+    import yaml
+
+    path = Path(path) if path is not None else project_root() / "book" / "claims.yml"
+    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["changelog"] or []
+    for entry in entries:
+        if not isinstance(entry, dict) or set(entry) != {"date", "what"}:
+            raise SlimlibError(f"{path.name}: changelog entry {entry!r} must have a date and say what was changed")
+    return [{name: str(value) for name, value in entry.items()} for entry in entries]
+
+
 def _claim(entry: Mapping[str, Any]) -> Claim:
     where = f"claims.yml: claim {entry.get('id')!r}"
     unknown = set(entry) - {f.name for f in fields(Claim)}

@@ -33,6 +33,9 @@ class Evidence:
         told = f"Profile {self.profile.name} ({kind}): {share(len(self.records), len(self.runs))}"
         return told + (f", in {minutes:.1f} minutes of computing." if self.records else ".")
 
+    def _repr_markdown_(self) -> str:
+        return str(self)
+
     @property
     def frame(self) -> pd.DataFrame:
         """`to_frame` of the records, budgets in order; empty when nothing is recorded."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,15 +79,21 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
     return Judgement(claim, overall, rows, cells, len(used), len(wanted), pairs, tuple(used))
 
 
-def judge_all(profile: str | None = None, root: str | Path | None = None) -> dict[str, Judgement]:
+def judge_all(
+    profile: str | None = None, only: Iterable[str] | None = None, root: str | Path | None = None
+) -> dict[str, Judgement]:
     """Every claim of book/claims.yml, judged from the records of its profiles: {id: Judgement}.
 
     profile   only this profile's runs count; None means all that the claims name. Claims it has no runs for are left out
+    only      ids of claims; None means all
     """
+    only = None if only is None else set(only)
     path = Path(root) / "book" / "claims.yml" if root is not None else None
     read: dict[str, dict[str, Any] | None] = {}
     judged = {}
     for name, claim in load_claims(path).items():
+        if only is not None and name not in only:
+            continue
         if profile is not None:
             claim = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == profile))
         stores = [load_profile(where["profile"], root).store() for where in claim.runs]

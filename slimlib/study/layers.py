@@ -143,8 +143,35 @@ def untrained(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn.Module,
     return network.eval(), torch.zeros(1, channels, side, side)
 
 
-def rank_bound(dataset: str, model: str) -> dict[str, int]:
-    """Groups that PCA can never keep whole, whatever they have learnt, with the most components they can have."""
+def trained_and_untrained(record: dict[str, Any], seeds: int = 3, at_most: int = 10) -> pd.DataFrame:
+    """Cumulative contributions of a scanned network's layers, and of the same architecture with fresh weights.
+
+    Columns layer, weights ("trained" or "untrained"), seed, component (as a share of the width) and share. Of many
+    layers, `at_most` are taken, evenly spread from the first to the last.
+    """
+    import pandas as pd
+
     import slimlib
 
-    return slimlib.plan_widths(*untrained(dataset, model), threshold=1.0).rank_bound
+    run, rows = record["run"], []
+    names = list(record["spectra"])
+    chosen = [names[i] for i in sorted({round(at) for at in np.linspace(0, len(names) - 1, min(at_most, len(names)))})]
+    sides = [("trained", run["seed"], record["spectra"])]
+    for seed in range(seeds):
+        network, example = untrained(run["dataset"], run["model"], seed)
+        sides.append(("untrained", seed, slimlib.spectra(network, example, center=run["center"], coupling=run["coupling"])))
+    for weights, seed, spectra in sides:
+        for layer in chosen:
+            share = slimlib.cumulative(np.asarray(spectra[layer], float))
+            component = np.arange(1, len(share) + 1) / len(share)
+            part = {"layer": layer, "weights": weights, "seed": seed, "component": component, "share": share}
+            rows.append(pd.DataFrame(part))
+    return pd.concat(rows, ignore_index=True)
+
+
+def rank_bound(dataset: str, model: str, below: float = 0.9) -> dict[str, int]:
+    """Groups of which PCA can never keep more than `below` of the width, whatever they have learnt: {group: the most}."""
+    import slimlib
+
+    plan = slimlib.plan_widths(*untrained(dataset, model), threshold=1.0)
+    return {group: most for group, most in plan.rank_bound.items() if most < below * plan.full_widths[group]}

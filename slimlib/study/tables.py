@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from slimlib.study.figures.comparisons import in_order
 from slimlib.study.names import UNITS, budget_name, budget_order, interval, network_name, plain_name, points, signed
+from slimlib.study.statistics import against
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +52,38 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
         for row in table.to_dict("records")
     }
     return _arms_by_budgets(told)
+
+
+def before_and_after(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row a network and budget: the arms' mean accuracies after the cut alone and after fine-tuning, least to most.
+
+    The rank correlation says how well the first order of the arms predicts the second.
+    """
+    import pandas as pd
+
+    rows = []
+    for (dataset, model, budget), cell in frame.groupby(["dataset", "model", "budget"], sort=False) if len(frame) else ():
+        arms = cell.groupby("arm")[["test_accuracy_before_finetuning", "test_accuracy"]].mean()
+        row = {"network": network_name(dataset, model), "budget": budget_name(budget), "arms": len(arms)}
+        for told, column in zip(("before (%)", "after (%)"), arms, strict=True):
+            row[told] = f"{100 * arms[column].min():.1f} to {100 * arms[column].max():.1f}"
+        order = arms.corr("spearman").iloc[0, 1] if len(arms) > 2 else float("nan")
+        rows.append(row | {"rank correlation": signed(order)})
+    return pd.DataFrame(rows, columns=["network", "budget", "arms", "before (%)", "after (%)", "rank correlation"]).set_index(
+        ["network", "budget"]
+    )
+
+
+def by_criterion(frame: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
+    """Networks and budgets by criterion: the difference of two arms in points, t interval, number of seeds."""
+    table = against(frame[frame["arm"].isin([arm, reference])], reference) if len(frame) else frame
+    if not len(table):
+        return table
+    table = table.assign(
+        network=[network_name(d, m) for d, m in zip(table["dataset"], table["model"], strict=True)],
+        told=[f"{points(r.mean)} {interval(r.low, r.high)} ({r.n})" for r in table.drop(columns="keys").itertuples()],
+    )
+    return table.pivot_table(index=["network", "budget"], columns="criterion", values="told", aggfunc="first")
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:

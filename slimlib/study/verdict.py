@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed
+from slimlib.study.names import interval, network_name, points, signed
 from slimlib.study.runs import Run
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ def claim_table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
             "what is claimed": one.claim.title,
             "verdict": one.told,
             "effects": wording.effects(one) or "–",
-            "comparisons": len(one.deciding),
             "runs recorded": share(one.recorded, one.expected, ""),
         }
         for name, one in judged.items()
@@ -41,32 +40,35 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
 
     rows = []
     for row in judged.deciding.to_dict("records"):
-        told = {"network": network_name(row["dataset"], row["model"])}
+        told = {"comparison": wording.comparison(judged.claim, row)}
         if judged.claim.kind == "paired":
-            told |= {"against": plain_name(row["rival"]), "budgets": UNITS[row["unit"]], "seeds": row["n"]}
-            told |= {"difference (points)": points(row["mean"]), "95 % t interval": interval(row["low"], row["high"])}
+            told |= {"points": f"{points(row['mean'])} {interval(row['low'], row['high'])}"}
             told |= {"bootstrap": interval(row["boot_low"], row["boot_high"])}
         else:
-            budget = "–" if row["budget"] == "any" else budget_name(row["budget"])
-            told |= {"kept at": budget, "removed": f"{100 * row['ratio']:g} %", "layers": row["n"]}
-            told |= {"Spearman": signed(row["spearman"]), "95 % interval": interval(row["low"], row["high"], 1)}
+            told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
             told |= {"within stages": signed(row["within"])}
-        told |= {"p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
+        told |= {"n": row["n"], "p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
         rows.append(told | {"would change with": wording.would_change(judged.claim, row)})
-    return pd.DataFrame(rows).set_index("network") if rows else pd.DataFrame()
+    return pd.DataFrame(rows).set_index("comparison") if rows else pd.DataFrame()
 
 
 def report(judged: Judgement) -> str:
-    """The finding on one claim as HTML: what is claimed, the verdict, and folded below it every budget in words."""
+    """The finding on one claim as HTML: what is claimed, the verdict, what would change it; folded below, all details."""
     claim, cells = judged.claim, judged.cells
     parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
-    parts.append(f"<p>{html.escape(wording.summary(judged))}</p>")
+    parts.append(f"<p>{html.escape(wording.summary(judged))} {html.escape(wording.closest(judged))}</p>")
+    if len(judged.deciding):
+        table = comparison_table(judged).reset_index().to_html(index=False, border=0)
+        parts.append(_folded(f"The {len(judged.deciding)} deciding comparisons, and what would change each", table))
     if len(cells):
-        said = [wording.sentence(claim, row) for row in cells.to_dict("records")]
-        kind = "At each budget" if claim.kind == "paired" else "At each budget and ratio, beside the controls"
-        items = "".join(f"<li>{html.escape(one)}</li>" for one in said)
-        parts.append(f"<details><summary>{kind}: {len(said)} findings in words</summary><ul>{items}</ul></details>")
+        said = [html.escape(wording.sentence(claim, row)) for row in cells.to_dict("records")]
+        kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
+        parts.append(_folded(f"{kind}: {len(said)} findings", "<ul>" + "".join(f"<li>{one}</li>" for one in said) + "</ul>"))
     return "\n".join(parts)
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>"
 
 
 def missing(judged: Iterable[Judgement], root: str | Path | None = None) -> pd.DataFrame:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from scipy import stats
 
@@ -12,6 +13,9 @@ from slimlib.study.evidence import share
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+
+if TYPE_CHECKING:
+    from IPython.display import Markdown
 
 STAGES = {"prune": "pruned and fine-tuned", "distill": "distilled", "scratch": "trained from scratch"}
 TOO_MANY = 1000
@@ -28,17 +32,55 @@ def summary(judged: Judgement) -> str:
     said = ", ".join(f"{name} in {counts[name]}" for name in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if name in counts)
     doubt = int((~rows["agree"]).sum()) if "agree" in rows else 0
     doubtful = f" In {doubt} of them the t and the bootstrap interval lead to different verdicts." if doubt else ""
-    return f"{claim.id}: {judged.told}. Of {_count(len(rows), 'comparison')}: {said}; {effects(judged)}.{doubtful} {runs}."
+    what = "effects" if claim.kind == "rank" else "mean differences"
+    found = f"{claim.id}: {judged.told}. Of {_count(len(rows), 'comparison')}: {said}; {what}: {effects(judged)}."
+    return f"{found}{doubtful} {runs}."
+
+
+def listed(sentences: Iterable[str]) -> Markdown:
+    """Sentences as a list that a notebook displays as text."""
+    from IPython.display import Markdown
+
+    # a sentence is plain text: the marks that Markdown would read are taken as they stand
+    return Markdown("\n".join("- " + re.sub(r"([*_`\[\]])", r"\\\1", sentence) for sentence in sentences))
+
+
+def summaries(judged: Mapping[str, Judgement], names: Iterable[str], profile: str) -> Markdown:
+    """The verdicts on some claims, as a list; a claim that the profile does not decide says so."""
+    return listed(
+        summary(judged[name]) if name in judged else f"{name}: profile {profile} decides nothing about it." for name in names
+    )
 
 
 def effects(judged: Judgement) -> str:
-    """ "mean differences from −0.31 to +0.12 percentage points, 5 seeds"."""
+    """ "−0.31 to +0.12 points, 5 seeds"."""
     rows = judged.deciding
     if rows.empty:
         return ""
     if judged.claim.kind == "rank":
-        return f"Spearman's coefficients {_reach(rows['spearman'], 1)}, {_span(rows['n'], 'layer')}"
-    return f"mean differences {_reach(rows['mean'], 100)} percentage points, {_span(rows['n'], 'seed')}"
+        return f"Spearman {_reach(rows['spearman'], 1)}, {_span(rows['n'], 'layer')}"
+    return f"{_reach(rows['mean'], 100)} points, {_span(rows['n'], 'seed')}"
+
+
+def comparison(claim: Claim, row: Mapping[str, Any]) -> str:
+    """ "against uniform on LeNet-5 on MNIST, MACs": what a deciding comparison compares."""
+    network = network_name(row["dataset"], row["model"])
+    if claim.kind == "paired":
+        return f"against {plain_name(row['rival'])}, {network}, {UNITS[row['unit']]}"
+    kept = "" if row["budget"] == "any" else f", {budget_name(row['budget'])} kept"
+    return f"{network}{kept}, {_percent(row['ratio'])} of a layer removed"
+
+
+def closest(judged: Judgement) -> str:
+    """The deciding comparison whose verdict would change first, and with what."""
+    rows = judged.deciding
+    if rows.empty:
+        return ""
+    open_ones = rows[rows["verdict"] == INCONCLUSIVE]
+    # when all are decided: the interval whose lower end is nearest to zero, from either side
+    row = open_ones.sort_values("p", na_position="last").iloc[0] if len(open_ones) else rows.loc[rows["low"].abs().idxmin()]
+    what, needs = comparison(judged.claim, row.to_dict()), would_change(judged.claim, row.to_dict())
+    return f"Closest to another verdict: {what}. It would take {needs}."
 
 
 def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
@@ -138,7 +180,7 @@ def _plain(value: float) -> str:
 
 def _reach(values: Any, scale: float) -> str:
     low, high = (points(v) if scale == 100 else signed(v) for v in (values.min(), values.max()))
-    return f"of {low}" if low == high else f"from {low} to {high}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _span(counts: Any, what: str) -> str:

@@ -111,7 +111,7 @@ def trained_and_untrained(table: pd.DataFrame, columns: int = 5) -> Figure:
     for axis in axes.flat[len(layers) :]:
         axis.set_visible(False)
     handles = dict(zip(*reversed(axes[0, 0].get_legend_handles_labels()), strict=True))
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)
     fig.supxlabel("components kept, as a share of the layer's width", fontsize=10)
     fig.supylabel("share of variance", fontsize=10)
     return fig

@@ -49,7 +49,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "random": (GREY, "x"),
     "permuted": (GREY, "+"),
     "pca_at_init": (GREY, "d"),
-    "depth": (GREY, "1"),
+    "depth": (GREY, "s"),
 }
 STYLE = {
     "figure.facecolor": "white",

@@ -44,5 +44,5 @@ def latency_against_macs(table: pd.DataFrame) -> Figure:
         axis.set(xlim=(0, 1.04), ylim=(0, min(top, 2.0)))
     fig.supxlabel("multiply-adds, as a share of the dense network's", fontsize=10)
     fig.supylabel("time, as a share", fontsize=10)
-    fig.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return fig

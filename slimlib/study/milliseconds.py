@@ -1,0 +1,93 @@
+"""Multiply-adds against the clock: slimmed networks of equal MACs, timed side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import slimlib
+from slimlib import latency
+from slimlib.study.names import model_name, plain_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+
+
+def slimmed(
+    network: torch.nn.Module, example_input: torch.Tensor, rules: Iterable[str], keeps: Iterable[float], round_to: int = 8,
+    coupling: str = "joint",
+) -> tuple[dict[str, torch.nn.Module], pd.DataFrame]:  # fmt: skip
+    """The dense network and its slimmed versions, and one row for each: arm, rounded, kept_macs, kept_params, budget.
+
+    Each rule answers each share of the MACs in `keeps`, once with widths as they come and once with widths that are
+    multiples of `round_to` (1: not a second time). The first network is the dense one.
+    """
+    import pandas as pd
+
+    networks, keeps = {"dense": network}, list(keeps)
+    rows = [{"model": "dense", "arm": "dense", "rounded": False, "budget": 1.0, "kept_macs": 1.0, "kept_params": 1.0}]
+    for rule in rules:
+        for multiple in (1, round_to) if round_to > 1 else (1,):
+            path = slimlib.width_path(network, example_input, rule=rule, coupling=coupling, round_to=multiple)
+            for keep in keeps:
+                plan = path.plan(keep_macs=keep)
+                name = f"{rule}, {keep:.0%}" + (f", multiples of {multiple}" if multiple > 1 else "")
+                networks[name] = slimlib.prune(network, plan)
+                row = {"model": name, "arm": rule, "rounded": multiple > 1, "budget": keep}
+                rows.append(row | {"kept_macs": plan.keep_macs, "kept_params": plan.keep_params})
+    return networks, pd.DataFrame(rows)
+
+
+def timed(
+    name: str, networks: dict[str, torch.nn.Module], costs: pd.DataFrame, example_input: torch.Tensor,
+    batch_sizes: Iterable[int], repeats: int, limit_s: float = 30.0,
+) -> pd.DataFrame:  # fmt: skip
+    """`latency.measure` of the networks beside their costs.
+
+    `realised` is the saved share of the time divided by the saved share of the MACs: 1 where every multiply-add saved
+    is time saved, 0 where none is, negative where the smaller network is slower.
+    """
+    measured = latency.measure(networks, example_input, batch_sizes, repeats, limit_s=limit_s)
+    table = measured.merge(costs, on="model", sort=False)
+    table.insert(0, "network", model_name(name))
+    table["realised"] = (1 - table["relative"]) / (1 - table["kept_macs"]).where(table["kept_macs"] < 1)
+    return table
+
+
+def findings(table: pd.DataFrame) -> list[str]:
+    """What the clock says, one sentence a network, device and batch size."""
+    said = []
+    for (device, network, batch), part in table.groupby(["device", "network", "batch_size"], sort=False):
+        slim = part[part["arm"] != "dense"]
+        share = slim["realised"]
+        told = f"{network}, {device.upper()}, batch of {batch}: the slimmed networks keep {_span(slim['kept_macs'])} of the "
+        told += f"MACs and take {_span(slim['relative'])} of the time. Saved time is {share.median():.2f} of the saved "
+        told += f"MACs (median; {share.min():.2f} to {share.max():.2f})."
+        said.append(told + _at_equal_macs(slim[~slim["rounded"]]) + _rounding(slim))
+    return said
+
+
+def _at_equal_macs(slim: pd.DataFrame) -> str:
+    """How far apart rules lie that keep the same MACs: the budget at which slowest and fastest differ most."""
+    if slim["arm"].nunique() < 2:
+        return ""
+    by_budget = slim.groupby("budget")["relative"].agg(lambda r: r.max() / r.min())
+    budget, ratio = by_budget.idxmax(), by_budget.max()
+    part = slim[slim["budget"] == budget].sort_values("relative")
+    fast, slow = part.iloc[0], part.iloc[-1]
+    clear = slow["relative_low"] > fast["relative_high"]
+    doubt = "" if clear else ", though their quartiles overlap"
+    arms = f"{plain_name(slow['arm'])} slower than {plain_name(fast['arm'])}"
+    return f" At equal MACs rules differ by a factor of up to {ratio:.2f} ({arms} at {100 * budget:g} %{doubt})."
+
+
+def _rounding(slim: pd.DataFrame) -> str:
+    if not slim["rounded"].any():
+        return ""
+    change = slim[slim["rounded"]]["realised"].median() - slim[~slim["rounded"]]["realised"].median()
+    return f" Rounded widths change the median by {change:+.2f}.".replace("-", "−")
+
+
+def _span(values: pd.Series) -> str:
+    return f"{100 * values.min():.0f} to {100 * values.max():.0f} %"

@@ -1,0 +1,302 @@
+"""From records to verdicts: what is there counts, what is missing is missed, and the words follow from the numbers."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zlib
+from collections import defaultdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from slimlib import study
+from slimlib.errors import SlimlibError
+from slimlib.study import statistics, verdict, wording
+from slimlib.study.claims import Claim, changelog, load_claims
+from slimlib.study.evidence import coverage
+from slimlib.study.judgement import judge
+from slimlib.study.runs import SLIM_STAGES
+
+ROOT = Path(__file__).resolve().parents[1]
+PROVENANCE = {
+    "seconds": 60.0, "started": "2026-01-02T03:04:05+00:00", "precision": "float32", "notes": [],
+    "machine": {"device": "cpu", "cpu": "a processor"}, "code": {"commit": "c" * 40, "dirty": False},
+    "data": {"name": "mnist", "source": "a file", "sha256": "d" * 64},
+}  # fmt: skip
+
+
+def made(run: study.Run, effects: dict[str, float]) -> dict:
+    """A record of a slim run: an accuracy that rises with the seed, the arm's effect, and noise that the label fixes."""
+    noise = np.random.default_rng([1, zlib.crc32(run.label.encode())]).normal(0, 2e-4)
+    accuracy = 0.9 + 0.01 * run.seed + noise + effects.get(run.arm, 0.0)
+    unit, _, kept = run.budget.partition(":")
+    cost = {"params": 1000, "macs": 1000, "dense_params": 1000, "dense_macs": 1000} | {unit: int(1000 * float(kept))}
+    metrics = {"val_accuracy": accuracy, "test_accuracy": accuracy, "test_accuracy_before_finetuning": 0.2}
+    metrics |= {"dense_test_accuracy": 0.99}
+    return {"metrics": metrics, "cost": cost, "wider_plan_exceeds": None, "provenance": PROVENANCE}
+
+
+def records_of(claim: Claim, effects: dict[str, float], seeds: int = 5) -> list[dict]:
+    laptop = set(study.load_profile("laptop").runs(claim.runs[0]["studies"]))
+    runs = [run for run in claim.deciding_runs() if run in laptop and run.seed < seeds]
+    return [{"key": run.key, "label": run.label, "run": run.to_dict(), **made(run, effects)} for run in runs]
+
+
+# ---- verdicts in words
+
+
+def test_words_for_each_verdict():
+    claim = load_claims()["C1-pruning"]
+    better = judge(claim, records_of(claim, {"pca": 0.005}))
+    assert better.told == "supported so far" and not better.complete
+    text = wording.summary(better)
+    assert "supported in 4" in text and "+0.5" in text and "5 seeds" in text
+    assert f"{better.recorded} of {better.expected} runs are recorded" in text
+
+    worse = judge(claim, records_of(claim, {"pca": -0.005}))
+    assert worse.told == "not supported so far" and "−0.5" in wording.effects(worse)
+    few = judge(claim, records_of(claim, {"pca": 0.005}, seeds=3))
+    assert few.told == "inconclusive so far" and "2 more seeds to be judged" in wording.closest(few)
+    none = judge(claim, [])
+    assert none.told == "no evidence yet" and wording.closest(none) == "" and "0 of " in wording.summary(none)
+    contradicting = records_of(claim, {"uniform": -0.005, "global_l1": 0.005})
+    assert judge(claim, contradicting).told == "mixed so far"
+
+    table = verdict.claim_table({"a": better, "b": worse, "c": few, "d": none})
+    assert table["verdict"].tolist() == [one.told for one in (better, worse, few, none)]
+    assert table.loc["d", "effects"] == "–" and table.loc["d", "runs recorded"].startswith("0 of ")
+
+
+def test_a_complete_claim_is_not_so_far():
+    claim = load_claims()["C1-pruning"]
+    laptop = Claim(**{**vars(claim), "runs": tuple(where for where in claim.runs if where["profile"] == "laptop")})
+    found = judge(laptop, records_of(claim, {"pca": 0.005}))
+    assert found.complete and found.told == "supported"
+
+
+def test_a_sentence_says_what_its_numbers_say():
+    claim = load_claims()["C1-pruning"]
+    row = {"dataset": "mnist", "model": "lenet5", "rival": "uniform", "budget": "macs:0.1", "unit": "macs", "n": 5}
+    said = wording.sentence(claim, row | {"mean": -0.0031, "low": -0.0052, "high": -0.001})
+    assert said == (
+        "LeNet-5 on MNIST, pruned and fine-tuned, at 10 % of MACs: PCA (3AS) widths are 0.31 points less accurate than uniform "
+        "widths (95 % interval [−0.52, −0.10] points, n = 5 seeds)"
+    )
+    averaged = {**row, "budget": None, "budgets": "macs:0.1, macs:0.2, macs:0.4", "mean": 0.004, "low": 0.0, "high": 0.01}
+    said = wording.sentence(claim, averaged)
+    assert "averaged over budgets of 10, 20 and 40 % of MACs" in said and "0.40 points more accurate" in said
+    assert "as accurate" in wording.sentence(claim, row | {"mean": 0.00001, "low": -0.1, "high": 0.1})
+    assert "no interval" in wording.sentence(claim, row | {"mean": 0.1, "n": 1, "low": np.nan, "high": np.nan})
+    rank = {"dataset": "cifar10", "model": "resnet56:pretrained", "rule": "pca", "budget": "macs:0.5", "ratio": 0.75, "n": 27}
+    said = wording.sentence(load_claims()["C2"], rank | {"spearman": -0.4, "low": -0.7, "high": 0.05, "within": 0.1})
+    assert "published ResNet-56 on CIFAR-10" in said and "the other way round" in said and "Spearman −0.40" in said
+
+
+def test_what_would_change_a_verdict_is_computed():
+    claim = load_claims()["C1-pruning"]
+    mean, sd, n = 0.0004, 0.001, 5
+    d = np.random.default_rng(0).normal(size=n)
+    d = mean + sd * (d - d.mean()) / d.std(ddof=1)
+    row = statistics.paired(d, margin=claim.margin).to_dict() | {"p_holm": 1.0}
+    assert row["verdict"] == "inconclusive"
+    told = wording.would_change(claim, row)
+    seeds = int(told.split()[1])
+    assert "supported" in told
+    # with that many seeds of this spread the interval is decisive, with one fewer it is not
+    for number, decided in ((seeds, True), (seeds - 1, False)):
+        half = statistics.stats.t.ppf(0.975, number - 1) * sd / number**0.5
+        assert bool(mean - half > 0 or mean + half < claim.margin) is decided
+    supported = row | {"verdict": "supported", "low": 0.0021}
+    assert wording.would_change(claim, supported).startswith("a mean lower by 0.21 points")
+    rejected = row | {"verdict": "not supported", "low": -0.0042}
+    assert wording.would_change(claim, rejected).startswith("a mean higher by 0.42 points")
+    assert "Holm" in wording.would_change(claim, row | {"low": 0.0001, "p_holm": 0.07})
+
+
+def test_a_report_is_html_with_every_budget_in_words():
+    claim = load_claims()["C1-pruning"]
+    found = judge(claim, records_of(claim, {"pca": 0.005}))
+    text = verdict.report(found)
+    assert text.count("<li>") == len(found.cells) == 12 and "Closest to another verdict" in text
+    assert "<details>" not in verdict.report(judge(claim, []))
+
+
+# ---- records on disk: a deleted one is missed
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A project with the real profiles and claims, and made-up records of two seeds of one claim."""
+    shutil.copytree(ROOT / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
+    (tmp_path / "book").mkdir()
+    shutil.copy(ROOT / "book" / "claims.yml", tmp_path / "book")
+    claim, store = load_claims()["K1-chance"], study.Store(tmp_path / "book" / "records", tmp_path / "cache")
+    for record in records_of(claim, {"pca": 0.005}, seeds=2):
+        run = study.Run.from_dict(record["run"])
+        store.put(run, made(run, {"pca": 0.005}))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_deleting_a_record_removes_its_numbers_and_is_reported(checkout):
+    before = study.judge_all(only=["K1-chance"])
+    trace = verdict.trace(before)
+    victim = trace[(trace["what"] == "pca - random") & (trace["budget"] == "macs:0.1")].iloc[0]
+    (checkout / "book" / "records" / victim["rival_record"]).unlink()
+
+    after = study.judge_all(only=["K1-chance"])
+    left = verdict.trace(after)
+    gone = trace[~trace["value"].isin(left["value"])]
+    assert gone["rival"].tolist() == [victim["rival"]], "its difference is gone, and no other"
+    rows = [one["K1-chance"].deciding.set_index(["rival", "unit"]) for one in (before, after)]
+    assert rows[0].loc[("random", "macs"), "n"] == 2 and rows[1].loc[("random", "macs"), "n"] == 1
+    assert rows[1].loc[("permuted", "macs"), "n"] == 2
+    assert after["K1-chance"].recorded == before["K1-chance"].recorded - 1
+    told = verdict.missing(after.values()).loc["LeNet-5 on MNIST"]
+    there = verdict.missing(before.values()).loc["LeNet-5 on MNIST"]
+    assert there["runs recorded"] == "36 of 90" and told["runs recorded"] == "35 of 90"
+    assert f"seed {victim['seed']}: 1" in told["missing"] and there["complete seeds"] == "2 of 5"
+
+
+def test_every_number_can_be_followed_to_its_records(checkout):
+    judged = study.judge_all(only=["K1-chance"])
+    trace = verdict.trace(judged)
+    for row in trace.to_dict("records"):
+        sides = [json.loads((checkout / "book" / "records" / row[side]).read_text()) for side in ("ours_record", "rival_record")]
+        ours, rival = (side["metrics"]["test_accuracy"] for side in sides)
+        assert row["value"] == pytest.approx(ours - rival) and {side["run"]["seed"] for side in sides} == {row["seed"]}
+        assert row["commit"] == "c" * 12 and row["data_sha256"] == "d" * 64 and row["device"] == "a processor"
+    cells = judged["K1-chance"].cells
+    for (what, budget), part in trace.groupby(["what", "budget"]):
+        cell = cells[(cells["rival"] == what.rpartition(" ")[2]) & (cells["budget"] == budget)]
+        assert part["value"].mean() == pytest.approx(cell["mean"].item()), "means of the trace are the page's numbers"
+
+
+def test_evidence_counts_what_is_there(checkout):
+    found = study.gather("laptop", "prune", model=["lenet5"])
+    assert "36 of 450 runs recorded" in str(found) and len(found.frame) == 36
+    assert [network for network, _ in found.networks()] == [("mnist", "lenet5")]
+    assert found.frame["budget"].drop_duplicates().tolist()[:2] == ["macs:0.1", "macs:0.2"]
+    both = study.gather("laptop", "prune")
+    assert {"LeNet-5 on MNIST", "published ResNet-20 on CIFAR-10"} < set(both.coverage().index)
+    assert "no such runs" in str(study.gather("laptop", "scratch"))
+    one = study.gather("laptop", "prune", ["pruning"], seeds=[1], budget="macs:0.1", arms=["pca", "random"])
+    assert "2 of 2" in str(one)
+    with pytest.raises(SlimlibError, match="distillation"):
+        study.gather("laptop", "prune", ["distillation"])
+
+
+def test_coverage_names_what_is_missing():
+    runs = study.load_profile("laptop").runs("pruning")
+    assert coverage(runs, []).loc["LeNet-5 on MNIST", "missing"] == "90 of each of the seeds 0, 1, 2, 3, 4"
+    whole = [{"key": run.key} for run in runs]
+    assert coverage(runs, whole).loc["LeNet-5 on MNIST", ["runs recorded", "missing"]].tolist() == ["450 of 450", "nothing"]
+
+
+@pytest.mark.parametrize("name", ["03_sensitivity", "04_pruning", "05_distillation", "07_controls", "09_verdict"])
+def test_pages_are_whole_while_evidence_is_partial_or_missing(name, checkout):
+    """The cells run one after the other, with part of the records for pruning and none for anything else."""
+    shown = {"profile": "laptop"}
+    for cell in json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            source = "".join(cell["source"])
+            exec(compile(source, name, "exec"), shown)
+            if "parameters" in cell["metadata"].get("tags", []):
+                shown |= {"profile": "laptop"}
+    written = list((checkout / "book" / "results" / "laptop" / "data").glob("*.csv"))
+    assert written or name == "05_distillation"
+
+
+# ---- nothing is chosen on test images
+
+
+def test_test_accuracies_have_no_say_in_the_best_tilt():
+    runs = [run for run in load_claims()["C4"].deciding_runs() if run.model == "resnet20:pretrained" and run.stage == "prune"]
+    made_up = [{"key": run.key, "run": run.to_dict(), **made(run, {})} for run in runs]
+    frame = study.to_frame(made_up)
+    chosen = [
+        statistics.with_best_tilt(table).query("arm == 'best_tilt'").set_index(["budget", "seed"])["chosen"]
+        for table in (frame, frame.assign(test_accuracy=np.random.default_rng(0).random(len(frame))))
+    ]
+    assert len(chosen[0]) == 20 and chosen[0].equals(chosen[1])
+    best = frame[frame["rule"].isin(["tilt", "uniform"])].groupby(["budget", "arm"])["val_accuracy"].mean()
+    assert set(chosen[0].groupby("budget").first().items()) == {(b, best[b].idxmax()) for b in frame["budget"].unique()}
+
+
+def test_a_sensitivity_scan_reads_validation_images_only(chain):
+    import torch
+
+    import slimlib
+    from slimlib.data import Split
+
+    model, _ = chain
+    images = torch.randint(0, 256, (16, 3, 16, 16), dtype=torch.uint8)
+    split = Split(images, torch.zeros(16, dtype=torch.int64), (0.5,) * 3, (0.2,) * 3)
+    table = slimlib.sensitivity(model, SimpleNamespace(val=split), [0.5], progress=False)  # there are no test images to read
+    assert len(table) == 2 * table["group"].nunique()
+
+
+# ---- the committed evidence
+
+
+def test_committed_arms_share_data_recipe_dense_network_and_seed():
+    comparisons: dict[tuple, dict[str, dict]] = defaultdict(dict)
+    store = study.load_profile("laptop").store()
+    for record in store.all():
+        run = record["run"]
+        if run["stage"] in SLIM_STAGES:
+            cell = tuple(run[name] for name in ("dataset", "model", "stage", "criterion", "budget", "coupling", "seed"))
+            comparisons[cell][record["key"]] = record
+    if not comparisons:
+        pytest.skip("no record of a slim network is committed yet")
+    for cell, records in comparisons.items():
+        for what, of in {
+            "data": lambda r: r["provenance"]["data"]["sha256"],
+            "recipe": lambda r: json.dumps([r["run"]["recipe"], r["run"]["distill"], r["run"]["dense_recipe"]], sort_keys=True),
+            "recipe version": lambda r: r["recipe_version"],
+            "dense network": lambda r: (r["dense_key"], r["metrics"]["dense_test_accuracy"]),
+            "precision": lambda r: r["provenance"]["precision"],
+        }.items():
+            assert len({of(record) for record in records.values()}) == 1, (what, cell)
+
+
+# ---- what else pages are made of
+
+
+def test_every_arm_against_one_reference():
+    frame = study.to_frame(records_of(load_claims()["K1-chance"], {"pca": 0.01, "random": -0.02}, seeds=3))
+    table = statistics.against(frame, "random").set_index(["arm", "budget"])
+    assert set(table.index.get_level_values("arm")) == {"pca", "permuted"} and (table["n"] == 3).all()
+    assert table.loc["pca", "mean"].to_numpy() == pytest.approx(0.03, abs=1e-3)
+    assert statistics.against(frame.iloc[:0]).empty and statistics.against(frame, "uniform").empty
+    assert len(table.loc[("pca", "macs:0.1"), "keys"].split(", ")) == 6
+
+
+def test_changes_to_claims_are_read_and_checked(tmp_path):
+    path = tmp_path / "claims.yml"
+    path.write_text("changelog:\n  - {date: 2026-01-02, what: a margin was halved}\n")
+    assert changelog(path) == [{"date": "2026-01-02", "what": "a margin was halved"}]
+    path.write_text("changelog:\n  - something\n")
+    with pytest.raises(SlimlibError, match="changelog entry 'something'"):
+        changelog(path)
+    assert isinstance(changelog(), list)
+
+
+def test_milliseconds_are_told_as_measured():
+    from slimlib.study.milliseconds import findings
+
+    rows = [("dense", False, 1.0, 1.0), ("pca", False, 0.25, 0.5), ("uniform", False, 0.25, 0.4), ("pca", True, 0.25, 0.55)]
+    table = pd.DataFrame(rows, columns=["arm", "rounded", "kept_macs", "relative"])
+    table = table.assign(device="cpu", network="small VGG", batch_size=1, budget=table["kept_macs"])
+    table = table.assign(relative_low=table["relative"] - 0.01, relative_high=table["relative"] + 0.01)
+    table["realised"] = (1 - table["relative"]) / (1 - table["kept_macs"]).where(table["kept_macs"] < 1)
+    (said,) = findings(table)
+    assert "take 40 to 55 % of the time" in said and "Saved time is 0.67 of the saved MACs (median; 0.60 to 0.80)" in said
+    assert "a factor of up to 1.25 (PCA (3AS) slower than uniform at 25 %)" in said
+    assert "Rounded widths change the median by −0.13" in said
+    blurred = table.assign(relative_low=0.0, relative_high=1.0)
+    assert "though their quartiles overlap" in findings(blurred)[0]
