@@ -130,9 +130,7 @@ class WidthPath:
         budget = int(value * int(self.costs.cost(unit, full)) * (1 + TOLERANCE))
         step = self._widest(unit, budget)
         if step < 0:
-            least = int(self.costs.cost(unit, self.widths(0))) / int(self.costs.cost(unit, full))
-            raise SlimlibError(f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling "
-                               f"{self.coupling!r} keeps {least:.4f}; ask for at least that, or try coupling='joint'")
+            raise SlimlibError(self._unreachable(name, value, unit, int(self.costs.cost(unit, full))))
         widths = self.widths(step)
         if fill:
             granules = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
@@ -172,6 +170,14 @@ class WidthPath:
             else:
                 high = middle - 1
         return low
+
+    def _unreachable(self, name: str, value: float, unit: str, dense: int) -> str:
+        least = int(self.costs.cost(unit, self.widths(0))) / dense
+        whole = self.layout.whole(self.coupling)
+        some = "; ".join(f"{n}: {why}" for n, why in list(whole.items())[:2])
+        return (f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling {self.coupling!r} "
+                f"keeps {least:.4f}, as {len(whole)} layers stay whole ({some}); ask for at least that"
+                + (", or give coupling='joint'" if self.coupling == "inner" else ""))
 
     def _plan_at_threshold(self, threshold: float) -> WidthPlan:
         if not isinstance(self.steps, Curves) or self.rule in ("hand", "random", "tilt", "sensitivity"):
