@@ -189,8 +189,8 @@ def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input:
 
     try:
         error = masking_error(model, layout, {g.name: _every_other(g) for g in groups}, example_input)
-    except (RuntimeError, ValueError, IndexError, AssertionError) as e:
-        return f"the thin network fails ({str(e).splitlines()[0][:80]})"
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return "without some, the network does not run"
     return "" if error <= 1e-3 else "removing channels is not the same as zeroing them there"
 
 
