@@ -12,7 +12,9 @@ ROOT = Path(__file__).resolve().parents[1]
 SMALL = {"01_one_layer": {"threshold": 0.8}, "02_whole_network": {"keep_macs": 0.4}, "03_sensitivity": {},
          "04_pruning": {"seed": 0, "keep_macs": 0.3, "arms": "[pca, uniform]", "models": "[vgg_small]"},
          "05_distillation": {"seed": 0, "keep_macs": 0.3, "arms": "[pca]"},
-         "08_milliseconds": {"models": "[vgg_small]", "keeps": "[0.5]", "rules": "[uniform]", "repeats": 3}}
+         "08_milliseconds": {"models": "[vgg_small]", "keeps": "[0.5]", "rules": "[uniform]", "repeats": 3},
+         "10_a_better_rule": {"seeds": "[0]", "model": "vgg_small", "models": "[vgg_small]", "arms": "[neyman]", "draws": 5,
+                              "images": 20}}
 
 
 def test_templates_have_no_outputs_and_declare_parameters():
