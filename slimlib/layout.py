@@ -110,8 +110,8 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     required = {p: p.requires_grad for p in model.parameters()}
     try:
         model.eval().requires_grad_(True)
-        facts = forward_facts(model, example_input)
-        with warnings.catch_warnings():
+        with torch.enable_grad(), warnings.catch_warnings():  # the graph is read off autograd's
+            facts = forward_facts(model, example_input)
             warnings.simplefilter("ignore")  # Torch-Pruning warns of bare parameters; the reasons below say it by name
             raw = raw_groups(model, example_input, facts.order)
     finally:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from slimlib._torchvision import import_torchvision
 from tests.architectures import SIZES, build, examine
 
 TABLE = Path(__file__).parents[1] / "book" / "records" / "architectures.json"
@@ -28,6 +29,7 @@ def table():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_half_the_macs_of_an_architecture(name, table):
+    import_torchvision()  # before timm, which imports it plainly
     if name.startswith("timm:"):
         pytest.importorskip("timm")
     row = examine(name)

@@ -151,3 +151,10 @@ def test_trainability_survives(chain):
     model[4].weight.requires_grad_(False)
     slim = slimlib.prune(lively_norms(model), slimlib.plan_widths(model, x, keep_macs=0.5))
     assert not slim[4].weight.requires_grad and slim[0].weight.requires_grad
+
+
+def test_tracing_does_not_depend_on_the_callers_gradient_mode(chain):
+    model, x = chain
+    with torch.no_grad():
+        quiet = slimlib.plan_widths(model, x, keep_macs=0.5)
+    assert quiet == slimlib.plan_widths(model, x, keep_macs=0.5)
