@@ -129,9 +129,12 @@ def _check(model: nn.Module, example_input: torch.Tensor) -> None:
         raise SlimlibError(f"example_input must be a tensor, batch first, but is a {type(example_input).__name__}")
     if not any(isinstance(m, LAYERS) for m in model.modules()):
         raise SlimlibError(f"model ({type(model).__name__}) has no Conv or Linear layer: there is no width to choose")
-    for name, p in model.named_parameters():
-        if not torch.isfinite(p).all():
-            raise SlimlibError(f"model: parameter {name} holds NaN or infinite values; load or train finite weights first")
+    tensors = dict(model.named_parameters())
+    for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities
+        tensors |= {f"{name}.{k}": b for k, b in m.named_buffers()} if isinstance(m, PER_CHANNEL_NORMS) else {}
+    for name, t in tensors.items():
+        if not torch.isfinite(t).all():
+            raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
 
 
 def _group(raw, model: nn.Module, order: dict[str, int]) -> Group:

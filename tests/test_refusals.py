@@ -1,0 +1,160 @@
+"""What cannot be done is refused by parameter and remedy, and the model is as it was: weights, modes, gradients, hooks."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import slimlib
+from tests.conftest import Chain, Residual, lively_norms
+
+
+def snapshot(model: nn.Module) -> dict:
+    """Everything of a model that planning might touch by mistake."""
+    modules, plain = dict(model.named_modules()), int | float | str | tuple
+    return {
+        "state": {k: v.clone() for k, v in model.state_dict().items()},
+        "attributes": {n: {k: v for k, v in vars(m).items() if isinstance(v, plain)} for n, m in modules.items()},
+        "gradients": {n: None if p.grad is None else p.grad.clone() for n, p in model.named_parameters()},
+        "trainable": {n: p.requires_grad for n, p in model.named_parameters()},
+        "identity": {n: id(p) for n, p in model.named_parameters()},
+        "hooks": {n: (len(m._forward_hooks), len(m._forward_pre_hooks), len(m._backward_hooks)) for n, m in modules.items()},
+    }
+
+
+def unchanged(before: dict, model: nn.Module) -> None:
+    after = snapshot(model)
+    for part in ("state", "gradients"):
+        assert before[part].keys() == after[part].keys()
+        for name, old in before[part].items():
+            new = after[part][name]
+            assert (old is None and new is None) or torch.equal(old.nan_to_num(), new.nan_to_num()), f"{part} of {name}"
+            assert old is None or torch.equal(old.isnan(), new.isnan())
+    for part in ("attributes", "trainable", "identity", "hooks"):
+        assert before[part] == after[part], part
+
+
+def half_way_through_training() -> nn.Module:
+    """A model as users have it: some layers frozen, gradients from the last step, the norms of one block in another mode."""
+    torch.manual_seed(0)
+    model = lively_norms(Residual()).train()
+    model.bn1.eval()
+    model.stem.weight.requires_grad_(False)
+    nn.functional.cross_entropy(model(torch.randn(4, 3, 16, 16)), torch.arange(4)).backward()
+    assert model.inner.weight.grad is not None and model.stem.weight.grad is None
+    return model
+
+
+X = torch.zeros(1, 3, 16, 16)
+REFUSED = {
+    "unreachable MACs": (X, {"keep_macs": 1e-4}, r"keep_macs=0\.0001 cannot be reached: .* ask for at least that"),
+    "unreachable parameters": (X, {"keep_params": 1e-4, "coupling": "joint"}, r"keep_params=0\.0001 cannot be reached: .* keeps"),
+    "unreachable by min_width": (X, {"keep_macs": 0.3, "min_width": 6}, r"keep_macs=0\.3 cannot be reached: .* ask for at least"),
+    "threshold 0": (X, {"threshold": 0.0}, r"threshold=0\.0 must lie in \(0, 1\]"),
+    "threshold below 0": (X, {"threshold": -0.5}, r"threshold=-0\.5 must lie in \(0, 1\]"),
+    "threshold above 1": (X, {"threshold": 1 + 1e-9}, r"threshold=1\.0\d* must lie in \(0, 1\]"),
+    "threshold NaN": (X, {"threshold": math.nan}, r"threshold=nan must lie in \(0, 1\]"),
+    "threshold infinite": (X, {"threshold": math.inf}, r"threshold=inf must lie in \(0, 1\]"),
+    "budget 0": (X, {"keep_macs": 0}, r"keep_macs=0 must lie in \(0, 1\]"),
+    "budget above 1": (X, {"keep_params": 1.5}, r"keep_params=1\.5 must lie in \(0, 1\]"),
+    "budget NaN": (X, {"keep_macs": math.nan}, r"keep_macs=nan must lie in \(0, 1\]"),
+    "two budgets": (X, {"keep_macs": 0.5, "threshold": 0.9}, "give exactly one of keep_macs, keep_params and threshold"),
+    "no budget": (X, {}, "give exactly one of keep_macs, keep_params and threshold"),
+    "other channels": (torch.zeros(1, 4, 16, 16), {"keep_macs": 0.5}, r"example_input of shape \(1, 4, 16, 16\)"),
+    "no image": (torch.zeros(1, 3), {"keep_macs": 0.5}, r"example_input of shape \(1, 3\)"),
+    "no tensor": ([0.0] * 768, {"keep_macs": 0.5}, "example_input must be a tensor, batch first, but is a list"),
+    "rule": (X, {"keep_macs": 0.5, "rule": "PCA"}, r"rule='PCA' is not known; use one of pca,"),
+    "coupling": (X, {"keep_macs": 0.5, "coupling": "all"}, r"coupling='all' is not known; use 'inner' or 'joint'"),
+    "min_width": (X, {"keep_macs": 0.5, "min_width": 0}, r"min_width=0 must be a whole number of filters, at least 1"),
+    "round_to": (X, {"keep_macs": 0.5, "round_to": 2.5}, r"round_to=2\.5 must be a whole number of filters, at least 1"),
+    "skip": (X, {"keep_macs": 0.5, "skip": ["nope"]}, "skip: the model has no layer nope"),
+    "all skipped": (X, {"keep_macs": 0.5, "skip": ["inner", "squeeze"]}, "model: no layer can be slimmed with coupling='inner'"),
+    "no data": (X, {"keep_macs": 0.5, "rule": "activation_pca"}, "calibration must be given for this rule"),
+    "spectra": (X, {"keep_macs": 0.5, "spectra": {}}, "spectra: no spectrum of the right length for inner, squeeze"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_wrong_argument_names_itself_and_leaves_the_model(case):
+    example_input, how, told = REFUSED[case]
+    model = half_way_through_training()
+    before = snapshot(model)
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.plan_widths(model, example_input, **how)
+    unchanged(before, model)
+
+
+MODELS = {
+    "no layers": (nn.Sequential(nn.ReLU(), nn.Flatten()), r"model \(Sequential\) has no Conv or Linear layer: there is no width"),
+    "only a head": (nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), "model: no layer can be slimmed .*1: its width is"),
+    "a depthwise layer on the input": (nn.Sequential(nn.Conv2d(3, 3, 3, groups=3), nn.Flatten(), nn.Linear(588, 3)),
+                                       "model: no layer can be slimmed"),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+def test_a_model_without_slimmable_layers_says_so(case, coupling):
+    model, told = MODELS[case]
+    before = snapshot(model)
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.plan_widths(model, X, keep_macs=0.5, coupling=coupling)
+    unchanged(before, model)
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+@pytest.mark.parametrize("parameter", ["inner.weight", "bn1.weight", "head.bias", "bn1.running_var"])
+@pytest.mark.parametrize("rule", ["pca", "uniform"])
+def test_weights_that_are_no_numbers_are_named(parameter, value, rule):
+    model = half_way_through_training()
+    with torch.no_grad():
+        model.state_dict()[parameter].view(-1)[1] = value
+    before = snapshot(model)
+    with pytest.raises(slimlib.SlimlibError, match=rf"model: {parameter} holds NaN or infinite .*weights first"):
+        slimlib.plan_widths(model, X, keep_macs=0.5, rule=rule)
+    unchanged(before, model)
+
+
+@pytest.mark.parametrize("threshold", [0, -1, 1.1, math.nan])
+def test_spectra_and_thresholds_by_themselves(threshold):
+    model = half_way_through_training()
+    before = snapshot(model)
+    found = slimlib.spectra(model, X)
+    with pytest.raises(slimlib.SlimlibError, match=r"must lie in \(0, 1\]"):
+        slimlib.widths_at(found, threshold)
+    unchanged(before, model)
+
+
+def test_what_works_leaves_the_model_as_well():
+    model = half_way_through_training()
+    before = snapshot(model)
+    for coupling in ("inner", "joint"):
+        plan = slimlib.plan_widths(model, X, keep_macs=0.7, coupling=coupling, rule="uniform")
+        for criterion in ("l1", "l2", "gm", "random"):
+            slimlib.prune(model, plan, criterion=criterion)
+        slimlib.thin(model, plan)
+        unchanged(before, model)
+
+
+def test_a_mask_may_hold_infinities():
+    """A causal mask is a buffer with -inf in it, and no fault."""
+    model = lively_norms(Chain())
+    model.register_buffer("mask", torch.full((4, 4), -math.inf).triu(1))
+    assert slimlib.plan_widths(model, X, keep_macs=0.5).macs > 0
+
+
+def test_a_plan_or_criterion_that_does_not_fit_leaves_the_model():
+    model = lively_norms(Chain())
+    plan = slimlib.plan_widths(model, X, keep_macs=0.5)
+    other = copy.deepcopy(model)
+    other[0] = nn.Conv2d(3, 9, 3, padding=1)
+    for network, how, told in ((other, {}, "plan: layer 0 has 9 filters, but the plan was made for 8"),
+                               (half_way_through_training(), {}, "plan: the model has no layer '0'"),
+                               (model, {"criterion": "bn"}, "criterion='bn' cannot rank the filters of 9"),
+                               (model, {"criterion": "L1"}, "criterion='L1' is not known; use one of l1")):
+        before = snapshot(network)
+        with pytest.raises(slimlib.SlimlibError, match=told):
+            slimlib.prune(network, plan, **how)
+        unchanged(before, network)
