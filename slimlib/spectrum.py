@@ -73,12 +73,22 @@ def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:
     is the number of positions, less one for each centred layer (as ``numpy.cov``). The smaller of the two Gram matrices is
     diagonalised: its non-zero eigenvalues are the same, and the rest are 0. There are at most min(n, sum of (p_m - 1)).
     """
-    x = torch.cat([r - r.mean(1, keepdim=True) if center else r for r in rows], dim=1)
+    centred = [r - r.mean(1, keepdim=True) if center else r for r in rows]
+    x = torch.cat(centred, dim=1) if len(centred) > 1 else centred[0]
     n, p = x.shape
-    gram = x @ x.T if n <= p else x.T @ x
-    values = torch.linalg.eigvalsh(gram / max(1, p - len(rows) * center)).flip(0).clamp_min(0).numpy()
+    gram = _lower_gram(x if n <= p else x.T).div_(max(1, p - len(rows) * center))
+    values = torch.linalg.eigvalsh(gram, UPLO="L").flip(0).clamp_min(0).numpy()
     rank = min(n, p - len(rows) * center)
     return np.concatenate([values[:rank], np.zeros(n - rank)])  # beyond the rank bound there is rounding, not variance
+
+
+def _lower_gram(x: torch.Tensor, block: int = 256) -> torch.Tensor:
+    """x x^T, blocks above the diagonal left zero: the eigenvalue routine reads the lower half, and the upper costs as much."""
+    gram = x.new_zeros(len(x), len(x))
+    for start in range(0, len(x), block):
+        stop = min(start + block, len(x))
+        gram[start:stop, :stop] = x[start:stop] @ x[:stop].T
+    return gram
 
 
 def cumulative(values: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ from slimlib import models
 from slimlib.training import Batches, calibrate_batchnorm
 
 RECIPE = slimlib.Recipe(epochs=2, lr=0.05, batch_size=50)
-GENTLE = slimlib.Recipe(epochs=2, lr=0.005, batch_size=50, precision="float32")  # LeNet-5 has no BatchNorm and diverges at ten times this rate
+# LeNet-5 has no BatchNorm and diverges at ten times this rate
+GENTLE = slimlib.Recipe(epochs=2, lr=0.005, batch_size=50, precision="float32")
 
 
 @pytest.fixture(scope="module")
