@@ -98,22 +98,21 @@ def coverage(runs: Iterable[Run], records: Iterable[dict[str, Any]]) -> pd.DataF
         seeds = sorted({run.seed for run in of})
         whole = [seed for seed in seeds if seed not in {run.seed for run in missing}]
         row = {"network": network, "stage": stage, "runs recorded": share(len(of) - len(missing), len(of), "")}
-        row |= {"complete seeds": f"{len(whole)} of {len(seeds)}", "missing": _missing(missing, whole)}
+        row |= {"complete seeds": f"{len(whole)} of {len(seeds)}"}
+        row["missing"] = "all of them" if len(missing) == len(of) else _missing(missing)
         rows.append(row)
     columns = ["network", "stage", "runs recorded", "complete seeds", "missing"]
     return pd.DataFrame(rows, columns=columns).set_index("network")
 
 
-def _missing(missing: Sequence[Run], whole: Sequence[int]) -> str:
-    """ "seed 3: 12 runs; seed 4: 90 runs"."""
-    if not missing:
-        return "nothing"
+def _missing(missing: Sequence[Run]) -> str:
+    """ "seed 3: 12; seed 4: 90"."""
     counts: dict[int, int] = {}
     for run in missing:
         counts[run.seed] = counts.get(run.seed, 0) + 1
     if len(set(counts.values())) == 1 and len(counts) > 1:
         return f"{next(iter(counts.values()))} of each of the seeds {', '.join(map(str, sorted(counts)))}"
-    return "; ".join(f"seed {seed}: {count}" for seed, count in sorted(counts.items()))
+    return "; ".join(f"seed {seed}: {count}" for seed, count in sorted(counts.items())) or "nothing"
 
 
 def share(recorded: int, expected: int, what: str = " runs recorded") -> str:

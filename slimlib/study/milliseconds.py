@@ -62,8 +62,8 @@ def findings(table: pd.DataFrame) -> list[str]:
         slim = part[part["arm"] != "dense"]
         share = slim["realised"]
         told = f"{network}, {device.upper()}, batch of {batch}: the slimmed networks keep {_span(slim['kept_macs'])} of the "
-        told += f"MACs and take {_span(slim['relative'])} of the time. Saved time is {share.median():.2f} of the saved "
-        told += f"MACs (median; {share.min():.2f} to {share.max():.2f})."
+        told += f"MACs and take {_span(slim['relative'])} of the time. For each percent of MACs saved, "
+        told += f"{share.median():.2f} percent of the time is saved (median; {share.min():.2f} to {share.max():.2f})."
         said.append(told + _at_equal_macs(slim[~slim["rounded"]]) + _rounding(slim))
     return said
 

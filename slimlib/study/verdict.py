@@ -64,7 +64,7 @@ def report(judged: Judgement) -> str:
         said = [html.escape(wording.sentence(claim, row)) for row in cells.to_dict("records")]
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
         parts.append(_folded(f"{kind}: {len(said)} findings", "<ul>" + "".join(f"<li>{one}</li>" for one in said) + "</ul>"))
-    return "\n".join(parts)
+    return f'<div style="margin-bottom: 1.5rem">{"".join(parts)}</div>'
 
 
 def _folded(title: str, content: str) -> str:

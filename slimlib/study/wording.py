@@ -31,7 +31,7 @@ def summary(judged: Judgement) -> str:
     counts = rows["verdict"].value_counts()
     said = ", ".join(f"{name} in {counts[name]}" for name in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if name in counts)
     doubt = int((~rows["agree"]).sum()) if "agree" in rows else 0
-    doubtful = f" In {doubt} of them the t and the bootstrap interval lead to different verdicts." if doubt else ""
+    doubtful = f" In {_count(doubt, 'comparison')} t and bootstrap intervals disagree." if doubt else ""
     what = "effects" if claim.kind == "rank" else "mean differences"
     found = f"{claim.id}: {judged.told}. Of {_count(len(rows), 'comparison')}: {said}; {what}: {effects(judged)}."
     return f"{found}{doubtful} {runs}."
@@ -138,11 +138,11 @@ def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     what = "V / T" if row["rule"] == "neyman_score" else f"what {plain_name(row['rule'])} keeps{at}"
     if row["rule"] == "depth":
         what = "depth alone"
-    told = f"{network}: {what} ranks the layers as the accuracy lost with {_percent(row['ratio'])} of one layer removed does"
+    orders = f"{network}: the order of layers by {what} {_degree(row['spearman'])} their order by accuracy lost"
+    told = f"{orders} when {_percent(row['ratio'])} of a layer is removed"
     found = f"Spearman {signed(row['spearman'])}, {_percent(claim.level)} interval {interval(row['low'], row['high'], 1)}"
     within = "" if row["within"] != row["within"] else f"; within stages {signed(row['within'])}"
-    degree = _degree(row["spearman"])
-    return f"{told} {degree} ({found}, n = {row['n']} layers{within})"
+    return f"{told} ({found}, n = {row['n']} layers{within})"
 
 
 def _rank_change(claim: Claim, row: Mapping[str, Any]) -> str:
@@ -157,11 +157,12 @@ def _rank_change(claim: Claim, row: Mapping[str, Any]) -> str:
 
 def _degree(rho: float) -> str:
     if rho != rho:
-        return "in no order at all"
-    for least, told in ((0.8, "closely"), (0.5, "in the main"), (0.2, "weakly"), (-0.2, "not at all")):
+        return "cannot be compared with"
+    degrees = ((0.8, "agrees closely with"), (0.5, "agrees in the main with"), (0.2, "agrees weakly with"))
+    for least, told in (*degrees, (-0.2, "has nothing to do with")):
         if rho >= least:
             return told
-    return "the other way round"
+    return "is rather the reverse of"
 
 
 def _compared(mean: float) -> str:

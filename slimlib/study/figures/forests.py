@@ -38,10 +38,10 @@ def forest(rows: pd.DataFrame, margin: float | None = None) -> Figure:
     return fig
 
 
-def control_forest(cells: pd.DataFrame, margin: float | None = None) -> Figure:
+def control_forest(cells: pd.DataFrame, ours: str, margin: float | None = None) -> Figure:
     """Paired differences at every single budget, one panel a network and rival, coloured by the rival.
 
-    cells   of `Judgement.cells` of a paired claim
+    cells   of `Judgement.cells` of a paired claim;  ours   the arm that the claim is about
     """
     if cells.empty:
         return nothing("no comparison can be made yet")
@@ -62,10 +62,10 @@ def control_forest(cells: pd.DataFrame, margin: float | None = None) -> Figure:
             axis.axvline(100 * margin, color=GREY, linewidth=1, linestyle=":")
         axis.set_yticks(range(len(cell)), [f"{budget_name(b)} (n = {n})" for b, n in zip(cell["budget"], cell["n"], strict=True)])
         axis.set_ylim(len(cell) - 0.5, -0.5)
-        axis.set_title(f"vs {name(rival)}\n{network_name(dataset, model)}", loc="left")
+        axis.set_title(f"{name(ours)} vs {name(rival)}\n{network_name(dataset, model)}", loc="left")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    fig.supxlabel("difference in accuracy, percentage points, 95 % t intervals (right of 0: ours is better)", fontsize=10)
+    fig.supxlabel("difference in accuracy, percentage points, 95 % t intervals (right of 0: the first is better)", fontsize=10)
     return fig
 
 
