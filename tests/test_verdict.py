@@ -90,6 +90,8 @@ def test_a_sentence_says_what_its_numbers_say():
     said = wording.sentence(claim, averaged)
     assert "averaged over budgets of 10, 20 and 40 % of MACs" in said and "0.40 points more accurate" in said
     assert "as accurate" in wording.sentence(claim, row | {"mean": 0.00001, "low": -0.1, "high": 0.1})
+    assert "chance is not ruled out" in wording.sentence(claim, row | {"mean": 0.1, "low": -0.1, "high": 0.3})
+    assert "equal in every seed" in wording.sentence(claim, row | {"mean": 0.0, "sd": 0.0, "low": 0.0, "high": 0.0})
     assert "no interval" in wording.sentence(claim, row | {"mean": 0.1, "n": 1, "low": np.nan, "high": np.nan})
     rank = {"dataset": "cifar10", "model": "resnet56:pretrained", "rule": "pca", "budget": "macs:0.5", "ratio": 0.75, "n": 27}
     said = wording.sentence(load_claims()["C2"], rank | {"spearman": -0.4, "low": -0.7, "high": 0.05, "within": 0.1})

@@ -106,8 +106,9 @@ class Store:
         return [run for run in runs if not self.path(run).exists()]
 
     def all(self) -> list[dict[str, Any]]:
-        """Every record under the root, sorted by folder and key."""
-        return [_parse(path.read_text(encoding="utf-8"), path) for path in sorted(self.root.glob("*/[!.]*.json"))]
+        """Every record under the root, sorted by folder and key. Files that are not named by a run's key are not runs'."""
+        paths = (path for path in sorted(self.root.glob("*/*.json")) if re.fullmatch("[0-9a-f]{12}", path.stem))
+        return [_parse(path.read_text(encoding="utf-8"), path) for path in paths]
 
     def save_checkpoint(self, run: Run, model: torch.nn.Module, **told: Any) -> Path:
         """Write the model's state; `told` (JSON values) travels in the file's header, e.g. the accuracy it reached."""

@@ -94,11 +94,14 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
         shares = [f"{100 * float(budget.partition(':')[2]):g}" for budget in row["budgets"].split(", ")]
         where = f"averaged over budgets of {_listed(shares)} % of {UNITS[row['unit']]}"
     ours, rival = plain_name(claim.ours), plain_name(row["rival"])
+    if row["mean"] == 0 and row.get("sd") == 0:
+        return f"{network}, {STAGES[claim.stage]}, {where}: {ours} and {rival} widths are equal in every seed (n = {row['n']})"
     compared = _compared(row["mean"])
     told = f"{network}, {STAGES[claim.stage]}, {where}: {ours} widths are {compared} {rival} widths"
     if row["n"] < 2:
         return f"{told} (one seed, so no interval)"
-    return f"{told} ({_percent(claim.level)} interval {interval(row['low'], row['high'])} points, n = {row['n']} seeds)"
+    found = f"{_percent(claim.level)} interval {interval(row['low'], row['high'])} points, n = {row['n']} seeds"
+    return f"{told} ({found}{_chance(row)})"
 
 
 def would_change(claim: Claim, row: Mapping[str, Any]) -> str:
@@ -142,7 +145,7 @@ def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     told = f"{orders} when {_percent(row['ratio'])} of a layer is removed"
     found = f"Spearman {signed(row['spearman'])}, {_percent(claim.level)} interval {interval(row['low'], row['high'], 1)}"
     within = "" if row["within"] != row["within"] else f"; within stages {signed(row['within'])}"
-    return f"{told} ({found}, n = {row['n']} layers{within})"
+    return f"{told} ({found}, n = {row['n']} layers{within}{_chance(row)})"
 
 
 def _rank_change(claim: Claim, row: Mapping[str, Any]) -> str:
@@ -153,6 +156,10 @@ def _rank_change(claim: Claim, row: Mapping[str, Any]) -> str:
     if row["low"] > 0:
         return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
     return f"an interval above 0 or below {claim.margin:g}: more layers, so other networks; more images only sharpen the drops"
+
+
+def _chance(row: Mapping[str, Any]) -> str:
+    return "; chance is not ruled out" if row["low"] <= 0 <= row["high"] else ""
 
 
 def _degree(rho: float) -> str:

@@ -24,6 +24,8 @@ def accuracy_by_rule(
 
     Of two seeds the interval would be 13 standard errors to each side; it is drawn from three on.
 
+    Panels end where most rules end: one that is far below is drawn at the edge, as an arrow with its mean.
+
     frame   of `slimlib.study.to_frame`, of one data set, model and stage
     dense   accuracy of the full network: drawn across where it is near, else told at the panel's edge
     """
@@ -34,11 +36,16 @@ def accuracy_by_rule(
     arms = in_order(frame["arm"])
     fig, axes = _panels(frame["budget"], arms)
     for axis, budget in axes:
+        cells = frame[frame["budget"] == budget].groupby("arm")[metric]
+        floor = _floor(100 * cells.mean())
         for y, arm in enumerate(arms):
-            values = 100 * frame.loc[(frame["budget"] == budget) & (frame["arm"] == arm), metric].dropna().to_numpy()
+            values = 100 * cells.get_group(arm).dropna().to_numpy() if arm in cells.groups else np.array([])
             if not len(values):
                 continue
             colour, marker = look(arm)
+            if values.mean() < floor:
+                _beyond(axis, y, values.mean(), floor, f"{values.mean():.1f}", colour)
+                continue
             axis.plot(values, np.full(len(values), y), ".", color=colour, alpha=0.45, markersize=6)
             if len(values) > 2:
                 half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
@@ -46,7 +53,7 @@ def accuracy_by_rule(
             axis.plot(values.mean(), y, marker=marker, color=colour, markersize=7, linestyle="none")
         if dense is not None:
             _across(axis, 100 * dense)
-    fig.supxlabel(f"{metric.replace('_', ' ')} (%); bars: {level:.0%} interval of the mean over seeds", fontsize=10)
+    fig.supxlabel(f"{metric.replace('_', ' ')} (%); bars: {100 * level:g} % interval of the mean over seeds", fontsize=10)
     return fig
 
 
@@ -74,15 +81,28 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
                 low, high = np.clip(100 * np.array([row["low"], row["high"]], float), -reach, reach)
                 axis.plot([low, high], [y, y], color=colour, linewidth=1.8)
             if abs(mean) > reach:
-                axis.annotate(
-                    f"{mean:+.1f}".replace("-", "−"), (np.sign(mean) * reach, y), xytext=(np.sign(mean) * 0.6 * reach, y),
-                    color=colour, fontsize=7.5, ha="center", va="center", arrowprops={"arrowstyle": "->", "color": colour},
-                )  # fmt: skip
+                _beyond(axis, y, mean, np.sign(mean) * reach, f"{mean:+.1f}".replace("-", "−"), colour)
             else:
                 axis.plot(mean, y, marker=marker, color=colour, markersize=6.5, linestyle="none")
         axis.set_xlim(-1.06 * reach, 1.06 * reach)
-    fig.supxlabel(f"difference from {name(reference)}, percentage points; bars: {level:.0%} t intervals over seeds", fontsize=10)
+    told = f"difference from {name(reference)}, percentage points; bars: {100 * level:g} % t intervals over seeds"
+    fig.supxlabel(told, fontsize=10)
     return fig
+
+
+def _floor(means: pd.Series) -> float:
+    """Where a panel of accuracies ends on the left: below it lies only what is far from the better half."""
+    median = means.median()
+    return float(median - max(4 * (means.max() - median), 0.5))
+
+
+def _beyond(axis: Any, y: int, value: float, edge: float, told: str, colour: str) -> None:
+    """An arrow to a value that lies beyond a panel's edge, which is on the side of the value."""
+    side = -1 if value < edge or edge < 0 else 1
+    arrow = {"arrowstyle": "->", "color": colour}
+    axis.plot(edge, y, alpha=0)  # the edge belongs to the panel
+    axis.annotate(told, (edge, y), xytext=(-16 * side, 0), textcoords="offset points", color=colour, fontsize=7.5,
+                  ha="left" if side < 0 else "right", va="center", arrowprops=arrow)  # fmt: skip
 
 
 def _reach(part: pd.DataFrame) -> float:
