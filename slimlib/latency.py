@@ -33,6 +33,7 @@ def measure(
     on: Iterable[str] | None = None,
     seed: int = 0,
     limit_s: float = 30.0,
+    threads: int | None = None,
 ):
     """Milliseconds that each network needs for a batch, as a pandas DataFrame.
 
@@ -42,6 +43,7 @@ def measure(
     repeats        rounds; in each, every network is timed once, in an order drawn under `seed`
     on             devices, of `devices()`; None means all of them
     limit_s        seconds for one device and batch size: no round is begun later, but three are always made
+    threads        of the CPU while measuring; one is steadiest on a shared machine. None means as many as torch has now
 
     One row a device, batch size and network: `ms`, the median over rounds, with quartiles `ms_low` and `ms_high`;
     `relative`, the median over rounds of the time divided by the first network's in the same round, with quartiles
@@ -51,13 +53,21 @@ def measure(
     import pandas as pd
 
     batch_sizes, on = [int(b) for b in batch_sizes], devices() if on is None else list(on)
-    if not models or not batch_sizes or min(batch_sizes) < 1 or repeats < 1:
-        raise SlimlibError(
-            f"models={list(models)}, batch_sizes={batch_sizes}, repeats={repeats}: give at least one of each, all above 0"
-        )
+    if not models or not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or (threads is not None and threads < 1):
+        told = f"models={list(models)}, batch_sizes={batch_sizes}, repeats={repeats}, threads={threads}"
+        raise SlimlibError(f"{told}: give at least one of each, all above 0")
     if missing := [device for device in on if device not in devices()]:
         raise SlimlibError(f"on={missing[0]!r} cannot be measured here; there is {', '.join(devices())}")
-    rows = []
+    rows, before = [], torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        _measure_on(on, models, example_input, batch_sizes, repeats, seed, limit_s, rows)
+    finally:
+        torch.set_num_threads(before)
+    return pd.DataFrame(rows)
+
+
+def _measure_on(on, models, example_input, batch_sizes, repeats, seed, limit_s, rows) -> None:
     for device in on:
         placed = {name: copy.deepcopy(model).to(device).eval() for name, model in models.items()}
         for batch_size in batch_sizes:
@@ -66,7 +76,6 @@ def measure(
             for name, summary in _summaries(taken).items():
                 row = {"device": device, "batch_size": batch_size, "model": name, **summary}
                 rows.append(row | {"rounds": len(taken[name])})
-    return pd.DataFrame(rows)
 
 
 def _rounds(

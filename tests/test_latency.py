@@ -56,6 +56,18 @@ def test_networks_are_left_as_they_are():
     assert (found["ms_low"] <= found["ms"]).all() and (found["ms"] <= found["ms_high"]).all()
 
 
+def test_threads_are_put_back():
+    seen, before = [], torch.get_num_threads()
+
+    class Asks(torch.nn.Module):
+        def forward(self, batch):
+            seen.append(torch.get_num_threads())
+            return batch
+
+    latency.measure({"dense": Asks()}, torch.zeros(1, 3), [1], repeats=1, on=["cpu"], threads=1)
+    assert set(seen) == {1} and torch.get_num_threads() == before
+
+
 def test_a_slow_machine_makes_fewer_rounds_and_says_so(chain):
     network, example = chain
     found = latency.measure({"dense": network}, example, batch_sizes=[1], repeats=50, on=["cpu"], limit_s=0.0)
@@ -64,7 +76,7 @@ def test_a_slow_machine_makes_fewer_rounds_and_says_so(chain):
 
 def test_wrong_arguments_are_refused_by_name(chain):
     network, example = chain
-    for wrong in ({"batch_sizes": [0]}, {"repeats": 0}, {"models": {}}):
+    for wrong in ({"batch_sizes": [0]}, {"repeats": 0}, {"models": {}}, {"threads": 0}):
         with pytest.raises(SlimlibError, match="repeats="):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
     with pytest.raises(SlimlibError, match="on='tpu'"):

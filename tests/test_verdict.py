@@ -298,9 +298,12 @@ def test_milliseconds_are_told_as_measured():
     table = table.assign(device="cpu", network="small VGG", batch_size=1, budget=table["kept_macs"])
     table = table.assign(relative_low=table["relative"] - 0.01, relative_high=table["relative"] + 0.01)
     table["realised"] = (1 - table["relative"]) / (1 - table["kept_macs"]).where(table["kept_macs"] < 1)
+    table = table.assign(ms_low=0.9, ms_high=1.1)
     (said,) = findings(table)
     assert "take 40 to 55 % of the time" in said and "0.67 percent of the time is saved (median; 0.60 to 0.80)" in said
     assert "a factor of up to 1.25 (PCA (3AS) slower than uniform at 25 %)" in said
     assert "Rounded widths change the median by −0.13" in said
     blurred = table.assign(relative_low=0.0, relative_high=1.0)
     assert "though their quartiles overlap" in findings(blurred)[0]
+    (said,) = findings(table.assign(ms_high=2.7))
+    assert "vary by a factor of 3.0" in said and "nothing is concluded" in said and "percent" not in said

@@ -42,29 +42,42 @@ def slimmed(
 def timed(
     name: str, networks: dict[str, torch.nn.Module], costs: pd.DataFrame, example_input: torch.Tensor,
     batch_sizes: Iterable[int], repeats: int, limit_s: float = 30.0,
+    threads: int | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """`latency.measure` of the networks beside their costs.
 
     `realised` is the saved share of the time divided by the saved share of the MACs: 1 where every multiply-add saved
     is time saved, 0 where none is, negative where the smaller network is slower.
     """
-    measured = latency.measure(networks, example_input, batch_sizes, repeats, limit_s=limit_s)
+    measured = latency.measure(networks, example_input, batch_sizes, repeats, limit_s=limit_s, threads=threads)
     table = measured.merge(costs, on="model", sort=False)
     table.insert(0, "network", model_name(name))
     table["realised"] = (1 - table["relative"]) / (1 - table["kept_macs"]).where(table["kept_macs"] < 1)
     return table
 
 
+BUSY = 1.5
+"""Ratio of the dense network's own quartiles above which a machine was too busy for its times to be told."""
+
+
 def findings(table: pd.DataFrame) -> list[str]:
-    """What the clock says, one sentence a network, device and batch size."""
+    """What the clock says, one sentence a network, device and batch size; that it says nothing, where it does not."""
     said = []
     for (device, network, batch), part in table.groupby(["device", "network", "batch_size"], sort=False):
-        slim = part[part["arm"] != "dense"]
-        share = slim["realised"]
-        told = f"{network}, {device.upper()}, batch of {batch}: the slimmed networks keep {_span(slim['kept_macs'])} of the "
-        told += f"MACs and take {_span(slim['relative'])} of the time. For each percent of MACs saved, "
+        slim, dense = part[part["arm"] != "dense"], part[part["arm"] == "dense"].iloc[0]
+        share, varies = slim["realised"], dense["ms_high"] / dense["ms_low"]
+        told = f"{network}, {device.upper()}, batch of {batch}: "
+        if "rounds" in part and dense["rounds"] < 5:
+            said.append(told + f"only {dense['rounds']} rounds were made, so nothing is concluded.")
+            continue
+        if varies > BUSY:
+            told += f"the machine was busy. The dense network's own times vary by a factor of {varies:.1f} from quartile to "
+            said.append(told + "quartile, so nothing is concluded; run this page again on an idle machine.")
+            continue
+        told += f"the slimmed networks keep {_span(slim['kept_macs'])} of the MACs "
+        told += f"and take {_span(slim['relative'])} of the time. For each percent of MACs saved, "
         told += f"{share.median():.2f} percent of the time is saved (median; {share.min():.2f} to {share.max():.2f})."
-        said.append(told + _at_equal_macs(slim[~slim["rounded"]]) + _rounding(slim))
+        said.append(told.replace("-", "−") + _at_equal_macs(slim[~slim["rounded"]]) + _rounding(slim))
     return said
 
 

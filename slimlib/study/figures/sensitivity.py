@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def sensitivity_curves(table: pd.DataFrame, columns: int | None = None) -> Figure:
     """Small multiples: accuracy against the share of one layer's filters that is pruned, one panel a layer."""
     layers = list(dict.fromkeys(table["group"]))
-    columns = columns or min(len(layers), 5 if len(layers) <= 15 else 7)
+    columns = columns or (len(layers) if len(layers) <= 6 else 5 if len(layers) <= 15 else 7)
     rows, height = -(-len(layers) // columns), 1.3 if len(layers) <= 15 else 1.05
     fig, axes = plt.subplots(rows, columns, figsize=(WIDE, 0.5 + height * rows), sharex=True, sharey=True, squeeze=False)
     for axis, layer in zip(axes.flat, layers, strict=False):
         part = table[table["group"] == layer].sort_values("ratio")
         axis.plot(part["ratio"], 100 * part["accuracy"], marker="o", markersize=3.5, color=BLUE)
-        axis.set_title(layer, fontsize=8.5 if columns < 7 else 7.5)
+        axis.set_title(layer, fontsize=8.5 if columns < 6 else 7.5)
     for axis in axes.flat[len(layers) :]:
         axis.set_visible(False)
     fig.supxlabel("share of the layer's filters removed", fontsize=10)
