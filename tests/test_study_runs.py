@@ -100,8 +100,8 @@ def test_the_key_is_the_same_in_every_process_and_release():
         env={**os.environ, "PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)},
     )
     assert fresh.stdout.strip() == pruned().key
-    assert study.RECIPE_VERSION == 1
-    assert pruned().key == "b01579505af5"
+    assert study.RECIPE_VERSION == 2
+    assert pruned().key == "a3c250b4668b"
 
 
 def test_a_run_survives_json_and_the_order_of_options_does_not_matter():
