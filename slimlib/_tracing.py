@@ -72,8 +72,32 @@ class Op:
     pad: tuple[int, ...] = ()
 
 
-def forward_facts(model: nn.Module, example_input: torch.Tensor) -> ForwardFacts:
-    """Order of execution and multiply-adds of one example, counted by ``torch.utils.flop_counter`` and by layer."""
+def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, RawGroups]:
+    """What one forward pass tells: costs and order, and all coupled groups of output channels, first layers in forward order.
+
+    The dependency graph is read off the autograd graph of the same pass that counts, as a pass may take longer than the rest.
+    """
+    told: list[ForwardFacts | SlimlibError] = []
+
+    def counted(model: nn.Module, example_input: torch.Tensor) -> torch.Tensor:
+        try:
+            facts, output = _forward_facts(model, example_input)
+        except SlimlibError as error:  # raised once Torch-Pruning has gone on and taken its hooks off the model
+            facts, output = error, torch.zeros(1, requires_grad=True) + 0
+        told.append(facts)
+        return output
+
+    with _steady_index_mapping():
+        graph = tp.DependencyGraph().build_dependency(model, example_input, forward_fn=counted, verbose=False)
+        (facts,) = told
+        if isinstance(facts, SlimlibError):
+            raise facts
+        index_mapping.update_index_mapping(graph)
+    return facts, _all_groups(graph, model, facts.order)
+
+
+def _forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, torch.Tensor]:
+    """Order of execution and multiply-adds of one example, counted by ``torch.utils.flop_counter`` and by layer; the output."""
     order: dict[str, int] = {}
     positions: dict[str, float] = defaultdict(float)
     batch = example_input.shape[0]
@@ -91,7 +115,7 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> ForwardFacts
     try:
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
         with FlopCounterMode(display=False) as counter:
-            model(example_input)
+            output = model(example_input)
     except (RuntimeError, ValueError, IndexError, TypeError) as e:
         raise SlimlibError(
             f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
@@ -101,15 +125,7 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> ForwardFacts
         for h in hooks:
             h.remove()
     macs = sum(p * model.get_submodule(n).weight.numel() for n, p in positions.items())
-    return ForwardFacts(order, dict(positions), round(counter.get_total_flops() / 2 / batch - macs))
-
-
-def raw_groups(model: nn.Module, example_input: torch.Tensor, order: dict[str, int]) -> RawGroups:
-    """All coupled groups of output channels, first layers in forward order, with what stands against slimming them."""
-    with _steady_index_mapping():
-        graph = tp.DependencyGraph().build_dependency(model, example_input, verbose=False)
-        index_mapping.update_index_mapping(graph)
-    return _all_groups(graph, model, order)
+    return ForwardFacts(order, dict(positions), round(counter.get_total_flops() / 2 / batch - macs)), output
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
     Raises SlimlibError when the forward pass fails on ``example_input`` or the model holds no Conv or Linear layer.
     """
-    from slimlib._tracing import forward_facts, raw_groups  # the only users of Torch-Pruning: loaded when first needed
+    from slimlib._tracing import read  # the only user of Torch-Pruning: loaded when first needed
 
     _check(model, example_input)
     was_training = {m: m.training for m in model.modules()}
@@ -111,9 +111,8 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     try:
         model.eval().requires_grad_(True)
         with torch.enable_grad(), warnings.catch_warnings():  # the graph is read off autograd's
-            facts = forward_facts(model, example_input)
             warnings.simplefilter("ignore")  # Torch-Pruning warns of bare parameters; the reasons below say it by name
-            raw = raw_groups(model, example_input, facts.order)
+            facts, raw = read(model, example_input)
     finally:
         for module, training in was_training.items():
             module.training = training
@@ -133,7 +132,7 @@ def _check(model: nn.Module, example_input: torch.Tensor) -> None:
     for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities
         tensors |= {f"{name}.{k}": b for k, b in m.named_buffers()} if isinstance(m, PER_CHANNEL_NORMS) else {}
     for name, t in tensors.items():
-        if not torch.isfinite(t).all():
+        if not (torch.isfinite(t.detach().sum()) or torch.isfinite(t).all()):  # the sum tells it faster, if it does
             raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
 
 

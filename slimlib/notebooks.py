@@ -143,7 +143,8 @@ def fingerprint(template: Path, parameters: Mapping[str, Any], root: Path) -> st
     digest = hashlib.sha256(text.encode())
     library = Path(__file__).resolve().parent
     # these run notebooks and do not change what a notebook shows
-    tools = {library / name for name in ("notebooks.py", "book.py", "__main__.py", "bench.py")}
+    tools = {library / name for name in ("notebooks.py", "book.py", "__main__.py")}
+    tools |= {*(library / "bench").glob("*.py")} - {library / "bench" / "page.py"}
     files = [*library.rglob("*.py"), *(root / "notebooks" / "profiles").glob("*.yml"), root / "book" / "claims.yml"]
     if parameters.get("profile", LIVE) != LIVE:
         files += (root / "book" / "records").rglob("*.json")

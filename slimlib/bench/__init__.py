@@ -53,7 +53,7 @@ def machine_name() -> str:
     from slimlib.study.provenance import machine
 
     told = machine("cuda" if torch.cuda.is_available() else "cpu")
-    text = told.get("gpu") or f"{told['cpu']} {told['threads']} threads"
+    text = told.get("gpu") or f"{told['cpu']} threads {told['threads']}"
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
@@ -68,7 +68,7 @@ def _measured(part: str, full: bool, rounds: int | None) -> dict[str, Any]:
 
     with recorded() as told:
         if part == growth.NAME:
-            found: dict[str, Any] = {"sizes": growth.table(full), "meaning": growth.MEANING}
+            found: dict[str, Any] = {"sizes": growth.table(full)}
         else:
             races = PARTS[part]()
             found = {"races": [measure.run(replace(race, rounds=rounds or race.rounds)) for race in races]}

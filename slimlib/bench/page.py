@@ -14,10 +14,11 @@ from slimlib.bench import rows
 from slimlib.bench.measure import RATIOS
 from slimlib.errors import SlimlibError
 from slimlib.notebooks import project_root
-from slimlib.study.figures import BLACK, BLUE, GREEN, GREY, ORANGE, RED, WIDE
+from slimlib.study.figures import BLACK, BLUE, GREEN, GREY, ORANGE, RED, WIDE, nothing
 
+SIZE_COLUMNS = ["axis", "size", "params", "trace_seconds", "choose_seconds", "eigenvalue_seconds", "bytes_before", "peak_bytes"]
 SAYS = {"speed": "{:.3g} × the speed", "time": "{:.3g} × the time", "difference": "{:+.2f} s"}
-AXES = {"width": "filters of each layer", "depth": "layers", "network": "network", "layer": "outputs x inputs of a linear layer"}
+AXES = {"width": "filters of each layer", "depth": "layers", "network": "ResNet", "layer": "linear layer, out x in"}
 
 
 def load(name: str | None = None, folder: str | Path | None = None) -> tuple[str, dict[str, Any]]:
@@ -84,8 +85,15 @@ def targets(table: pd.DataFrame) -> Figure:
     return fig
 
 
+def sizes(record: dict[str, Any]) -> pd.DataFrame:
+    """The growth table, one row a size; empty where that part has not been measured."""
+    return pd.DataFrame(record["parts"].get("growth", {"sizes": []})["sizes"], columns=SIZE_COLUMNS)
+
+
 def growth(sizes: pd.DataFrame) -> Figure:
     """Seconds to trace, to choose widths and of the bare eigenvalue calls, and peak memory, by size; one column an axis."""
+    if sizes.empty:
+        return nothing("the growth of cost has not been measured on this machine")
     axes_of = [axis for axis in AXES if axis in set(sizes["axis"])]
     fig, axes = plt.subplots(2, len(axes_of), figsize=(WIDE, 4.6), sharex="col", sharey="row", squeeze=False)
     for column, axis in enumerate(axes_of):
@@ -97,7 +105,7 @@ def growth(sizes: pd.DataFrame) -> Figure:
         lower.plot(at, part["bytes_before"] / 2**20, marker=".", linestyle="--", color=GREY, label="before: libraries, tracing")
         upper.set(yscale="log", title=AXES[axis])
         upper.title.set_fontsize(8.5)
-        lower.set_yscale("log")
+        lower.set_ylim(bottom=0)
         lower.set_xticks(at, [text.removeprefix("resnet") for text in part["size"]], rotation=90 if axis == "layer" else 0,
                          fontsize=7.5)
     axes[0, 0].set_ylabel("seconds")

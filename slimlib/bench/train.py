@@ -17,7 +17,7 @@ from slimlib.training import Batches, autocast, resolve_precision
 
 BATCH = 128
 WORKERS = 2  # of the usual loop's DataLoader, as tutorials have it
-NETWORKS = {"vgg_small": 16, "resnet20": 6, "vgg16": 4}  # on a CPU: steps of one timed epoch, seconds each
+NETWORKS = {"vgg_small": 16, "resnet20": 6, "vgg16": 3}  # on a CPU: steps of one timed epoch, seconds each
 GPU_STEPS = 60  # on a GPU an epoch of all the embedded images takes little enough
 
 
