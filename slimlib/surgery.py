@@ -106,7 +106,9 @@ def _dropped(layout: Layout, keep: Keep) -> dict[str, dict[str, np.ndarray]]:
 
 
 def _kept(size: int, gone: np.ndarray | None) -> torch.Tensor:
-    return torch.arange(size) if gone is None else torch.as_tensor(np.setdiff1d(np.arange(size), gone))
+    stays = np.ones(size, bool)
+    stays[gone if gone is not None else []] = False
+    return torch.as_tensor(np.flatnonzero(stays))
 
 
 def _set(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
