@@ -305,7 +305,7 @@ def _layer_fault(module: nn.Module) -> str:
 def _operation(node) -> str:
     """"" for what acts on each channel by itself, "pad" for zero-padded channels, else a name: to be probed."""
     if node.type in DOUBTFUL:
-        return DOUBTFUL[node.type]
+        return "" if _flattens_pooled(node) else DOUBTFUL[node.type]
     if isinstance(node.module, LAYERS):
         return "" if type(node.module).forward in PLAIN_FORWARDS else f"a {type(node.module).__name__}"
     if node.type != OPTYPE.ELEMENTWISE or node.grad_fn is None:
@@ -318,7 +318,15 @@ def _operation(node) -> str:
         dims = getattr(node.grad_fn, "_saved_dim", ())
         spatial = dims and 1 not in dims and 2**64 - 3 not in dims and -3 not in dims
         return "" if spatial else "a mean"
-    return "" if TRUSTED.match(name) else f"the operation {name}"
+    own_weight = name.startswith("TBackward") and not node.inputs  # a Linear layer's transposed weight, not what it reads
+    return "" if own_weight or TRUSTED.match(name) else f"the operation {name}"
+
+
+def _flattens_pooled(node) -> bool:
+    """A flattening of an image pooled to one pixel, as before most classifiers: each channel is one input of the Linear."""
+    sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", ()) if node.type == OPTYPE.RESHAPE else ()
+    return (len(sizes) > 2 and all(s == 1 for s in sizes[2:]) and bool(node.outputs)
+            and all(isinstance(o.module, nn.Linear) and o.module.in_features == sizes[1] for o in node.outputs))
 
 
 def _through_batch_norm(node):
