@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -30,7 +31,12 @@ def peak_bytes() -> int | None:
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    return unit * max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    children = unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    status = Path("/proc/self/status")
+    if status.exists():  # on Linux ru_maxrss starts from the parent's, which may be larger than all that happens here
+        own = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return max(1024 * int(own.split()[1]), children)
+    return max(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children)
 
 
 if __name__ == "__main__":
