@@ -11,8 +11,8 @@ _HOME = {
     "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "layout",
     "WidthPlan": "widths", "WidthPath": "widths", "plan_widths": "rules", "width_path": "rules", "RULES": "rules",
     "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery", "save": "storage", "load": "storage",
-    "fresh_copy": "fresh", "sensitivity": "sensitivity", "load_data": "data", "Recipe": "training", "History": "training",
-    "fit": "training", "evaluate": "training", "Distill": "distillation",
+    "fresh_copy": "fresh", "sensitivity": "sensitivity", "load_data": "data", "Recipe": "recipe", "History": "training",
+    "fit": "training", "evaluate": "evaluation", "calibrate_batchnorm": "evaluation", "Distill": "distillation",
 }
 _MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "cost",
             "criteria", "surgery", "storage", "sampling", "latency"}

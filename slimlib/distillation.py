@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimlib.errors import SlimlibError
+from slimlib.modes import evaluation_mode
 
 
 @dataclass(frozen=True)
@@ -107,12 +108,9 @@ class Distiller(nn.Module):
             for name in distill.hint_layers}).to(example_input.device)
 
     def _feature_shapes(self, model: nn.Module, example_input: Tensor) -> dict[str, torch.Size]:
-        modes = [(module, module.training) for module in model.modules()]
-        model.eval()  # so that the trial leaves the statistics of the normalisation alone
-        with torch.no_grad(), recorded(model, self.layers) as features:
+        # in evaluation mode, so that the trial leaves the statistics of the normalisation alone
+        with torch.no_grad(), evaluation_mode(model), recorded(model, self.layers) as features:
             model(example_input)
-        for module, mode in modes:
-            module.training = mode
         return {name: features[name].shape for name in self.layers}
 
     def forward(self, logits: Tensor, label_loss: Tensor, teacher_logits: Tensor,

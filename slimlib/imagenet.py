@@ -89,7 +89,7 @@ class FolderSplit:
 
 
 class FolderBatches:
-    """(index, float images, labels), as :class:`slimlib.training.Batches` gives them of images on the device.
+    """(index, float images, labels), as :class:`slimlib.batches.Batches` gives them of images on the device.
 
     Order and random crops follow from the seed, the epoch and the image alone, so they do not depend on how many processes
     share the batch or how many workers decode it.

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from slimlib.errors import SlimlibError
+from slimlib.modes import evaluation_mode
 
 CONV = nn.modules.conv._ConvNd
 LAYERS = (CONV, nn.Linear)
@@ -106,16 +107,13 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     from slimlib._tracing import read  # the only user of Torch-Pruning: loaded when first needed
 
     _check(model, example_input)
-    was_training = {m: m.training for m in model.modules()}
     required = {p: p.requires_grad for p in model.parameters()}
     try:
-        model.eval().requires_grad_(True)
-        with torch.enable_grad(), warnings.catch_warnings():  # the graph is read off autograd's
+        model.requires_grad_(True)
+        with evaluation_mode(model), torch.enable_grad(), warnings.catch_warnings():  # the graph is read off autograd's
             warnings.simplefilter("ignore")  # Torch-Pruning warns of bare parameters; the reasons below say it by name
             facts, raw = read(model, example_input)
     finally:
-        for module, training in was_training.items():
-            module.training = training
         for parameter, flag in required.items():
             parameter.requires_grad_(flag)
     layout = Layout(tuple(_group(g, model, facts.order) for g in raw.groups), facts.positions, raw.norm_after,

@@ -13,6 +13,7 @@ from torch import nn
 
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group
+from slimlib.modes import evaluation_mode
 
 
 @torch.no_grad()
@@ -41,13 +42,11 @@ def response_spectra(
 
     writers = {m.module for g in groups for m in g.writers()}
     hooks = [model.get_submodule(n).register_forward_hook(add(n)) for n in writers]
-    training = model.training
     try:
-        model.eval()
-        for start in range(0, len(images), batch_size):
-            model(images[start : start + batch_size])
+        with evaluation_mode(model):
+            for start in range(0, len(images), batch_size):
+                model(images[start : start + batch_size])
     finally:
-        model.train(training)
         for h in hooks:
             h.remove()
     found = {}

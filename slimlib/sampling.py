@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, Group, Layout
+from slimlib.modes import evaluation_mode
 from slimlib.moments import ChannelMoments
 
 
@@ -174,15 +175,12 @@ def _measured(
     for name in readers:
         hooks.append(model.get_submodule(name).register_forward_hook(read(name)))
         hooks.append(model.get_submodule(layout.norm_after.get(name, name)).register_forward_hook(wrote(name)))
-    training = model.training
     try:
-        model.eval()
-        with joins:
+        with joins, evaluation_mode(model):
             for start in range(0, len(images), batch_size):
                 model(images[start : start + batch_size])
                 joins.forget()
     finally:
-        model.train(training)
         for h in hooks:
             h.remove()
     totals = {name: float(outputs[name].variance().sum()) for name in readers}

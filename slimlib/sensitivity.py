@@ -10,9 +10,9 @@ from torch import nn
 
 from slimlib.criteria import choose_filters
 from slimlib.errors import SlimlibError
+from slimlib.evaluation import evaluate
 from slimlib.layout import Layout, trace
 from slimlib.surgery import cut
-from slimlib.training import evaluate
 
 
 def sensitivity(

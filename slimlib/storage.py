@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from slimlib.errors import SlimlibError
+from slimlib.modes import evaluation_mode
 from slimlib.surgery import checked, cut, deviation, first_channels, layout_for
 from slimlib.widths import WidthPlan
 
@@ -94,13 +95,9 @@ def export_onnx(model: nn.Module, example_input: torch.Tensor, path: str | Path)
         raise SlimlibError("export_onnx needs onnxscript, which is not installed: pip install onnxscript")
     if len(example_input) < 2:
         raise SlimlibError(f"example_input has {len(example_input)} examples; give 2, as torch.export takes a 1 for fixed")
-    modes = {m: m.training for m in model.modules()}
-    try:
-        torch.onnx.export(model.eval(), (example_input,), str(path), dynamo=True, verbose=False, external_data=False,
+    with evaluation_mode(model):
+        torch.onnx.export(model, (example_input,), str(path), dynamo=True, verbose=False, external_data=False,
                           input_names=["input"], output_names=["output"], dynamic_shapes=({0: torch.export.Dim("batch")},))
-    finally:
-        for module, training in modes.items():
-            module.training = training
 
 
 def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) -> None:

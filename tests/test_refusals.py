@@ -127,6 +127,14 @@ def test_spectra_and_thresholds_by_themselves(threshold):
     unchanged(before, model)
 
 
+@pytest.mark.parametrize("rule", ["activation_pca", "neyman"])
+def test_a_rule_that_looks_at_images_leaves_the_model_in_its_modes(rule):
+    model = half_way_through_training()
+    before = snapshot(model)
+    slimlib.plan_widths(model, X, keep_macs=0.7, rule=rule, calibration=torch.randn(8, 3, 16, 16))
+    unchanged(before, model)
+
+
 def test_what_works_leaves_the_model_as_well():
     model = half_way_through_training()
     before = snapshot(model)

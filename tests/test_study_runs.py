@@ -19,10 +19,10 @@ import torch
 from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
+from slimlib.recipe import Recipe
 from slimlib.study.provenance import code_version, provenance_table
 from slimlib.study.runs import Run, with_needs
 from slimlib.study.store import RunBusy, Store, replacing
-from slimlib.training import Recipe
 
 ROOT = Path(__file__).parents[1]
 DENSE, TUNE, KD = Recipe(epochs=1, lr=0.1), Recipe(epochs=1, lr=0.02), Distill()
@@ -272,7 +272,7 @@ load = slimlib.load_data
 execution._data.cache_clear()
 slimlib.load_data = lambda name: load(name, limit=400)
 from slimlib.study.runs import Run
-from slimlib.training import Recipe
+from slimlib.recipe import Recipe
 import torch
 torch.set_num_threads(1)
 recipe = Recipe(epochs=1, lr=0.05)

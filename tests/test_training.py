@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import slimlib
 from slimlib import models
-from slimlib.training import Batches, calibrate_batchnorm
+from slimlib.batches import Batches
+from slimlib.evaluation import calibrate_batchnorm
 
 RECIPE = slimlib.Recipe(epochs=2, lr=0.05, batch_size=50)
 # LeNet-5 has no BatchNorm and diverges at ten times this rate
@@ -119,6 +120,24 @@ def test_hints_and_attention_train_a_thin_student(data):
     history = slimlib.fit(student, data, RECIPE, teacher=teacher, distill=distill, progress=False)
     assert history.loss[-1] < history.loss[0]
     assert all(torch.equal(before[k], v) for k, v in teacher.state_dict().items())
+
+
+def test_a_teacher_is_asked_once_for_all_its_students(data):
+    """The second student of a teacher learns as if it were the first; a teacher that has changed is asked again."""
+    teacher, asked = network(), []
+    teacher.register_forward_hook(lambda module, args, output: asked.append(len(args[0])))
+
+    def student(teacher):
+        model = network(seed=1)
+        slimlib.fit(model, data, RECIPE, teacher=teacher, progress=False, validate="none")
+        return torch.cat([p.flatten() for p in model.parameters()])
+
+    first, once = student(teacher), sum(asked)
+    assert torch.equal(first, student(teacher)) and sum(asked) - once <= 2  # its shapes are still looked at
+    teacher.fc.weight.data.mul_(-1.0)  # behind autograd's back
+    changed = student(teacher)
+    assert sum(asked) > 2 * len(data.train) and torch.equal(changed, student(copy.deepcopy(teacher)))
+    assert not torch.equal(changed, first)
 
 
 def test_errors_name_the_parameter(data):

@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 import slimlib
 from slimlib import models
+from slimlib.batches import Batches
 from slimlib.bench.measure import Comparison, Contestant, Race, finished
 from slimlib.data import Data, Split
-from slimlib.training import Batches, autocast, resolve_precision
+from slimlib.precision import autocast, resolve_precision
 
 BATCH = 128
 WORKERS = 2  # of the usual loop's DataLoader, as tutorials have it

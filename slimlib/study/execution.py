@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -273,11 +274,20 @@ def _dense_network(run: Run, store: Store, data: Any) -> tuple[torch.nn.Module, 
     if run.pretrained:
         model, data = _published(run, data)
         return model, data, {"test_accuracy": store.get(run.dense())["metrics"]["test_accuracy"]}
-    model = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device)
-    told = store.load_checkpoint(run.dense(), model)
-    if told is None:
+    path = store.checkpoint_path(run.dense())
+    if not path.exists():
         raise SlimlibError(f"the checkpoint of {run.dense().label} vanished from {store.cache}; start the run again")
-    return model.eval(), data, told
+    model, told = _from_checkpoint(run.dense(), store.cache, path.stat().st_mtime_ns, data)
+    return model, data, told
+
+
+@lru_cache(maxsize=1)
+def _from_checkpoint(run: Run, cache: Path, written: int, data: Any) -> tuple[torch.nn.Module, dict[str, Any]]:
+    """The trained network and what was told with it. One network serves the runs that start from it: none changes it, and a
+    teacher need answer only once (`slimlib.lesson`). `written` is the file's time, so that another file is read anew."""
+    model = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device)
+    told = Store("", cache).load_checkpoint(run, model)
+    return model.eval(), told
 
 
 def _published(run: Run, data: Any) -> tuple[torch.nn.Module, Any]:

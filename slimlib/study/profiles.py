@@ -27,9 +27,9 @@ from typing import Any
 
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
+from slimlib.recipe import Recipe
 from slimlib.study.runs import Run, with_needs
 from slimlib.study.store import Store
-from slimlib.training import Recipe
 
 _HEAD = {"name", "evidence", "train", "description", "records", "seeds", "recipes", "distill", "studies"}
 _AXES = ("dataset", "model", "stage", "arms", "criterion", "budget")

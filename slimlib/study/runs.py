@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
-from slimlib.training import Recipe
+from slimlib.recipe import Recipe
 
 RECIPE_VERSION = 2
 """Raised when the meaning of a run changes (widths, augmentation, schedule, loss), so that old records are not reused.

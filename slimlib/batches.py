@@ -1,0 +1,62 @@
+"""The training images batch by batch, cut, flipped and normalised where they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from slimlib.data import Split
+from slimlib.distributed import World
+
+PADDING = 4  # pixels of black border that a random crop may reach into, as He et al. (2016, section 4.2)
+
+
+class Batches:
+    """The training images in a new random order each time it is iterated: (index, float images, labels).
+
+    Every process draws the order and the augmentation of the whole batch and keeps its own share, so what is computed
+    does not depend on how many share it.
+    """
+
+    def __init__(self, split: Split, batch_size: int, augment: str, seed: int, world: World | None = None):
+        self.split, self.batch_size, self.flip = split, batch_size, augment == "crop_flip"
+        world = world or World()
+        self.share = slice(world.rank * batch_size // world.size, (world.rank + 1) * batch_size // world.size)
+        self.generator = torch.Generator(split.images.device).manual_seed(seed)
+        self.pixels = split.images.permute(0, 2, 3, 1)
+        if augment != "none":
+            height, width = self.pixels.shape[1:3]
+            padded = F.pad(self.pixels, (0, 0, PADDING, PADDING, PADDING, PADDING))
+            # A view (N, 9, 9, H, W, C) of all 81 positions of the crop: it takes no memory, and one gather cuts a batch.
+            windows = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
+            self.pixels = windows
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        size, device, draw = self.batch_size, self.split.images.device, self.generator
+        order = torch.randperm(len(self.split), generator=draw, device=device)
+        for index in order.split(size)[:len(order) // size]:
+            if self.pixels.ndim == 4:
+                index = index[self.share]
+                pixels = self.pixels[index]
+            else:
+                shift = torch.randint(2 * PADDING + 1, (2, size), generator=draw, device=device)[:, self.share]
+                index = index[self.share]
+                pixels = self.pixels[index, shift[0], shift[1]]
+            if self.flip:
+                mirrored = torch.rand(size, generator=draw, device=device)[self.share] < 0.5
+                pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
+            yield index, self.split.normalise(pixels), self.split.labels[index]
+
+
+@contextmanager
+def in_channels_last(model: nn.Module) -> Iterator[None]:
+    """Store the weights channels-last meanwhile: the same numbers in the order that convolutions are fastest in."""
+    model.to(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        model.to(memory_format=torch.contiguous_format)

@@ -1,0 +1,51 @@
+"""What a network answers: its accuracy, and its batch statistics on images."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from slimlib.data import Data, Split
+from slimlib.errors import SlimlibError
+from slimlib.modes import evaluation_mode
+
+
+def evaluate(model: nn.Module, data: Data | Split, batch_size: int = 1000) -> float:
+    """Top-1 accuracy in [0, 1], in float32; of ``data.test`` if a whole :class:`~slimlib.data.Data` is given.
+
+    The model is moved to the data's device. Its mode and its statistics stay as they are.
+    """
+    split = data.test if isinstance(data, Data) else data
+    if not len(split):
+        raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
+    model.to(split.device)
+    right = torch.zeros((), dtype=torch.int64, device=split.device)
+    with torch.inference_mode(), evaluation_mode(model):
+        for images, labels in split.in_order(batch_size):
+            right += (model(images).argmax(1) == labels).sum()
+    return right.item() / len(split)
+
+
+def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, images: int | None = None) -> nn.Module:
+    """Recompute the running statistics of every batch normalisation from the images, in place, and return the model.
+
+    Pruning changes what arrives at a layer, so the statistics stored by the dense network no longer describe it. They
+    become the plain average over the batches; no weight changes. ``images`` limits how many are used, default all.
+    """
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    count = len(split) if images is None else min(images, len(split))
+    batches = max(1, count // batch_size)  # equal batches, so that their average is that of the images
+    if count < 2:
+        raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
+    momenta = [norm.momentum for norm in norms]
+    model.to(split.device)
+    with torch.no_grad(), evaluation_mode(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None  # a cumulative average
+            norm.train()
+        for part in range(batches):
+            model(split.normalised(slice(part * count // batches, (part + 1) * count // batches)))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model

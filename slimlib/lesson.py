@@ -1,0 +1,71 @@
+"""The teacher's part in a training step.
+
+Without augmentation an image looks the same in every epoch, and to every student: the teacher is then asked once, and what
+it answered is kept for as long as it lives. Sixty students of one teacher cost one pass of it over the images.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import ExitStack
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from slimlib.batches import in_channels_last
+from slimlib.data import Data
+from slimlib.distillation import Distill, Distiller, recorded
+from slimlib.errors import SlimlibError
+from slimlib.modes import evaluation_mode
+from slimlib.precision import autocast
+from slimlib.recipe import Recipe
+
+_ANSWERS: WeakKeyDictionary[nn.Module, tuple[tuple, Tensor]] = WeakKeyDictionary()
+"""Teacher -> (what its answers depend on, its logits of all training images); the latest only."""
+
+
+class Lesson:
+    """The teacher's logits and features of a batch, and the loss made of both networks'. The teacher stays as it was."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, distill: Distill, data: Data, precision: str,
+                 recipe: Recipe, stack: ExitStack):
+        self.teacher, self.device, self.precision = teacher.to(data.device), data.device, precision
+        stack.enter_context(evaluation_mode(teacher))
+        stack.enter_context(in_channels_last(teacher))
+        self.distiller = Distiller(student, teacher, distill, data.example_input)
+        if self.distiller.layers and recipe.compile:
+            raise SlimlibError(f"compile={recipe.compile!r} cannot be combined with hints or attention transfer, which "
+                               "look inside the network: give compile=False")
+        self.features = [stack.enter_context(recorded(model, self.distiller.layers)) for model in (student, teacher)]
+        same_images = recipe.augment == "none" and not self.distiller.layers
+        self.known = self._answers(data, recipe.batch_size) if same_images else None
+
+    def _ask(self, images: Tensor) -> Tensor:
+        with torch.no_grad(), autocast(self.device, self.precision):  # inference_mode's tensors may not enter a graph
+            return self.teacher(images).float()
+
+    def _answers(self, data: Data, batch_size: int) -> Tensor:
+        """The teacher's logits of all training images, (N, classes); those of last time if nothing has changed since."""
+        split = data.train
+        rests_on = (_digest(self.teacher), data.sha256, split.images.data_ptr(), len(split), split.mean, split.std,
+                    str(self.device), self.precision, batch_size)
+        known = _ANSWERS.get(self.teacher)
+        if known is None or known[0] != rests_on:
+            parts = (slice(i, i + batch_size) for i in range(0, len(split), batch_size))
+            known = rests_on, torch.cat([self._ask(split.normalised(part)) for part in parts])
+            _ANSWERS[self.teacher] = known
+        return known[1]
+
+    def __call__(self, index: Tensor, images: Tensor, logits: Tensor, label_loss: Tensor) -> Tensor:
+        answer = self._ask(images) if self.known is None else self.known[index]
+        return self.distiller(logits, label_loss, answer, *self.features)
+
+
+def _digest(model: nn.Module) -> bytes:
+    """Of every weight and buffer, so that a teacher that has changed is asked again, in whatever way it was changed."""
+    digest = hashlib.blake2b()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.digest()

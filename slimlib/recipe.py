@@ -1,0 +1,70 @@
+"""How a network is trained: one frozen description, shared by every arm of a comparison."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from slimlib.errors import SlimlibError
+
+_CHOICES = {"schedule": ("onecycle", "cosine", "constant"), "augment": ("none", "crop", "crop_flip"),
+            "precision": ("auto", "float32", "bfloat16")}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that a training run depends on besides model, data and seed.
+
+    SGD with momentum; the weight decay applies to all parameters, biases and batch normalisation included, as in the
+    studies that the book compares with.
+
+    Attributes:
+        epochs: passes over the training split; each has floor(images / batch_size) steps, the rest of the images,
+            different ones each time, being left out.
+        batch_size: images a step, over all processes together.
+        lr: the peak learning rate.
+        schedule: after the warm-up, "onecycle" falls linearly to zero, "cosine" along half a cosine; "constant" stays.
+        warmup: the fraction of all steps, in [0, 1), over which the learning rate rises linearly from zero.
+        label_smoothing: in [0, 1).
+        augment: "none"; "crop": shifts by up to 4 pixels into a black border; "crop_flip": and mirror images.
+        precision: "float32"; "bfloat16": automatic mixed precision; "auto": the latter where the hardware computes
+            with it natively.
+        compile: True, or a mode of torch.compile such as "reduce-overhead" (CUDA graphs) or "max-autotune". Same
+            mathematics, other rounding.
+    """
+
+    epochs: int
+    lr: float
+    batch_size: int = 128
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    nesterov: bool = True
+    schedule: str = "onecycle"
+    warmup: float = 0.2
+    label_smoothing: float = 0.0
+    augment: str = "none"
+    precision: str = "auto"
+    compile: bool | str = False
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise SlimlibError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, choices))}")
+        for name in ("epochs", "batch_size"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
+                raise SlimlibError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
+        for name in ("warmup", "label_smoothing", "momentum"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SlimlibError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")
+        if not self.lr > 0 or self.weight_decay < 0:
+            raise SlimlibError(f"lr={self.lr} must be positive and weight_decay={self.weight_decay} not negative")
+        if self.nesterov and not self.momentum:
+            raise SlimlibError("nesterov=True needs a momentum above 0: give nesterov=False")
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step, counted from 0, out of ``steps``."""
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / rising
+        done = (step - rising) / (steps - rising)
+        return self.lr * {"onecycle": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1}[self.schedule]
