@@ -19,7 +19,7 @@ from slimlib.spectrum import filter_rows
 
 def l1(model: nn.Module, group: Group) -> torch.Tensor:
     """Sum of absolute weights of each filter (Li et al. 2017, section 3.1). Shape (width,), float64."""
-    return sum(rows.abs().sum(1) for rows in filter_rows(model, group))
+    return sum(torch.linalg.vector_norm(rows, ord=1, dim=1) for rows in filter_rows(model, group))
 
 
 def l2(model: nn.Module, group: Group) -> torch.Tensor:

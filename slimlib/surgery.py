@@ -8,8 +8,8 @@ date, and the widths and costs that were asked for are asserted before it is ret
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from slimlib.layout import CONV, Layout, is_depthwise, trace
 from slimlib.widths import WidthPlan
 
 Keep = Mapping[str, np.ndarray]  # group -> its kept channels, ascending
+_CUT = ("weight", "bias", "running_mean", "running_var")  # what surgery replaces in a layer or norm
 
 
 def prune(model: nn.Module, plan: WidthPlan, criterion: str = "l1", seed: int = 0) -> nn.Module:
@@ -50,19 +51,25 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
 def cut(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
     """A copy of ``model`` with only the kept channels of the groups named in ``keep``; the others stay whole."""
     dropped = _dropped(layout, keep)
-    slim = copy.deepcopy(model)
+    slim = copy.deepcopy(model, _left_out(model, set(dropped)))
     for name, sides in dropped.items():
-        module = slim.get_submodule(name)
+        dense, module = model.get_submodule(name), slim.get_submodule(name)
         if isinstance(module, CONV):
-            _cut_convolution(module, sides)
+            _cut_convolution(dense, module, sides)
         elif isinstance(module, nn.Linear):
-            kept = {side: _kept(module.weight.shape[axis], sides.get(side)) for side, axis in (("out", 0), ("in", 1))}
-            _set(module, "weight", module.weight[kept["out"]][:, kept["in"]])
-            _set(module, "bias", module.bias if module.bias is None else module.bias[kept["out"]])
-            module.out_features, module.in_features = module.weight.shape
+            _cut_linear(dense, module, sides)
         else:
-            _cut_norm(module, sides["norm"])
+            _cut_norm(dense, module, sides["norm"])
     return slim
+
+
+def _left_out(model: nn.Module, cut_modules: Iterable[str]) -> dict[int, torch.Tensor]:
+    """For ``copy.deepcopy``: the tensors that are about to be cut need no copy, as what stays of them is read off the dense
+    ones. A tensor that stands in a second place (shared weights) is copied."""
+    places = Counter(id(t) for m in model.modules() for t in (*m._parameters.values(), *m._buffers.values()) if t is not None)
+    cut_ones = [getattr(model.get_submodule(name), key, None) for name in cut_modules for key in _CUT]
+    return {id(t): nn.Parameter(t.new_empty(0), t.requires_grad) if isinstance(t, nn.Parameter) else t.new_empty(0)
+            for t in cut_ones if t is not None and t.dim() and places[id(t)] == 1}
 
 
 def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
@@ -105,49 +112,61 @@ def _dropped(layout: Layout, keep: Keep) -> dict[str, dict[str, np.ndarray]]:
     return {n: {s: np.unique(np.concatenate(parts)) for s, parts in sides.items()} for n, sides in gone.items()}
 
 
-def _kept(size: int, gone: np.ndarray | None) -> torch.Tensor:
+def _kept(size: int, gone: np.ndarray | None) -> torch.Tensor | slice:
+    """What stays of ``size`` indices: all of them as a slice, which copies nothing, else a list."""
+    if gone is None or not len(gone):
+        return slice(None)
     stays = np.ones(size, bool)
-    stays[gone if gone is not None else []] = False
+    stays[gone] = False
     return torch.as_tensor(np.flatnonzero(stays))
 
 
-def _set(module: nn.Module, name: str, value: torch.Tensor | None) -> None:
-    """Replace a parameter or buffer by ``value``, contiguous, with the trainability of the old one."""
-    if value is None:
-        return
-    old = getattr(module, name)
-    value = value.detach().clone(memory_format=torch.contiguous_format)
+def _set(dense: nn.Module, module: nn.Module, name: str, value: torch.Tensor) -> None:
+    """Give ``module`` a parameter or buffer of its own, contiguous, as trainable as the dense one."""
+    old = getattr(dense, name)
+    value = value.detach().contiguous()
+    if value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():  # nothing was cut from it
+        value = value.clone()
     setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
 
 
-def _cut_convolution(conv: nn.Module, sides: dict[str, np.ndarray]) -> None:
-    weight = conv.weight.transpose(0, 1) if conv.transposed else conv.weight  # (out, in / groups, k...)
-    out = _kept(conv.out_channels, sides.get("out"))
-    if is_depthwise(conv):
-        weight, inputs, conv.groups = weight[out], len(out), len(out)
-    elif conv.groups == 1:
-        kept_in = _kept(conv.in_channels, sides.get("in"))
-        weight, inputs = weight[out][:, kept_in], len(kept_in)
+def _cut_linear(dense: nn.Linear, module: nn.Linear, sides: dict[str, np.ndarray]) -> None:
+    out, inputs = _kept(dense.out_features, sides.get("out")), _kept(dense.in_features, sides.get("in"))
+    _set(dense, module, "weight", dense.weight[out][:, inputs])
+    if dense.bias is not None:
+        _set(dense, module, "bias", dense.bias[out])
+    module.out_features, module.in_features = module.weight.shape
+
+
+def _cut_convolution(dense: nn.Module, conv: nn.Module, sides: dict[str, np.ndarray]) -> None:
+    weight = dense.weight.transpose(0, 1) if dense.transposed else dense.weight  # (out, in / groups, k...)
+    out, inputs = _kept(dense.out_channels, sides.get("out")), _kept(dense.in_channels, sides.get("in"))
+    if is_depthwise(dense):
+        weight = weight[out]
+        conv.groups = conv.in_channels = len(weight)
+    elif dense.groups == 1:
+        weight = weight[out][:, inputs]
+        conv.in_channels = weight.shape[1]
     else:  # each group of filters reads its own run of inputs, of which equally many stay
-        kept_in = _kept(conv.in_channels, sides.get("in"))
-        own = kept_in.reshape(conv.groups, -1) % (conv.in_channels // conv.groups)
-        weight = weight[out[:, None], own[out // (conv.out_channels // conv.groups)]]
-        inputs = len(kept_in)
-    _set(conv, "weight", weight.transpose(0, 1) if conv.transposed else weight)
-    _set(conv, "bias", conv.bias if conv.bias is None else conv.bias[out])
-    conv.out_channels, conv.in_channels = len(out), inputs
+        rows, columns = torch.arange(dense.out_channels)[out], torch.arange(dense.in_channels)[inputs]
+        own = columns.reshape(dense.groups, -1) % (dense.in_channels // dense.groups)
+        weight = weight[rows[:, None], own[rows // (dense.out_channels // dense.groups)]]
+        conv.in_channels = len(columns)
+    conv.out_channels = len(weight)
+    _set(dense, conv, "weight", weight.transpose(0, 1) if dense.transposed else weight)
+    if dense.bias is not None:
+        _set(dense, conv, "bias", dense.bias[out])
 
 
-def _cut_norm(norm: nn.Module, gone: np.ndarray) -> None:
+def _cut_norm(dense: nn.Module, norm: nn.Module, gone: np.ndarray) -> None:
     """BatchNorm, InstanceNorm or PReLU: every tensor with one entry a channel."""
-    size = norm.num_features if hasattr(norm, "num_features") else norm.num_parameters
-    if size == 1:
-        return  # a PReLU with one slope for all channels
-    kept = _kept(size, gone)
-    for name, tensor in [*norm.named_parameters(recurse=False), *norm.named_buffers(recurse=False)]:
+    size = "num_features" if hasattr(dense, "num_features") else "num_parameters"
+    count = getattr(dense, size)
+    kept = slice(None) if count == 1 else _kept(count, gone)  # a PReLU may have one slope for all channels
+    for name, tensor in [*dense.named_parameters(recurse=False), *dense.named_buffers(recurse=False)]:
         if tensor.dim() == 1:
-            _set(norm, name, tensor[kept])
-    setattr(norm, "num_features" if hasattr(norm, "num_features") else "num_parameters", len(kept))
+            _set(dense, norm, name, tensor[kept])
+    setattr(norm, size, len(torch.arange(count)[kept]))
 
 
 def first_channels(group, width: int) -> np.ndarray:

@@ -158,3 +158,31 @@ def test_tracing_does_not_depend_on_the_callers_gradient_mode(chain):
     with torch.no_grad():
         quiet = slimlib.plan_widths(model, x, keep_macs=0.5)
     assert quiet == slimlib.plan_widths(model, x, keep_macs=0.5)
+
+
+class TwiceHeld(nn.Module):
+    """A network, and a layer beside it that is not called."""
+
+    def __init__(self, net, also):
+        super().__init__()
+        self.net, self.also = net, also
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+def test_a_cut_network_shares_no_memory_with_the_dense_one(network, coupling):
+    """Also where nothing was cut from a tensor, and where one stands in two places."""
+    _, net, x = network
+    first = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
+    model = TwiceHeld(net, nn.Conv2d(first.in_channels, first.out_channels, first.kernel_size))
+    model.also.weight = first.weight
+    layout = slimlib.trace(model, x)
+    keep = {g.name: np.arange(g.width)[: g.width if i % 2 else None] for i, g in enumerate(layout.slimmable(coupling))}
+    keep[layout.slimmable(coupling)[-1].name] = np.arange(layout.slimmable(coupling)[-1].blocks)
+    slim = cut(model, layout, keep)
+    dense = {t.untyped_storage().data_ptr() for t in model.state_dict().values()}
+    for name, t in slim.state_dict().items():
+        assert t.untyped_storage().data_ptr() not in dense and t.is_contiguous(), name
+    assert torch.equal(slim.also.weight, first.weight)
