@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from slimlib.data import EMBEDDED, KNOWN, images_sha256, stratified
+from slimlib.imagesets import EMBEDDED, KNOWN, images_sha256, stratified
 
 SEED = 2202
 

@@ -55,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> None:
-    from slimlib.notebooks import declared_parameters, execute, project_root
+    from slimlib.notebooks import declared_parameters, execute
+    from slimlib.project import project_root
 
     template = _template(args.notebook)
     if args.list:
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _template(name: str) -> Path:
-    from slimlib.book import project_root
+    from slimlib.project import project_root
 
     path = Path(name)
     if path.is_file():
@@ -102,7 +103,8 @@ def _assignment(text: str) -> tuple[str, Any]:
 
 
 def book(args: argparse.Namespace) -> None:
-    from slimlib.book import execute_all, make_book, project_root
+    from slimlib.book import execute_all, make_book
+    from slimlib.project import project_root
 
     if args.profile:
         execute_all(project_root(), args.profile, args.force)

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from slimlib.errors import SlimlibError
-from slimlib.notebooks import NotebookError, execute, project_root, relative
+from slimlib.notebooks import NotebookError, execute, relative
+from slimlib.project import project_root
 
 __all__ = ["NotebookError", "build", "execute", "execute_all", "gate", "make_book", "pages", "project_root", "setup"]
 

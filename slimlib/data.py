@@ -1,19 +1,13 @@
 """Image sets that live on the device: uint8, channels-last, normalised batch by batch.
 
-A set is looked for as one packed file, ``<name>.npz`` in :func:`data_folder`; else torchvision downloads it and it is
-packed; else the error says which file to put where. ``fashionmnist-10k`` comes with slimlib and needs neither.
+Where the images come from: :mod:`slimlib.imagesets`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -21,30 +15,7 @@ import torch
 from torch import Tensor
 
 from slimlib.errors import SlimlibError
-
-
-@dataclass(frozen=True)
-class _Known:
-    num_classes: int
-    mean: tuple[float, ...]  # of the training pixels, scaled to [0, 1], a channel each
-    std: tuple[float, ...]
-    sha256: str  # of the raw bytes of x_train, then of x_test
-    torchvision: str = ""  # the class that downloads it
-
-
-KNOWN = {
-    "fashionmnist-10k": _Known(10, (0.2860,), (0.3530,),
-                               "6acb883917316cab9f690e27db75b3829c5bc0129af70e63fef7e00b96197ebc"),
-    "fashionmnist": _Known(10, (0.2860,), (0.3530,),
-                           "0fbbfcb392782b3b702472ead3688778e1509e8cf40f5c24d9d3303618b193ab", "FashionMNIST"),
-    "mnist": _Known(10, (0.1307,), (0.3081,),
-                    "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96", "MNIST"),
-    "cifar10": _Known(10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
-                      "b2849554412f86cd5af69eef552b8e24fc98d1a8e784f48f9bc00c62b9a0cc4f", "CIFAR10"),
-    "cifar100": _Known(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
-                       "f33db8ac706110c918c04bd7359201ed472dec17f5afc2905d52ebec1fdc3365", "CIFAR100"),
-}
-EMBEDDED = Path(__file__).parent / "_data" / "fashionmnist-10k.npz"
+from slimlib.imagesets import ARRAYS, KNOWN, read, stratified
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +127,7 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
     known = KNOWN[name]
     if limit is not None and limit < known.num_classes:
         raise SlimlibError(f"limit={limit} must be None or at least the number of classes, {known.num_classes}")
-    arrays, source = _read(name)
+    arrays, source = read(name)
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -186,85 +157,3 @@ def with_normalisation(data: Data, mean: Sequence[float], std: Sequence[float]) 
     how = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
     splits = {key: replace(getattr(data, key), **how) for key in ("train", "val", "test")}
     return replace(data, **how, **splits)
-
-
-def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Sorted indices of ``count`` items that keep the proportions of the classes, to within one item a class.
-
-    NumPy's RandomState draws them because its stream is frozen: the same on every version and platform.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    exact = count * sizes / len(labels)
-    quota = np.floor(exact).astype(int)
-    quota[np.argsort(quota - exact, kind="stable")[:count - quota.sum()]] += 1  # largest remainders first
-    random = np.random.RandomState(seed)
-    chosen = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, quota, strict=True)]
-    return np.sort(np.concatenate(chosen))
-
-
-ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-
-
-def images_sha256(arrays: Mapping[str, np.ndarray]) -> str:
-    """SHA-256 of the raw bytes of x_train, then of x_test: the identity of an image set."""
-    digest = hashlib.sha256()
-    for key in ("x_train", "x_test"):
-        digest.update(np.ascontiguousarray(arrays[key]))
-    return digest.hexdigest()
-
-
-def data_folder() -> Path:
-    """The folder of packed sets and downloaded weights: ``SLIMLIB_DATA``, else the user's cache folder."""
-    if os.environ.get("SLIMLIB_DATA"):
-        return Path(os.environ["SLIMLIB_DATA"]).expanduser()
-    if sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "slimlib" / "data"
-
-
-def _read(name: str) -> tuple[dict[str, np.ndarray], str]:
-    """The arrays of a set, checked, and where they came from."""
-    file = EMBEDDED if name == EMBEDDED.stem else data_folder() / f"{name}.npz"
-    source = "embedded" if file == EMBEDDED else "packed"
-    if not file.exists():
-        _download(name, file)
-        source = "torchvision"
-    with np.load(file, allow_pickle=False) as packed:
-        arrays = {key: packed[key] for key in packed.files}
-    if missing := [key for key in ARRAYS if key not in arrays]:
-        raise SlimlibError(f"{file} lacks {', '.join(missing)}; a packed set holds uint8 images x_train, x_test "
-                           "(N, H, W, C) and int64 labels y_train, y_test")
-    if images_sha256(arrays) != KNOWN[name].sha256:
-        raise SlimlibError(f"the images in {file} are not those of {name} (their SHA-256 differs); remove the file, so "
-                           "that it is fetched again, or put an undamaged one there")
-    return arrays, source
-
-
-def _download(name: str, file: Path) -> None:
-    """Fetch a set with torchvision and pack it into ``file``, which appears whole or not at all."""
-    if not KNOWN[name].torchvision:
-        raise SlimlibError(f"{file} is missing from this installation; scripts/make_embedded_data.py makes it")
-    from slimlib._torchvision import import_torchvision
-
-    fetch = getattr(import_torchvision().datasets, KNOWN[name].torchvision)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-        try:
-            parts = {part: fetch(folder, train=part == "train", download=True) for part in ("train", "test")}
-        except (OSError, RuntimeError) as error:
-            raise SlimlibError(
-                f"{name} is not in {file.parent} and could not be downloaded ({error}). Put {file.name} there: an .npz "
-                "with uint8 images x_train, x_test (N, H, W, C) and int64 labels y_train, y_test in the set's original "
-                "order. Or set SLIMLIB_DATA to the folder that holds it.") from error
-        arrays = {}
-        for part, images in parts.items():
-            pixels = np.asarray(images.data)
-            arrays[f"x_{part}"] = pixels if pixels.ndim == 4 else pixels[..., None]
-            arrays[f"y_{part}"] = np.asarray(images.targets, np.int64)
-        packed = Path(folder) / file.name
-        np.savez(packed, **arrays)
-        os.replace(packed, file)

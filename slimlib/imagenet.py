@@ -1,6 +1,6 @@
 """ImageNet, or any folder of its form: images that stay files and are decoded when they are needed.
 
-The folder is ``imagenet`` in :func:`slimlib.data.data_folder`, with ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``, as
+The folder is ``imagenet`` in :func:`slimlib.imagesets.data_folder`, with ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``, as
 torchvision's ImageFolder reads it. ``val`` is the test split here, as its labels are the public ones; the validation
 split is held out of ``train``. Worker processes decode and crop; the uint8 pixels are normalised on the device.
 
@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from slimlib._torchvision import import_torchvision
-from slimlib.data import Data, data_folder, stratified
+from slimlib.data import Data
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
+from slimlib.imagesets import data_folder, stratified
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, SHORT_SIDE = 224, 256

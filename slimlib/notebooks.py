@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from slimlib.errors import SlimlibError
+from slimlib.project import project_root
 
 LIVE = "quick"
 """The profile whose notebooks may train. The pages of every other profile are rendered from committed records."""
@@ -29,15 +30,6 @@ TOOLS = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
 
 class NotebookError(SlimlibError):
     """A notebook did not run to its end. The message names the notebook, the cell and the error."""
-
-
-def project_root(start: Path | None = None) -> Path:
-    """The clone that holds the book: the working folder, one above it, or the one slimlib is installed from."""
-    start = Path(start or Path.cwd()).resolve()
-    for folder in (start, *start.parents, Path(__file__).resolve().parents[1]):
-        if (folder / "_config.yml").is_file() and (folder / "book" / "_toc.yml").is_file():
-            return folder
-    raise SlimlibError(f"no book in {start}: run this inside a clone of the project (the folder of _config.yml)")
 
 
 def declared_parameters(template: str | Path) -> dict[str, dict[str, str]]:

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 import slimlib
-from slimlib import data as slim_data
-from slimlib import models
+from slimlib import imagesets, models
 
 
 def test_embedded_set_is_whole_and_balanced():
@@ -18,7 +17,7 @@ def test_embedded_set_is_whole_and_balanced():
 
 
 def test_held_out_images_are_not_trained_on():
-    arrays, _ = slim_data._read("fashionmnist-10k")
+    arrays, _ = imagesets.read("fashionmnist-10k")
     data = slimlib.load_data("fashionmnist-10k", split_seed=1)
     count = lambda images: sorted(hash(bytes(i)) for i in images.permute(0, 2, 3, 1).contiguous().numpy())  # noqa: E731
     whole = sorted(hash(bytes(i)) for i in arrays["x_train"])

@@ -20,9 +20,10 @@ from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
+from slimlib.study.locks import RunBusy
 from slimlib.study.provenance import code_version, provenance_table
 from slimlib.study.runs import Run, with_needs
-from slimlib.study.store import RunBusy, Store, replacing
+from slimlib.study.store import Store, replacing
 
 ROOT = Path(__file__).parents[1]
 DENSE, TUNE, KD = Recipe(epochs=1, lr=0.1), Recipe(epochs=1, lr=0.02), Distill()
@@ -267,9 +268,9 @@ def test_a_dead_process_loses_its_lock_and_a_living_one_keeps_it(tmp_path):
 TINY = """
 import sys
 import slimlib
-from slimlib.study import execution, store
+from slimlib.study import execution, networks, store
 load = slimlib.load_data
-execution._data.cache_clear()
+networks.loaded.cache_clear()
 slimlib.load_data = lambda name: load(name, limit=400)
 from slimlib.study.runs import Run
 from slimlib.recipe import Recipe
@@ -341,13 +342,13 @@ def test_a_killed_process_is_continued_and_nothing_finished_is_repeated(tmp_path
 @pytest.fixture
 def tiny_data(monkeypatch):
     import slimlib
-    from slimlib.study import execution
+    from slimlib.study import networks
 
     load = slimlib.load_data
-    execution._data.cache_clear()
+    networks.loaded.cache_clear()
     monkeypatch.setattr(slimlib, "load_data", lambda name: load(name, limit=400))
     yield
-    execution._data.cache_clear()
+    networks.loaded.cache_clear()
 
 
 def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):

@@ -27,7 +27,8 @@ def main(only: Iterable[str] = (), full: bool = False, output: str | Path | None
     """
     from slimlib.bench.growth import NAME as GROWTH
     from slimlib.bench.parts import PARTS
-    from slimlib.notebooks import execute, project_root
+    from slimlib.notebooks import execute
+    from slimlib.project import project_root
 
     known = [*PARTS, GROWTH]
     chosen = list(only) or known

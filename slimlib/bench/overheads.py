@@ -12,7 +12,7 @@ from pathlib import Path
 
 from slimlib.bench.measure import Comparison, Contestant, Race
 from slimlib.errors import SlimlibError
-from slimlib.notebooks import project_root
+from slimlib.project import project_root
 
 NOTEBOOK = "01_one_layer"
 

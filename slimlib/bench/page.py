@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from slimlib.bench import rows
 from slimlib.bench.measure import RATIOS
 from slimlib.errors import SlimlibError
-from slimlib.notebooks import project_root
+from slimlib.project import project_root
 from slimlib.study.figures import BLACK, BLUE, GREEN, GREY, ORANGE, RED, WIDE, nothing
 
 SIZE_COLUMNS = ["axis", "size", "params", "trace_seconds", "choose_seconds", "eigenvalue_seconds", "bytes_before", "peak_bytes"]

@@ -12,7 +12,7 @@ _HOME = {
     "RECIPE_VERSION": "runs",
     "with_needs": "runs",
     "Store": "store",
-    "RunBusy": "store",
+    "RunBusy": "locks",
     "to_frame": "store",
     "default_cache": "store",
     "execute": "execution",

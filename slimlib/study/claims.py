@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from slimlib.errors import SlimlibError
-from slimlib.study.profiles import load_profile, profile_names, project_root
+from slimlib.project import project_root
+from slimlib.study.profiles import load_profile, profile_names
 from slimlib.study.runs import Run
 
 KINDS = ("paired", "rank")

@@ -9,8 +9,9 @@ from torch import nn
 
 import slimlib
 from slimlib import models
-from slimlib.data import Data, data_folder, with_normalisation
+from slimlib.data import Data, with_normalisation
 from slimlib.errors import SlimlibError
+from slimlib.imagesets import data_folder
 from slimlib.study.execution import trained
 from slimlib.study.names import network_name
 from slimlib.study.profiles import Profile, load_profile

@@ -132,7 +132,7 @@ def untrained(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn.Module,
     import torch
 
     from slimlib import models
-    from slimlib.data import KNOWN
+    from slimlib.imagesets import KNOWN
 
     known = KNOWN.get(dataset)
     classes, channels = (known.num_classes, len(known.mean)) if known else (1000, 3)

@@ -1,25 +1,11 @@
 """Profiles: which runs a book, a course or a study consists of, written down in notebooks/profiles/<name>.yml.
 
-A profile names recipes, and studies made of grids. A grid is one entry of a study:
-
-    - dataset: mnist
-      model: lenet5                     # one, or a list
-      stage: prune
-      arms: [pca, uniform, {rule: tilt, options: {power: -1}}]
-      criterion: [l1]
-      budget: ["macs:0.35", "params:0.35"]
-      dense_recipe: dense               # a name under `recipes`
-      recipe: finetune
-      seeds: 5                          # optional; else the profile's
-      seconds: 12                       # estimate of one run, until there are records to go by
-
-Every list is an axis and the grid is their product. The order is always seeds outermost, so that a profile that was
-interrupted is balanced: it has fewer seeds, not fewer rules.
+A profile names recipes, and studies made of grids (`slimlib.study.studies`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,24 +13,13 @@ from typing import Any
 
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
+from slimlib.project import project_root
 from slimlib.recipe import Recipe
 from slimlib.study.runs import Run, with_needs
 from slimlib.study.store import Store
+from slimlib.study.studies import AXES, expand, made, only, read_grid, seeds_of
 
 _HEAD = {"name", "evidence", "train", "description", "records", "seeds", "recipes", "distill", "studies"}
-_AXES = ("dataset", "model", "stage", "arms", "criterion", "budget")
-_GRID = {*_AXES, "dense_recipe", "recipe", "distill", "coupling", "options", "seeds", "seconds"}
-
-
-def project_root(start: str | Path | None = None) -> Path:
-    """The folder that holds notebooks/profiles: the current one, or the nearest of its parents."""
-    here = Path(start or Path.cwd()).resolve()
-    for folder in (here, *here.parents):
-        if (folder / "notebooks" / "profiles").is_dir():
-            return folder
-    raise SlimlibError(f"no notebooks/profiles in {here} or above it; run this from a checkout of the project")
-
-
 def profile_names(root: str | Path | None = None) -> list[str]:
     return sorted(path.stem for path in (project_root(root) / "notebooks" / "profiles").glob("*.yml"))
 
@@ -72,19 +47,19 @@ class Profile:
         Keywords replace an axis in every grid of the study, which is how a notebook's parameters reach its runs:
         `runs("pruning", seeds=[7], budget="macs:0.3")`. Axes: dataset, model, stage, arms, criterion, budget, seeds.
         """
-        unknown = set(axes) - {*_AXES, "seeds"}
+        unknown = set(axes) - {*AXES, "seeds"}
         if unknown:
             raise SlimlibError(
-                f"{sorted(unknown)[0]} is no axis of a profile; choose from {', '.join((*_AXES, 'seeds'))}"
+                f"{sorted(unknown)[0]} is no axis of a profile; choose from {', '.join((*AXES, 'seeds'))}"
             )
         names = list(self.studies) if study is None else [study] if isinstance(study, str) else list(study)
         for name in names:
             if name not in self.studies:
                 raise SlimlibError(f"study={name!r} is not in profile {self.name!r}; it has {', '.join(self.studies)}")
         grids = [{**grid, **axes} for name in names for grid in self.studies[name]]
-        seeds = sorted({seed for grid in grids for seed in _seeds(grid, self.seeds)})
+        seeds = sorted({seed for grid in grids for seed in seeds_of(grid, self.seeds)})
         runs = [
-            run for seed in seeds for grid in grids if seed in _seeds(grid, self.seeds) for run in _expand(grid, seed)
+            run for seed in seeds for grid in grids if seed in seeds_of(grid, self.seeds) for run in expand(grid, seed)
         ]
         return with_needs(runs) if study is None else list(dict.fromkeys(runs))
 
@@ -102,8 +77,8 @@ class Profile:
         found: dict[Run, float] = {}
         for grids in self.studies.values():
             for grid in grids:
-                for seed in _seeds(grid, self.seeds):
-                    for run in _expand(grid, seed):
+                for seed in seeds_of(grid, self.seeds):
+                    for run in expand(grid, seed):
                         found.setdefault(run, float(grid["seconds"]))
         return found
 
@@ -122,16 +97,16 @@ def _load(name: str, root: Path) -> Profile:
 
     path = root / "notebooks" / "profiles" / f"{name}.yml"
     told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    _only(told, _HEAD, path.name)
+    only(told, _HEAD, path.name)
     if told["name"] != name or told["train"] not in ("live", "records"):
         raise SlimlibError(f"{path.name}: name must be {name!r}, and train 'live' or 'records'")
-    recipes = {key: _made(Recipe, values, f"{path.name}: recipes.{key}") for key, values in told["recipes"].items()}
+    recipes = {key: made(Recipe, values, f"{path.name}: recipes.{key}") for key, values in told["recipes"].items()}
     distill = {
-        key: _made(Distill, values, f"{path.name}: distill.{key}") for key, values in told.get("distill", {}).items()
+        key: made(Distill, values, f"{path.name}: distill.{key}") for key, values in told.get("distill", {}).items()
     }
     studies = {
         study: tuple(
-            _grid(grid, recipes, distill, f"{path.name}: studies.{study}[{i}]") for i, grid in enumerate(grids)
+            read_grid(grid, recipes, distill, f"{path.name}: studies.{study}[{i}]") for i, grid in enumerate(grids)
         )
         for study, grids in told["studies"].items()
     }
@@ -141,7 +116,7 @@ def _load(name: str, root: Path) -> Profile:
         told["train"],
         " ".join(told["description"].split()),
         told["records"],
-        tuple(_seeds(told, ())),
+        tuple(seeds_of(told, ())),
         root,
         studies,
     )
@@ -181,72 +156,3 @@ def status(profile: Profile, store: Store | None = None) -> dict[str, Any]:
 def _kind(run: Run) -> tuple[Any, ...]:
     """What the duration of a run depends on."""
     return run.dataset, run.model, run.stage, run.budget, run.recipe
-
-
-def _expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
-    for dataset in _listed(grid["dataset"]):
-        for model in _listed(grid["model"]):
-            for budget in _listed(grid.get("budget")):
-                for criterion in _listed(grid.get("criterion")):
-                    for arm in _listed(grid.get("arms")):
-                        yield Run(
-                            dataset,
-                            model,
-                            grid["stage"],
-                            criterion=criterion,
-                            budget=budget,
-                            seed=seed,
-                            coupling=grid.get("coupling", "inner"),
-                            recipe=grid.get("recipe"),
-                            # published weights were not trained here, whatever the grid says of other models
-                            dense_recipe=None if model.endswith(":pretrained") else grid.get("dense_recipe"),
-                            distill=grid.get("distill"),
-                            **{"options": grid.get("options", {}), **_arm(arm)},
-                        )
-
-
-def _arm(arm: str | Mapping[str, Any] | None) -> dict[str, Any]:
-    """ "pca", or {rule: pca, center: false, options: {...}, coupling: joint}."""
-    if arm is None or isinstance(arm, str):
-        return {"rule": arm}
-    _only(arm, {"rule", "center", "options", "coupling"}, f"arm {dict(arm)}")
-    return dict(arm)
-
-
-def _grid(
-    grid: Mapping[str, Any], recipes: Mapping[str, Recipe], distill: Mapping[str, Distill], where: str
-) -> dict[str, Any]:
-    _only(grid, _GRID, where)
-    for name in ("dataset", "model", "stage", "seconds"):
-        if name not in grid:
-            raise SlimlibError(f"{where}: {name} is missing")
-    made = dict(grid)
-    for name, known in (("dense_recipe", recipes), ("recipe", recipes), ("distill", distill)):
-        if name in grid:
-            if grid[name] not in known:
-                raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
-            made[name] = known[grid[name]]
-    return made
-
-
-def _made(kind: type, values: Mapping[str, Any], where: str) -> Any:
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise SlimlibError(f"{where}: {error}") from error
-
-
-def _seeds(told: Mapping[str, Any], otherwise: tuple[int, ...]) -> list[int]:
-    """A list of seeds as it stands, or a number of them, from 0 on."""
-    seeds = told.get("seeds", otherwise)
-    return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, (list, tuple)) else [value]
-
-
-def _only(told: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = set(told) - known
-    if unknown:
-        raise SlimlibError(f"{where}: {sorted(unknown)[0]} is not understood; known are {', '.join(sorted(known))}")

@@ -1,0 +1,109 @@
+"""Locks between processes that share a folder, so that they share the runs out."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+STALE_AFTER = 24 * 3600.0
+"""Seconds after which a lock of another machine is taken to be left over: its process cannot be asked from here."""
+
+
+class RunBusy(Exception):
+    """Another process is working on this run right now."""
+
+
+@contextmanager
+def locked(path: Path, label: str, wait: bool = True, poll: float = 0.5) -> Iterator[None]:
+    """Hold a lock file; others wait, or get `RunBusy`, which names the `label`, when wait=False.
+
+    The lock of a process that has died, as after kill -9, is taken over. Should two processes ever take over the
+    same one in the same instant, the run is computed twice and the same record written twice: wasteful, not wrong.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = json.dumps(_owner())
+    while not _create(path, mine):
+        holder = _read(path)
+        if holder is not None and _stale(path, holder):
+            _take_away(path, holder)
+        elif not wait:
+            raise RunBusy(f"{label} is being run by another process ({holder})")
+        else:
+            time.sleep(poll)
+    try:
+        yield
+    finally:
+        if _read(path) == mine:
+            path.unlink(missing_ok=True)
+
+
+def _create(path: Path, text: str) -> bool:
+    """Make the lock file, whole from the first instant on, unless it exists: a hard link is as exclusive as O_EXCL."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w") as file:
+            file.write(text)
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _take_away(path: Path, holder: str) -> None:
+    """Remove a stale lock, and only that one: what another process has put in its place meanwhile is put back."""
+    aside = path.with_name(f".{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _read(aside) != holder:
+        _create(path, _read(aside) or "")
+    aside.unlink(missing_ok=True)
+
+
+def _owner() -> dict[str, Any]:
+    return {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid()), "token": uuid.uuid4().hex}
+
+
+def _born(pid: int) -> str | None:
+    """When a process started, in the system's own unit: tells a process from a later one that got the same number."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except (OSError, IndexError):
+        return None
+
+
+def _stale(path: Path, text: str) -> bool:
+    try:
+        holder = json.loads(text)
+        pid, host, born = int(holder["pid"]), holder["host"], holder["born"]
+    except (ValueError, KeyError, TypeError):
+        return True  # not one of our locks, or torn by a full disk
+    if host != socket.gethostname():
+        try:
+            return time.time() - path.stat().st_mtime > STALE_AFTER
+        except FileNotFoundError:
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return born is not None and _born(pid) != born

@@ -1,0 +1,204 @@
+"""What a run of each stage does, from its data to the content of its record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+import slimlib
+from slimlib import models
+from slimlib.distributed import World
+from slimlib.errors import SlimlibError
+from slimlib.study.networks import dense_network, drift, loaded, published
+from slimlib.study.provenance import recorded
+from slimlib.study.runs import Run
+from slimlib.study.store import Store
+
+CONTROL_SEEDS = range(5)
+"""Seeds of the untrained networks that a sensitivity scan is compared with."""
+
+
+class _Clock:
+    """Seconds spent in each named part of a run."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = round(self.seconds.get(part, 0.0) + time.perf_counter() - start, 3)
+
+
+def _dense(run: Run, store: Store, progress: bool) -> dict[str, Any]:
+    """Train the full network and keep its weights; published weights are only evaluated."""
+    clock, data = _Clock(), loaded(run.dataset)
+    with recorded(data) as provenance:
+        if run.pretrained:
+            model, data = published(run, data)
+            history = None
+        else:
+            torch.manual_seed(run.seed)
+            model = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device)
+            with clock("train"):
+                history = slimlib.fit(model, data, run.recipe, seed=run.seed, progress=progress, validate="none")
+            _trained(history, provenance)
+        with clock("evaluate"):
+            metrics = _accuracies(model, data)
+        if not run.pretrained and World.current().rank == 0:
+            store.save_checkpoint(run, model, test_accuracy=metrics["test_accuracy"])
+        whole = slimlib.plan_widths(model, data.example_input, rule="uniform", threshold=1.0)
+    cost = {"params": whole.full_params, "macs": whole.full_macs}
+    return {
+        "metrics": metrics,
+        "cost": cost,
+        "loss": _losses(history),
+        "seconds": clock.seconds,
+        "provenance": provenance,
+    }
+
+
+def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
+    """Choose widths, cut or start anew, train, evaluate."""
+    clock, data = _Clock(), loaded(run.dataset)
+    with recorded(data) as provenance:
+        dense, data, told = dense_network(run, store, data)
+        provenance["notes"] += drift(run, store, told)
+        with clock("plan"):
+            # Filled, so that arms whose paths have coarse steps get as much of the budget as the others.
+            how = run.budget_arguments() | rule_arguments(run, store, data)
+            plan = slimlib.plan_widths(dense, data.example_input, fill=True, **how)
+        metrics: dict[str, float] = {"dense_test_accuracy": told["test_accuracy"]}
+        taught: dict[str, Any] = {}
+        if run.stage == "prune":
+            with clock("prune"):
+                slim = slimlib.prune(dense, plan, criterion=run.criterion, seed=run.seed)
+            with clock("evaluate"):
+                metrics["test_accuracy_before_finetuning"] = slimlib.evaluate(slim, data.test)
+        else:
+            slim = slimlib.thin(dense, plan, seed=run.seed)
+            if run.stage == "distill":
+                taught = {"teacher": dense, "distill": run.distill}
+        with clock("train"):
+            history = slimlib.fit(slim, data, run.recipe, seed=run.seed, progress=progress, validate="none", **taught)
+        _trained(history, provenance)
+        with clock("evaluate"):
+            metrics |= _accuracies(slim, data)
+    cost = {"params": plan.params, "macs": plan.macs, "dense_params": plan.full_params, "dense_macs": plan.full_macs}
+    return {
+        "metrics": metrics,
+        "cost": cost,
+        "widths": plan.widths,
+        "full_widths": plan.full_widths,
+        "threshold": plan.threshold,
+        "wider_plan_exceeds": plan.wider,
+        "loss": _losses(history),
+        "dense_key": run.dense().key,
+        "seconds": clock.seconds,
+        "provenance": provenance,
+    }
+
+
+def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
+    """Accuracy against pruning one group at a time, on validation images, beside what rules keep of each group."""
+    clock, data, options = _Clock(), loaded(run.dataset), dict(run.options)
+    with recorded(data) as provenance:
+        dense, data, told = dense_network(run, store, data)
+        provenance["notes"] += drift(run, store, told)
+        provenance["precision"] = "float32"
+        validation = data.val.first(options.get("images"))
+        scan = {"ratios": options["ratios"]} if "ratios" in options else {}
+        with clock("sensitivity"):
+            curve = slimlib.sensitivity(
+                dense, validation, criterion=run.criterion, coupling=run.coupling, progress=progress, **scan
+            )
+        with clock("plan"):
+            kept = list(_kept_by_rules(run, dense, data))
+            spectra = slimlib.spectra(dense, data.example_input, center=run.center, coupling=run.coupling)
+    return {
+        "metrics": {"dense_test_accuracy": told["test_accuracy"]},
+        "images": len(validation),
+        "sensitivity": _columns(curve.to_dict("list")),
+        "kept": _columns({name: [row[name] for row in kept] for name in kept[0]}),
+        "spectra": {name: [float(f"{value:.6g}") for value in values] for name, values in spectra.items()},
+        "dense_key": run.dense().key,
+        "seconds": clock.seconds,
+        "provenance": provenance,
+    }
+
+
+STAGES = {"dense": _dense, "prune": _slim, "distill": _slim, "scratch": _slim, "sensitivity": _sensitivity}
+
+
+def _kept_by_rules(run: Run, dense: torch.nn.Module, data: Any) -> Iterator[dict[str, Any]]:
+    """One row a rule, budget and group: the fraction of the group kept at half the cost; V / T for `neyman_score`."""
+    normalised = any(isinstance(module, torch.nn.BatchNorm2d) for module in dense.modules())
+    calibration = {} if normalised else {"calibration": data.train.normalised(slice(0, 512))}
+    rules: list[tuple[str, dict[str, Any]]] = [("pca", {}), ("pca", {"center": False}), ("pca_budgeted", {})]
+    rules += [("global_l1", {}), ("neyman", calibration)]
+    rules += [("pca_at_init", {"seed": seed}) for seed in CONTROL_SEEDS]
+    if normalised:
+        rules += [("pca_folded", {}), ("global_bn", {})]
+    for rule, how in rules:
+        name = rule + ("" if how.get("center", True) else "_uncentred")
+        for unit in ("macs", "params"):
+            plan = slimlib.plan_widths(
+                dense, data.example_input, rule=rule, coupling=run.coupling, **how, **{f"keep_{unit}": 0.5}
+            )
+            for group, fraction in plan.kept.items():
+                yield {
+                    "rule": name,
+                    "budget": f"{unit}:0.5",
+                    "seed": how.get("seed", 0),
+                    "group": group,
+                    "value": fraction,
+                }
+    path = slimlib.width_path(dense, data.example_input, coupling=run.coupling)
+    v, t = slimlib.sampling.variances(dense, path.layout, path.groups, calibration.get("calibration"))
+    for group, score in zip(path.groups, v / t, strict=True):
+        yield {"rule": "neyman_score", "budget": None, "seed": 0, "group": group.name, "value": float(score)}
+
+
+def rule_arguments(run: Run, store: Store, data: Any) -> dict[str, Any]:
+    """The rule and everything it reads, as arguments of `slimlib.plan_widths`.
+
+    In a run's options `calibration` is a number of unlabelled training images; here it becomes the images.
+    """
+    how: dict[str, Any] = {"rule": run.rule, "coupling": run.coupling, "center": run.center, "seed": run.seed}
+    how |= dict(run.options)
+    if "calibration" in how:
+        how["calibration"] = data.train.normalised(slice(0, int(how["calibration"])))
+    if run.rule == "sensitivity":
+        ratio = float(how.pop("ratio", 0.75))
+        scan = store.get(run.sensitivity_scan())["sensitivity"]  # `Run.needs` has it executed first
+        at = [i for i, value in enumerate(scan["ratio"]) if value == ratio]
+        if not at:
+            raise SlimlibError(f"ratio={ratio} was not measured; the scan holds {sorted(set(scan['ratio']))}")
+        how["drops"] = {scan["group"][i]: scan["drop"][i] for i in at}
+    return how
+
+
+def _accuracies(model: torch.nn.Module, data: Any) -> dict[str, float]:
+    """Validation accuracy, for every choice that is made; test accuracy, for report only."""
+    return {"val_accuracy": slimlib.evaluate(model, data.val), "test_accuracy": slimlib.evaluate(model, data.test)}
+
+
+def _trained(history: Any, provenance: dict[str, Any]) -> None:
+    """What the provenance must say of the training itself."""
+    provenance["precision"] = history.precision
+    provenance["notes"] += history.notes
+    if history.processes > 1:
+        provenance["processes"] = history.processes
+
+
+def _losses(history: Any) -> list[float]:
+    return [] if history is None else [float(f"{value:.6g}") for value in history.loss]
+
+
+def _columns(table: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    return {str(name): [round(v, 8) if isinstance(v, float) else v for v in values] for name, values in table.items()}

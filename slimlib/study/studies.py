@@ -1,0 +1,100 @@
+"""Studies: the grids that a profile is made of, and the runs that a grid stands for.
+
+A grid is one entry of a study:
+
+    - dataset: mnist
+      model: lenet5                     # one, or a list
+      stage: prune
+      arms: [pca, uniform, {rule: tilt, options: {power: -1}}]
+      criterion: [l1]
+      budget: ["macs:0.35", "params:0.35"]
+      dense_recipe: dense               # a name under `recipes`
+      recipe: finetune
+      seeds: 5                          # optional; else the profile's
+      seconds: 12                       # estimate of one run, until there are records to go by
+
+Every list is an axis and the grid is their product. The order is always seeds outermost, so that a profile that was
+interrupted is balanced: it has fewer seeds, not fewer rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from slimlib.distillation import Distill
+from slimlib.errors import SlimlibError
+from slimlib.recipe import Recipe
+from slimlib.study.runs import Run
+
+AXES = ("dataset", "model", "stage", "arms", "criterion", "budget")
+_ENTRIES = {*AXES, "dense_recipe", "recipe", "distill", "coupling", "options", "seeds", "seconds"}
+
+
+def expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
+    for dataset in _listed(grid["dataset"]):
+        for model in _listed(grid["model"]):
+            for budget in _listed(grid.get("budget")):
+                for criterion in _listed(grid.get("criterion")):
+                    for arm in _listed(grid.get("arms")):
+                        yield Run(
+                            dataset,
+                            model,
+                            grid["stage"],
+                            criterion=criterion,
+                            budget=budget,
+                            seed=seed,
+                            coupling=grid.get("coupling", "inner"),
+                            recipe=grid.get("recipe"),
+                            # published weights were not trained here, whatever the grid says of other models
+                            dense_recipe=None if model.endswith(":pretrained") else grid.get("dense_recipe"),
+                            distill=grid.get("distill"),
+                            **{"options": grid.get("options", {}), **_arm(arm)},
+                        )
+
+
+def _arm(arm: str | Mapping[str, Any] | None) -> dict[str, Any]:
+    """ "pca", or {rule: pca, center: false, options: {...}, coupling: joint}."""
+    if arm is None or isinstance(arm, str):
+        return {"rule": arm}
+    only(arm, {"rule", "center", "options", "coupling"}, f"arm {dict(arm)}")
+    return dict(arm)
+
+
+def read_grid(
+    grid: Mapping[str, Any], recipes: Mapping[str, Recipe], distill: Mapping[str, Distill], where: str
+) -> dict[str, Any]:
+    only(grid, _ENTRIES, where)
+    for name in ("dataset", "model", "stage", "seconds"):
+        if name not in grid:
+            raise SlimlibError(f"{where}: {name} is missing")
+    made = dict(grid)
+    for name, known in (("dense_recipe", recipes), ("recipe", recipes), ("distill", distill)):
+        if name in grid:
+            if grid[name] not in known:
+                raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
+            made[name] = known[grid[name]]
+    return made
+
+
+def made(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise SlimlibError(f"{where}: {error}") from error
+
+
+def seeds_of(told: Mapping[str, Any], otherwise: tuple[int, ...]) -> list[int]:
+    """A list of seeds as it stands, or a number of them, from 0 on."""
+    seeds = told.get("seeds", otherwise)
+    return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def only(told: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = set(told) - known
+    if unknown:
+        raise SlimlibError(f"{where}: {sorted(unknown)[0]} is not understood; known are {', '.join(sorted(known))}")
