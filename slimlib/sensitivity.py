@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import torch
 from torch import nn
 
 from slimlib.criteria import choose_filters
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate
 from slimlib.layout import Layout, trace
+from slimlib.prefix import SharedPrefix
 from slimlib.surgery import cut
 
 
@@ -34,7 +34,7 @@ def sensitivity(
     split = getattr(data, "val", data)
     layout = layout or trace(model, split.normalised(slice(0, 1)))
     groups = layout.slimmable(coupling)
-    dense = evaluate(model, split)
+    dense, shared = evaluate(model, split), SharedPrefix(model, split)
     rows = []
     with tqdm(total=len(groups) * len(ratios), desc="sensitivity", disable=not progress, mininterval=1) as bar:
         for g in groups:
@@ -42,8 +42,7 @@ def sensitivity(
             for ratio in ratios:
                 width = max(1, round(g.width * (1 - ratio) / g.blocks)) * g.blocks
                 keep = choose_filters(model, layout, {g.name: width}, criterion)
-                with torch.no_grad():
-                    accuracy = evaluate(cut(model, layout, keep), split)
+                accuracy = shared.accuracy(cut(model, layout, keep), [m.module for m in g.writers()])
                 rows.append((g.name, ratio, width, g.width, accuracy, dense - accuracy))
                 bar.update()
     table = pd.DataFrame(rows, columns=["group", "ratio", "width", "full_width", "accuracy", "drop"])

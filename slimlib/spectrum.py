@@ -7,7 +7,9 @@ direction carries. The width of the layer is the number of directions needed for
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -39,12 +41,18 @@ def layout_spectra(
     if folded and groups and not any(m.module in layout.norm_after for g in groups for m in g.writers()):
         raise SlimlibError("rule: a folded spectrum needs a BatchNorm with running statistics after at least one layer, and "
                            "this model has none; use the plain one (rule='pca')")
-    return {g.name: eigenvalues(filter_rows(model, g, layout if folded else None), center) for g in groups}
+    fold = layout if folded else None
+    where = next((p.device for p in model.parameters() if p.device.type == "cuda"), torch.device("cpu"))
+    scatters = (scatter(filter_rows(model, g, fold, where), center) for g in groups)
+    found = _solved_by_size(scatters) if where.type == "cuda" else [_solved(one) for one in scatters]
+    return {g.name: values for g, values in zip(groups, found, strict=True)}
 
 
 @torch.no_grad()
-def filter_rows(model: nn.Module, group: Group, fold: Layout | None = None) -> list[torch.Tensor]:
-    """For each layer that writes the group, its filters as rows: float64, shape (width, positions), on the CPU.
+def filter_rows(
+    model: nn.Module, group: Group, fold: Layout | None = None, device: torch.device | str = "cpu"
+) -> list[torch.Tensor]:
+    """For each layer that writes the group, its filters as rows: float64, shape (width, positions), on ``device``.
 
     With ``fold``, rows are scaled by gamma / sqrt(var + eps) of the BatchNorm that the layout puts after the layer.
     """
@@ -52,11 +60,11 @@ def filter_rows(model: nn.Module, group: Group, fold: Layout | None = None) -> l
     for m in group.writers():
         layer = model.get_submodule(m.module)
         weight = layer.weight.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight
-        rows = weight.detach().to("cpu", torch.float64).flatten(1)
+        rows = weight.detach().to(device, torch.float64).flatten(1)
         if fold is not None and m.module in fold.norm_after:
             norm = model.get_submodule(fold.norm_after[m.module])
             scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-            rows = rows * scale.detach().cpu()[:, None]
+            rows = rows * scale.detach().to(device)[:, None]
         if len(m.channels) == group.width and m.positions.shape[1] == 1 and len(rows) == group.width:
             all_rows.append(rows[torch.as_tensor(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
         else:  # a member that holds part of the group, or several rows a channel
@@ -70,16 +78,49 @@ def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:
     """Eigenvalues of the filters' covariance, descending, length n; ``rows``: float64 matrices (n, p_m), one a layer.
 
     The matrices are put side by side, so their scatters add. Centring takes each filter's mean within each layer. The divisor
-    is the number of positions, less one for each centred layer (as ``numpy.cov``). The smaller of the two Gram matrices is
-    diagonalised: its non-zero eigenvalues are the same, and the rest are 0. There are at most min(n, sum of (p_m - 1)).
+    is the number of positions, less one for each centred layer (as ``numpy.cov``). There are at most min(n, sum of (p_m - 1)).
     """
+    return _solved(scatter(rows, center))
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """A symmetric matrix with the eigenvalues of a covariance of n variables, its lower half filled; ``rank`` bounds them."""
+
+    matrix: torch.Tensor
+    n: int
+    rank: int
+
+
+def scatter(rows: list[torch.Tensor], center: bool = True) -> Scatter:
+    """The smaller of the two Gram matrices of the filters: its non-zero eigenvalues are those of the other, the rest are 0."""
     centred = [r - r.mean(1, keepdim=True) if center else r for r in rows]
     x = torch.cat(centred, dim=1) if len(centred) > 1 else centred[0]
     n, p = x.shape
-    gram = _lower_gram(x if n <= p else x.T).div_(max(1, p - len(rows) * center))
-    values = torch.linalg.eigvalsh(gram, UPLO="L").flip(0).clamp_min(0).numpy()
-    rank = min(n, p - len(rows) * center)
-    return np.concatenate([values[:rank], np.zeros(n - rank)])  # beyond the rank bound there is rounding, not variance
+    degrees = p - len(rows) * center
+    return Scatter(_lower_gram(x if n <= p else x.T).div_(max(1, degrees)), n, min(n, degrees))
+
+
+def _solved(one: Scatter) -> np.ndarray:
+    return _descending(torch.linalg.eigvalsh(one.matrix, UPLO="L"), one)
+
+
+def _solved_by_size(scatters: Iterable[Scatter]) -> list[np.ndarray]:
+    """As :func:`_solved` of each, all matrices of one size in one call: on a GPU many small calls would wait for each other."""
+    every = list(scatters)
+    by_size: dict[int, list[int]] = defaultdict(list)
+    for i, one in enumerate(every):
+        by_size[len(one.matrix)].append(i)
+    found: dict[int, np.ndarray] = {}
+    for same in by_size.values():
+        values = torch.linalg.eigvalsh(torch.stack([every[i].matrix for i in same]), UPLO="L").cpu()
+        found |= {i: _descending(own, every[i]) for i, own in zip(same, values, strict=True)}
+    return [found[i] for i in range(len(every))]
+
+
+def _descending(ascending: torch.Tensor, of: Scatter) -> np.ndarray:
+    values = ascending.flip(0).clamp_min(0).numpy()
+    return np.concatenate([values[:of.rank], np.zeros(of.n - of.rank)])  # beyond the rank bound there is rounding, not variance
 
 
 def _lower_gram(x: torch.Tensor, block: int = 256) -> torch.Tensor:

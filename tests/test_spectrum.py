@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import slimlib
-from slimlib import spectrum
+from slimlib import models, spectrum
 
 
 @pytest.mark.parametrize(("n", "p"), [(5, 40), (40, 5), (8, 8), (1, 9)])
@@ -20,6 +20,26 @@ def test_eigenvalues_equal_numpy_covariance(n, p, center):
     assert got.shape == (n,) and got.dtype == np.float64
     np.testing.assert_allclose(got, want, atol=1e-12)
     assert (np.diff(got) <= 1e-15).all()
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_matrices_of_one_size_together_give_what_each_gives_alone(center):
+    """The way taken on a GPU, where one call solves all layers of a size."""
+    generator = np.random.default_rng(0)
+    rows = [[torch.from_numpy(generator.normal(size=shape)) for shape in of]
+            for of in ([(9, 30)], [(12, 9)], [(9, 12), (9, 5)], [(30, 9)], [(4, 4)])]
+    together = spectrum._solved_by_size(spectrum.scatter(of, center) for of in rows)
+    for of, values in zip(rows, together, strict=True):
+        np.testing.assert_allclose(values, spectrum.eigenvalues(of, center), rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_widths_on_a_gpu_are_those_on_the_cpu():
+    torch.manual_seed(0)
+    model = models.build("resnet20", 10, 3)
+    on_cpu = slimlib.plan_widths(model, torch.zeros(1, 3, 32, 32), keep_macs=0.5)
+    on_gpu = slimlib.plan_widths(model.cuda(), torch.zeros(1, 3, 32, 32, device="cuda"), keep_macs=0.5)
+    assert on_gpu.widths == on_cpu.widths
 
 
 def test_rank_bound_is_exact():

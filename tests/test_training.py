@@ -1,6 +1,8 @@
 """Training: the same seed gives the same network, nothing leaks, and the numbers are those of plain loops."""
 
 import copy
+import dataclasses
+import shutil
 import socket
 
 import numpy as np
@@ -148,6 +150,19 @@ def test_errors_name_the_parameter(data):
         slimlib.fit(network(), data, RECIPE, distill=slimlib.Distill())
     with pytest.raises(slimlib.SlimlibError, match=r"lower lr=10000000000\.0"):
         slimlib.fit(network(name="lenet5"), data, slimlib.Recipe(epochs=1, lr=1e10, batch_size=50), progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "tolerance"), [({"precision": "bfloat16"}, 0.02), ({"compile": True}, 1e-3)])
+def test_every_path_learns_the_same(data, how, tolerance):
+    """Mixed precision and compiled code change the rounding only: the loss curve stays within a stated tolerance."""
+    if "compile" in how and not (shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler on a CPU")
+    histories = [slimlib.fit(network(name="lenet5"), data, recipe, progress=False)
+                 for recipe in (GENTLE, dataclasses.replace(GENTLE, **how))]
+    plain, other = histories
+    assert other.precision == how.get("precision", "float32")
+    np.testing.assert_allclose(other.loss, plain.loss, rtol=tolerance)
 
 
 def _one_of_two(rank, port, queue):

@@ -1,0 +1,86 @@
+"""The scan: what begins alike is computed once, and the numbers are those of running every network whole."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import slimlib
+from slimlib import models, prefix
+from slimlib.criteria import choose_filters
+from slimlib.data import Split
+from slimlib.evaluation import evaluate
+from slimlib.surgery import cut
+from tests.conftest import MODELS, lively_norms
+
+
+@torch.no_grad()
+def images(model, count=120):
+    """Random images, labelled as the model labels them, so that whatever is cut costs accuracy."""
+    torch.manual_seed(1)
+    pixels = torch.randint(256, (count, 16, 16, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    split = Split(pixels, torch.zeros(count, dtype=torch.int64), (0.5,) * 3, (0.25,) * 3)
+    head = [module for module in model.modules() if isinstance(module, nn.Linear)][-1]
+    head.bias -= model(split.normalised()).mean(0)  # or all images would be of one class
+    return replace(split, labels=model(split.normalised()).argmax(1))
+
+
+class Undecided(nn.Module):
+    """Its forward pass depends on the values, so it cannot be written down as a graph."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        y = torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3))
+        return self.c(y) if y.sum() > 0 else -self.c(y)
+
+
+def build(name):
+    torch.manual_seed(0)
+    made = {**MODELS, "undecided": Undecided, "resnet20": lambda: models.build("resnet20", 5, 3)}[name]()
+    return lively_norms(made)
+
+
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+@pytest.mark.parametrize("name", [*MODELS, "resnet20", "undecided"])
+def test_a_scan_equals_evaluating_every_thin_network_whole(name, coupling):
+    model = build(name)
+    split = images(model)
+    table = slimlib.sensitivity(model, split, ratios=(0.5, 0.8), coupling=coupling, progress=False)
+    layout = slimlib.trace(model, split.normalised(slice(0, 1)))
+    assert list(dict.fromkeys(table["group"])) == [g.name for g in layout.slimmable(coupling)]
+    for row in table.itertuples():
+        if row.ratio:
+            keep = choose_filters(model, layout, {row.group: row.width})
+            assert row.accuracy == evaluate(cut(model, layout, keep), split)
+    assert evaluate(model, split) == 1 and np.allclose(table["drop"], 1 - table["accuracy"]) and table["drop"].max() > 0.02
+
+
+def test_the_beginning_runs_once_and_the_scan_moves_on(monkeypatch):
+    """The first block of a ResNet sees every image once for the whole of the later blocks, and when its own layers change."""
+    model = build("resnet20")
+    split = images(model)
+    calls = []
+    model.layer1[0].conv1.register_forward_hook(lambda module, args, output: calls.append(len(output)))
+    shared = prefix.SharedPrefix(model, split)
+    assert shared.graph is not None
+    layout = slimlib.trace(model, split.normalised(slice(0, 1)))
+    calls.clear()
+    for g in layout.slimmable()[3:]:
+        for width in (4, 8):
+            thin = cut(model, layout, choose_filters(model, layout, {g.name: width}))
+            assert shared.accuracy(thin, [g.name]) == evaluate(thin, split)
+    own = len(layout.slimmable()[3:]) * 2 * len(split)  # of the comparisons above: hooks are copied with the network
+    assert sum(calls) == own + len(split)
+
+
+def test_answers_that_take_too_much_memory_are_not_kept(monkeypatch):
+    monkeypatch.setattr(prefix, "MOST_BYTES", 1000)
+    model = build("chain")
+    split = images(model)
+    shared = prefix.SharedPrefix(model, split)
+    assert shared.accuracy(model, ["9"]) == evaluate(model, split) and shared.answers is split
