@@ -1,62 +1,22 @@
 """The rules that choose widths: 3AS, its variants, its rivals, and the controls that read no weights.
 
-A rule returns the steps of a path (:class:`~slimlib.widths.Curves` or :class:`~slimlib.widths.Removals`), so that each of them
-answers every budget by the same exact search. What a rule may look at is what :class:`Request` holds.
+A rule returns the steps of a path (:class:`~slimlib.steps.Curves` or :class:`~slimlib.steps.Removals`), so that each of them
+answers every budget by the same exact search. What a rule may look at is what :class:`~slimlib.request.Request` holds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
-import torch
-from torch import nn
 
 from slimlib import criteria, spectrum
-from slimlib.cost import UNITS, CostModel, cost_model
+from slimlib.cost import CostModel
 from slimlib.errors import SlimlibError
 from slimlib.fresh import fresh_copy
-from slimlib.layout import Group, Layout, trace
-from slimlib.widths import Curves, Removals, WidthPath, WidthPlan
-
-
-@dataclass(frozen=True)
-class Request:
-    """What a rule may read: the network, its layout and costs, the budget's unit, and its own options."""
-
-    model: nn.Module
-    layout: Layout
-    groups: tuple[Group, ...]
-    costs: CostModel
-    unit: str
-    coupling: str
-    center: bool
-    seed: int
-    given_spectra: Mapping[str, np.ndarray] | None
-    options: Mapping
-
-    @property
-    def full(self) -> np.ndarray:
-        return np.array([g.width for g in self.groups])
-
-    def spectra(self, model: nn.Module | None = None, folded: bool = False) -> list[np.ndarray]:
-        """Eigenvalues of every group, those handed in where there are any."""
-        if self.given_spectra is not None and model is None and not folded:
-            missing = [g.name for g in self.groups if len(self.given_spectra.get(g.name, ())) != g.width]
-            if missing:
-                raise SlimlibError(f"spectra: no spectrum of the right length for {', '.join(missing[:3])}; "
-                                   "make them with the same coupling")
-            return [np.asarray(self.given_spectra[g.name], float) for g in self.groups]
-        found = spectrum.layout_spectra(model or self.model, self.layout, self.center, self.coupling, folded)
-        return [found[g.name] for g in self.groups]
-
-    def option(self, name: str, default=None):
-        """An option of the rule; a missing one without default is an error that says so."""
-        value = self.options.get(name, default)
-        if value is None:
-            raise SlimlibError(f"{name} must be given for this rule; see slimlib.rules for what it means")
-        return value
+from slimlib.layout import Group
+from slimlib.request import Request
+from slimlib.steps import Curves, Removals
 
 
 def pca(r: Request) -> Curves:
@@ -176,53 +136,6 @@ RULES: dict[str, Callable[[Request], Curves | Removals]] = {
     f.__name__: f for f in (pca, pca_folded, pca_budgeted, pca_at_init, activation_pca, uniform, global_l1, global_bn,
                             random, permuted, hand, tilt, sensitivity, neyman)
 }
-
-
-def width_path(
-    model: nn.Module, example_input: torch.Tensor, *, rule: str = "pca", coupling: str = "inner", unit: str = "macs",
-    min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: Iterable[str] = (),
-    spectra: Mapping[str, np.ndarray] | None = None, layout: Layout | None = None, **options,
-) -> WidthPath:
-    """All the plans of a rule for a network: PCA once, widths for every budget after it.
-
-    ``unit`` ("macs" or "params") is what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` belong
-    to the rule (``calibration``, ``power``, ``published``, ``drops``, ``folded``). The model is not changed.
-    """
-    if rule not in RULES:
-        raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}")
-    if unit not in UNITS:
-        raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
-    for name, value in (("min_width", min_width), ("round_to", round_to)):
-        if not isinstance(value, int) or value < 1:
-            raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
-    layout = layout or trace(model, example_input)
-    skip = set(skip)
-    groups = tuple(g for g in layout.slimmable(coupling) if not skip & {m.module for m in g.writers()})
-    unknown = skip - {n for n, _ in model.named_modules()}
-    if unknown:
-        raise SlimlibError(f"skip: the model has no layer {', '.join(sorted(unknown))}")
-    if not groups:
-        reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
-        raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
-    costs = cost_model(model, layout, groups)
-    request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra, options)
-    return WidthPath(rule, coupling, groups, RULES[rule](request), costs, layout, min_width, round_to)
-
-
-def plan_widths(
-    model: nn.Module, example_input: torch.Tensor, *, keep_macs: float | None = None, keep_params: float | None = None,
-    threshold: float | None = None, rule: str = "pca", fill: bool = False, **how,
-) -> WidthPlan:
-    """The widest plan of ``rule`` that keeps at most a share of the dense MACs or parameters, or the plan at a threshold.
-
-    ``model`` is any feed-forward network and ``example_input`` one batch for it; give exactly one of ``keep_macs``,
-    ``keep_params`` and ``threshold``. ``fill`` spends what is left of the budget, see :meth:`WidthPath.plan
-    <slimlib.widths.WidthPath.plan>`. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
-    the remedy; the model is not changed.
-    """
-    unit = "params" if keep_params is not None else "macs"
-    path = width_path(model, example_input, rule=rule, unit=unit, **how)
-    return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold, fill=fill)
 
 
 def cheapest_first(costs: CostModel, unit: str, full: np.ndarray, loss: Callable[[int, int], float]) -> np.ndarray:

@@ -1,0 +1,63 @@
+"""From a network to its widths: the two functions that users call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.cost import UNITS, cost_model
+from slimlib.errors import SlimlibError
+from slimlib.layout import Layout, trace
+from slimlib.request import Request
+from slimlib.rules import RULES
+from slimlib.widths import WidthPath, WidthPlan
+
+
+def width_path(
+    model: nn.Module, example_input: torch.Tensor, *, rule: str = "pca", coupling: str = "inner", unit: str = "macs",
+    min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: Iterable[str] = (),
+    spectra: Mapping[str, np.ndarray] | None = None, layout: Layout | None = None, **options,
+) -> WidthPath:
+    """All the plans of a rule for a network: PCA once, widths for every budget after it.
+
+    ``unit`` ("macs" or "params") is what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` belong
+    to the rule (``calibration``, ``power``, ``published``, ``drops``, ``folded``). The model is not changed.
+    """
+    if rule not in RULES:
+        raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}")
+    if unit not in UNITS:
+        raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
+    for name, value in (("min_width", min_width), ("round_to", round_to)):
+        if not isinstance(value, int) or value < 1:
+            raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
+    layout = layout or trace(model, example_input)
+    skip = set(skip)
+    groups = tuple(g for g in layout.slimmable(coupling) if not skip & {m.module for m in g.writers()})
+    unknown = skip - {n for n, _ in model.named_modules()}
+    if unknown:
+        raise SlimlibError(f"skip: the model has no layer {', '.join(sorted(unknown))}")
+    if not groups:
+        reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
+        raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
+    costs = cost_model(model, layout, groups)
+    request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra, options)
+    return WidthPath(rule, coupling, groups, RULES[rule](request), costs, layout, min_width, round_to)
+
+
+def plan_widths(
+    model: nn.Module, example_input: torch.Tensor, *, keep_macs: float | None = None, keep_params: float | None = None,
+    threshold: float | None = None, rule: str = "pca", fill: bool = False, **how,
+) -> WidthPlan:
+    """The widest plan of ``rule`` that keeps at most a share of the dense MACs or parameters, or the plan at a threshold.
+
+    ``model`` is any feed-forward network and ``example_input`` one batch for it; give exactly one of ``keep_macs``,
+    ``keep_params`` and ``threshold``. ``fill`` spends what is left of the budget, see :meth:`WidthPath.plan
+    <slimlib.widths.WidthPath.plan>`. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
+    the remedy; the model is not changed.
+    """
+    unit = "params" if keep_params is not None else "macs"
+    path = width_path(model, example_input, rule=rule, unit=unit, **how)
+    return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold, fill=fill)
