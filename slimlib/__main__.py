@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("profile", help="a name under notebooks/profiles/: quick, laptop, paper, imagenet")
     sub.add_argument("--jobs", type=int, default=1, help="processes that train at the same time (default: 1)")
     sub.add_argument("--only", nargs="+", metavar="KEY", help="these runs only, and what they start from")
+    sub.add_argument("--seeds", nargs="+", type=int, metavar="SEED",
+                     help="the runs of these seeds only: so machines that share no folder can each take whole seeds")
     sub.add_argument("--list", action="store_true", help="train nothing: the runs without a record, as JSON")
 
     sub = command("widths", widths_command.run, "the widths that PCA, or another rule, gives a network, layer by layer")
@@ -142,10 +144,10 @@ def train(args: argparse.Namespace) -> None:
     if args.list:
         print(json.dumps(grid.jobs(profile), indent=1, ensure_ascii=False))
         return
-    runs = grid.by_key(profile, args.only) if args.only else profile.runs()
-    only = ["--only", *args.only] if args.only else []
+    runs = grid.chosen(profile, args.only, args.seeds)
+    chosen = [text for name in ("only", "seeds") if (given := getattr(args, name)) for text in (f"--{name}", *map(str, given))]
     # Each process takes the runs that no other is at: the locks of the store share the work out
-    command = [sys.executable, "-m", "slimlib", "train", args.profile, *only]
+    command = [sys.executable, "-m", "slimlib", "train", args.profile, *chosen]
     others = [subprocess.Popen(command) for _ in range(args.jobs - 1)]
     try:
         with joined() as world:  # alone, unless torchrun started this process

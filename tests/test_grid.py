@@ -74,6 +74,15 @@ def test_a_run_is_found_by_the_start_of_its_key_and_never_guessed(project):
             grid.by_key(profile, [wrong])
 
 
+def test_whole_seeds_are_chosen_by_number():
+    profile = study.load_profile("laptop")
+    part = grid.chosen(profile, seeds=[3, 1])
+    assert part == [run for run in profile.runs() if run.seed in (1, 3)] and {run.seed for run in part} == {1, 3}
+    assert grid.chosen(profile, [part[0].key], [3]) == [run for run in part[:1] if run.seed == 3]
+    with pytest.raises(SlimlibError, match=r"seed 9 is not in profile 'laptop'; it has 0, 1, 2, 3, 4"):
+        grid.chosen(profile, seeds=[1, 9])
+
+
 @pytest.mark.slow
 def test_the_command_makes_one_run_and_what_it_starts_from(project):
     jobs = grid.jobs(study.load_profile("tiny", project))

@@ -34,6 +34,17 @@ def jobs(profile: Profile, store: Store | None = None) -> list[dict[str, Any]]:
     ]
 
 
+def chosen(profile: Profile, keys: Iterable[str] | None = None, seeds: Iterable[int] | None = None) -> list[Run]:
+    """The profile's runs, or those of some keys, or of some seeds, in its order. What they start from is not listed."""
+    runs = by_key(profile, keys) if keys else profile.runs()
+    if seeds is None:
+        return runs
+    wanted = set(seeds)
+    if unknown := wanted - set(profile.seeds):
+        raise SlimlibError(f"seed {min(unknown)} is not in profile {profile.name!r}; it has {', '.join(map(str, profile.seeds))}")
+    return [run for run in runs if run.seed in wanted]
+
+
 def by_key(profile: Profile, keys: Iterable[str]) -> list[Run]:
     """The profile's runs of these keys. The first digits of a key will do, where they name one run only."""
     runs, found = profile.runs(), []
