@@ -117,6 +117,16 @@ def test_what_would_change_a_verdict_is_computed():
     rejected = row | {"verdict": "not supported", "low": -0.0042}
     assert wording.would_change(claim, rejected).startswith("a mean higher by 0.42 points")
     assert "Holm" in wording.would_change(claim, row | {"low": 0.0001, "p_holm": 0.07})
+    equal = statistics.paired([0.0] * n, margin=claim.margin).to_dict() | {"p_holm": 1.0}
+    assert equal["verdict"] == "not supported" and "same accuracy in every seed" in wording.would_change(claim, equal)
+
+
+def test_all_verdicts_in_one_sentence():
+    claim = load_claims()["C1-pruning"]
+    judged = {"A": judge(claim, records_of(claim, {"pca": 0.005})), "B": judge(claim, records_of(claim, {"pca": -0.005})),
+              "C": judge(claim, records_of(claim, {"pca": -0.005})), "D": judge(claim, [])}
+    assert wording.overall(judged) == ("Of 4 claims, so far: 1 is supported (A); 2 are not supported (B, C); "
+                                       "1 has no evidence yet (D).")
 
 
 def test_a_report_is_html_with_every_budget_in_words():

@@ -34,7 +34,7 @@ _HOME = {
 }
 _MODULES = (
     "claims", "evidence", "execution", "figures", "judgement", "layers", "milliseconds", "names", "profiles", "provenance",
-    "ranks", "runs", "statistics", "store", "tables", "verdict", "wording",
+    "ranks", "runs", "shapes", "statistics", "store", "tables", "verdict", "wording",
 )  # fmt: skip
 
 __all__ = sorted({*_HOME, *_MODULES})

@@ -10,7 +10,7 @@ from scipy import stats
 
 from slimlib.study.claims import Claim
 from slimlib.study.evidence import share
-from slimlib.study.judgement import Judgement
+from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
 from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
@@ -50,6 +50,19 @@ def summaries(judged: Mapping[str, Judgement], names: Iterable[str], profile: st
     return listed(
         summary(judged[name]) if name in judged else f"{name}: profile {profile} decides nothing about it." for name in names
     )
+
+
+def overall(judged: Mapping[str, Judgement]) -> str:
+    """ "Of 12 claims, 1 is supported (C3); 4 are not supported (...); ...": all verdicts in one sentence."""
+    by_verdict: dict[str, list[str]] = {}
+    for name, one in judged.items():
+        by_verdict.setdefault(NO_EVIDENCE if one.deciding.empty else one.verdict, []).append(name)
+    order = [v for v in (SUPPORTED, MIXED, NOT_SUPPORTED, INCONCLUSIVE, NO_EVIDENCE) if v in by_verdict]
+    said = [f"{len(by_verdict[v])} {'has' if len(by_verdict[v]) == 1 else 'have'} {v}" if v == NO_EVIDENCE
+            else f"{len(by_verdict[v])} {'is' if len(by_verdict[v]) == 1 else 'are'} {v}" for v in order]
+    told = "; ".join(f"{text} ({', '.join(by_verdict[v])})" for v, text in zip(order, said, strict=True))
+    so_far = "" if all(one.complete for one in judged.values()) else ", so far"
+    return f"Of {_count(len(judged), 'claim')}{so_far}: {told}."
 
 
 def effects(judged: Judgement) -> str:
@@ -113,8 +126,10 @@ def would_change(claim: Claim, row: Mapping[str, Any]) -> str:
         return f"{_count(claim.min_seeds - n, 'more seed')} to be judged at all"
     if found == SUPPORTED:
         return f"a mean lower by {_plain(row['low'])} points, at the same spread"
+    if found == NOT_SUPPORTED and mean == 0 and row["sd"] == 0:
+        return "other widths: here the two rules lead to the same accuracy in every seed"
     if found == NOT_SUPPORTED:
-        return f"a mean higher by {_plain(max(-row['low'], 0.0))} points, at the same spread"
+        return f"a mean higher by {_plain(-row['low'])} points, at the same spread"
     if row["low"] > 0:
         return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
     needs = []
@@ -152,7 +167,7 @@ def _rank_change(claim: Claim, row: Mapping[str, Any]) -> str:
     if row["verdict"] == SUPPORTED:
         return f"a coefficient lower by {row['low']:.2f}"
     if row["verdict"] == NOT_SUPPORTED:
-        return f"a coefficient higher by {max(-row['low'], 0.0):.2f}, at the same spread"
+        return f"a coefficient higher by {-row['low']:.2f}, at the same spread"
     if row["low"] > 0:
         return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
     return f"an interval above 0 or below {claim.margin:g}: more layers, so other networks; more images only sharpen the drops"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 from slimlib.study.figures.style import BLACK, GREEN, GREY, RED, WIDE, look, nothing
 from slimlib.study.names import budget_name, budget_order, model_name, name, network_name
@@ -101,6 +102,7 @@ def _finish(axis: Any, rows: pd.DataFrame, margin: float | None) -> None:
     axis.axvline(0, color=BLACK, linewidth=1)
     if margin:
         axis.axvline(100 * margin, color=GREY, linewidth=1, linestyle=":")
+    axis.xaxis.set_major_locator(MaxNLocator(6))  # panels are narrow: more labels would overlap
     axis.set_yticks(range(len(rows)), [_row_label(row) for row in rows.to_dict("records")], fontsize=8.5)
     axis.set(xlabel="difference in accuracy, percentage points (right of 0: ours is better)", ylim=(len(rows) - 0.4, -0.6))
 

@@ -1,0 +1,77 @@
+"""The widths that arms were given, as an explanation of their accuracies: where a layer is starved, where two arms agree."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from slimlib.study.names import budget_name, budget_order, network_name, plain_name
+from slimlib.study.runs import Run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+STARVED = 0.05
+"""Share of a layer's filters below which, or at which, the layer is called starved."""
+
+
+def narrowest(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """One row an arm and cell: the layer with the least share of its filters, over all seeds. Of runs that chose widths.
+
+    Columns dataset, model, stage, budget, arm, layer, width, full_width, kept; budgets in order.
+    """
+    import pandas as pd
+
+    rows = []
+    for record in (record for record in records if "widths" in record):
+        run = Run.from_dict(record["run"])
+        kept = {layer: width / record["full_widths"][layer] for layer, width in record["widths"].items()}
+        layer = min(kept, key=kept.__getitem__)
+        row = {"dataset": run.dataset, "model": run.model, "stage": run.stage, "budget": run.budget, "arm": run.arm}
+        row |= {"layer": layer, "width": record["widths"][layer], "full_width": record["full_widths"][layer]}
+        rows.append(row | {"kept": kept[layer]})
+    cell = ["dataset", "model", "stage", "budget", "arm"]
+    table = pd.DataFrame(rows, columns=[*cell, "layer", "width", "full_width", "kept"])
+    least = table.loc[table.groupby(cell, sort=False)["kept"].idxmin()] if len(table) else table
+    return least.sort_values("budget", key=lambda b: b.map(budget_order), kind="stable").reset_index(drop=True)
+
+
+def starved(table: pd.DataFrame, arms: Iterable[str] | None = None, at_most: float = STARVED) -> list[str]:
+    """Sentences, one an arm and network: where it leaves a layer next to nothing. ``table`` of `narrowest`."""
+    table = table[table["kept"] <= at_most]
+    if arms is not None:
+        table = table[table["arm"].isin(list(arms))]
+    said = []
+    for (dataset, model, arm), part in table.groupby(["dataset", "model", "arm"], sort=False):
+        places = "; ".join(f"{row.width} of {row.full_width} filters of {row.layer} at {budget_name(row.budget)}"
+                           for row in part.drop_duplicates("budget").itertuples())
+        said.append(f"{network_name(dataset, model)}: {plain_name(arm)} keeps {places}.")
+    return said
+
+
+def alike(records: Iterable[dict[str, Any]], ours: str, rival: str) -> dict[str, float]:
+    """How far two arms differ in widths: pairs (one cell and seed each), those with equal widths, and the mean difference.
+
+    {"pairs", "equal", "difference"}; the difference is of kept shares, absolute, over layers and pairs; nan without pairs.
+    """
+    sides: dict[str, dict[tuple, dict[str, float]]] = {ours: {}, rival: {}}
+    for record in records:
+        run = Run.from_dict(record["run"])
+        if run.arm in sides and "widths" in record:
+            cell = (run.dataset, run.model, run.stage, run.criterion, run.budget, run.seed)
+            sides[run.arm][cell] = {name: width / record["full_widths"][name] for name, width in record["widths"].items()}
+    shared = [cell for cell in sides[ours] if cell in sides[rival]]
+    gaps = [abs(kept - sides[rival][cell][name]) for cell in shared for name, kept in sides[ours][cell].items()]
+    return {"pairs": len(shared), "equal": sum(sides[ours][cell] == sides[rival][cell] for cell in shared),
+            "difference": sum(gaps) / len(gaps) if gaps else float("nan")}
+
+
+def alike_told(records: Iterable[dict[str, Any]], ours: str, rivals: Iterable[str]) -> list[str]:
+    """`alike` in words, one sentence a rival with a pair."""
+    records, said = list(records), []
+    for rival in rivals:
+        found = alike(records, ours, rival)
+        if found["pairs"]:
+            said.append(f"{plain_name(ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
+                        f"{found['pairs']} cases; on average a layer's share differs by {100 * found['difference']:.1f} points.")
+    return said
