@@ -1,6 +1,7 @@
 """What the widths of records explain: starved layers, and arms that chose alike."""
 
 import math
+from types import SimpleNamespace
 
 from slimlib import study
 from slimlib.study import shapes
@@ -38,6 +39,8 @@ def test_arms_are_compared_pair_by_pair():
                record("pca_at_init", (4, 20, 100), seed=1), record("pca", (9, 9, 9), seed=2)]
     found = shapes.alike(records, "pca", "pca_at_init")
     assert (found["pairs"], found["equal"]) == (2, 1) and math.isclose(found["difference"], 0.05 / 6)
-    (told,) = shapes.alike_told(records, "pca", ["pca_at_init", "random"])
+    claim = SimpleNamespace(ours="pca", rivals=("pca_at_init", "random"))
+    (told,) = shapes.alike_in(SimpleNamespace(claim=claim, records=records))
     assert "the same widths in 1 of 2 cases" in told and "0.8 points" in told
+    assert shapes.alike_in(None) == ["No pair is recorded yet."]
     assert math.isnan(shapes.alike(records, "pca", "random")["difference"])

@@ -11,6 +11,8 @@ from slimlib.study.runs import Run
 if TYPE_CHECKING:
     import pandas as pd
 
+    from slimlib.study.judgement import Judgement
+
 STARVED = 0.05
 """Share of a layer's filters below which, or at which, the layer is called starved."""
 
@@ -66,12 +68,12 @@ def alike(records: Iterable[dict[str, Any]], ours: str, rival: str) -> dict[str,
             "difference": sum(gaps) / len(gaps) if gaps else float("nan")}
 
 
-def alike_told(records: Iterable[dict[str, Any]], ours: str, rivals: Iterable[str]) -> list[str]:
-    """`alike` in words, one sentence a rival with a pair."""
-    records, said = list(records), []
-    for rival in rivals:
-        found = alike(records, ours, rival)
+def alike_in(judged: Judgement | None) -> list[str]:
+    """`alike` for the arms of a paired claim, in words: one sentence a rival."""
+    said = []
+    for rival in judged.claim.rivals if judged else ():
+        found = alike(judged.records, judged.claim.ours, rival)
         if found["pairs"]:
-            said.append(f"{plain_name(ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
+            said.append(f"{plain_name(judged.claim.ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
                         f"{found['pairs']} cases; on average a layer's share differs by {100 * found['difference']:.1f} points.")
-    return said
+    return said or ["No pair is recorded yet."]
