@@ -364,6 +364,21 @@ def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
     assert any("0.1230" in note for note in after["provenance"]["notes"])
 
 
+def test_evidence_refuses_an_arm_that_starts_from_another_dense_network(tmp_path, tiny_data):
+    store = Store(tmp_path / "records", tmp_path / "cache", strict=True)
+    first, same_cell, other_seed = (TINY_RUNS[i] for i in (0, 1, 3))
+    study.execute(first, store, progress=False)
+    record = json.loads(store.path(first).read_text())
+    record["metrics"]["dense_test_accuracy"] = 0.123  # as from another machine's dense network
+    store.path(first).write_text(json.dumps(record))
+    with pytest.raises(SlimlibError, match=r"pca .*started from another dense network \(test accuracy 0\.1230"):
+        study.execute(same_cell, store, progress=False)
+    assert not store.path(same_cell).exists()
+    study.execute(other_seed, store, progress=False)
+    study.execute(same_cell, Store(store.root, store.cache), progress=False)  # an illustration may
+    assert store.path(same_cell).exists() and study.load_profile("laptop").store().strict
+
+
 def test_students_teachers_and_scans(tmp_path, tiny_data):
     store, dense = Store(tmp_path / "records", tmp_path / "cache"), Recipe(epochs=1, lr=0.05)
     common = {"dataset": "fashionmnist-10k", "model": "lenet5", "dense_recipe": dense}

@@ -52,3 +52,20 @@ def drift(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
     if there == told["test_accuracy"]:
         return []
     return [f"dense checkpoint remade: test accuracy {told['test_accuracy']:.4f}, on record {there:.4f}"]
+
+
+def same_start(run: Run, store: Store, told: dict[str, Any]) -> None:
+    """Refuse to add an arm to a comparison whose other arms started from another dense network.
+
+    The same seed trains another network on another processor, and arms that start from different networks are no pair.
+    """
+    cell = ("stage", "criterion", "budget", "coupling", "seed")
+    for record in store.all(run.folder):
+        theirs = record.get("metrics", {}).get("dense_test_accuracy", told["test_accuracy"])
+        if theirs != told["test_accuracy"] and all(record["run"][name] == getattr(run, name) for name in cell):
+            raise SlimlibError(
+                f"{run.label}: {record['label']} started from another dense network (test accuracy {theirs:.4f}, here "
+                f"{told['test_accuracy']:.4f}), so the two could not be compared. Put its checkpoint, "
+                f"{store.checkpoint_path(run.dense()).name}, into {store.checkpoint_path(run.dense()).parent}, or remove the "
+                f"records of seed {run.seed} and run them all here"
+            )

@@ -65,7 +65,7 @@ class Profile:
 
     def store(self, cache: str | Path | None = None) -> Store:
         """The store of this profile's records."""
-        return Store(self.root / self.records, cache)
+        return Store(self.root / self.records, cache, strict=self.evidence)
 
     @property
     def results(self) -> Path:

@@ -13,7 +13,7 @@ import slimlib
 from slimlib import models
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.study.networks import dense_network, drift, loaded, published
+from slimlib.study.networks import dense_network, drift, loaded, published, same_start
 from slimlib.study.provenance import recorded
 from slimlib.study.runs import Run
 from slimlib.study.store import Store
@@ -68,6 +68,8 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
     clock, data = _Clock(), loaded(run.dataset)
     with recorded(data) as provenance:
         dense, data, told = dense_network(run, store, data)
+        if store.strict:
+            same_start(run, store, told)
         provenance["notes"] += drift(run, store, told)
         with clock("plan"):
             # Filled, so that arms whose paths have coarse steps get as much of the budget as the others.

@@ -55,10 +55,11 @@ class Store:
 
     root    folder of records: <root>/<dataset>-<model>/<key>.json
     cache   folder of checkpoints; None means `default_cache()`
+    strict  refuse a run whose comparison was begun from another dense network (`networks.same_start`): for evidence
     """
 
-    def __init__(self, root: str | Path, cache: str | Path | None = None) -> None:
-        self.root = Path(root)
+    def __init__(self, root: str | Path, cache: str | Path | None = None, strict: bool = False) -> None:
+        self.root, self.strict = Path(root), strict
         self.cache = Path(cache) if cache is not None else default_cache()
 
     def path(self, run: Run) -> Path:
@@ -96,9 +97,9 @@ class Store:
         """Those of the runs that have no record, in their order."""
         return [run for run in runs if not self.path(run).exists()]
 
-    def all(self) -> list[dict[str, Any]]:
-        """Every record under the root, sorted by folder and key. Files that are not named by a run's key are not runs'."""
-        paths = (path for path in sorted(self.root.glob("*/*.json")) if re.fullmatch("[0-9a-f]{12}", path.stem))
+    def all(self, folder: str = "*") -> list[dict[str, Any]]:
+        """Every record under the root, or in one folder of it, sorted by folder and key. Files not named by a key are others'."""
+        paths = (path for path in sorted(self.root.glob(f"{folder}/*.json")) if re.fullmatch("[0-9a-f]{12}", path.stem))
         return [_parse(path.read_text(encoding="utf-8"), path) for path in paths]
 
     def save_checkpoint(self, run: Run, model: torch.nn.Module, **told: Any) -> Path:
