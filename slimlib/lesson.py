@@ -21,8 +21,8 @@ from slimlib.modes import evaluation_mode
 from slimlib.precision import autocast
 from slimlib.recipe import Recipe
 
-_ANSWERS: WeakKeyDictionary[nn.Module, tuple[tuple, Tensor]] = WeakKeyDictionary()
-"""Teacher -> (what its answers depend on, its logits of all training images); the latest only."""
+_ANSWERS: WeakKeyDictionary[nn.Module, tuple[object, tuple, Tensor]] = WeakKeyDictionary()
+"""Teacher -> (the split, what else its answers depend on, its logits of all the split's images); the latest only."""
 
 
 class Lesson:
@@ -48,14 +48,13 @@ class Lesson:
     def _answers(self, data: Data, batch_size: int) -> Tensor:
         """The teacher's logits of all training images, (N, classes); those of last time if nothing has changed since."""
         split = data.train
-        rests_on = (_digest(self.teacher), data.sha256, split.images.data_ptr(), len(split), split.mean, split.std,
-                    str(self.device), self.precision, batch_size)
+        rests_on = (_digest(self.teacher), str(self.device), self.precision, batch_size)
         known = _ANSWERS.get(self.teacher)
-        if known is None or known[0] != rests_on:
+        if known is None or known[0] is not split or known[1] != rests_on:
             parts = (slice(i, i + batch_size) for i in range(0, len(split), batch_size))
-            known = rests_on, torch.cat([self._ask(split.normalised(part)) for part in parts])
+            known = split, rests_on, torch.cat([self._ask(split.normalised(part)) for part in parts])
             _ANSWERS[self.teacher] = known
-        return known[1]
+        return known[2]
 
     def __call__(self, index: Tensor, images: Tensor, logits: Tensor, label_loss: Tensor) -> Tensor:
         answer = self._ask(images) if self.known is None else self.known[index]
