@@ -39,13 +39,15 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
         raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
     momenta = [norm.momentum for norm in norms]
     model.to(split.device)
-    with torch.no_grad(), evaluation_mode(model):
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # a cumulative average
-            norm.train()
-        for part in range(batches):
-            model(split.normalised(slice(part * count // batches, (part + 1) * count // batches)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+    try:
+        with torch.no_grad(), evaluation_mode(model):
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # a cumulative average
+                norm.train()
+            for part in range(batches):
+                model(split.normalised(slice(part * count // batches, (part + 1) * count // batches)))
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
     return model

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from inspect import signature
 
 import numpy as np
 import torch
@@ -23,11 +25,10 @@ def width_path(
 ) -> WidthPath:
     """All the plans of a rule for a network: PCA once, widths for every budget after it.
 
-    ``unit`` ("macs" or "params") is what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` belong
-    to the rule (``calibration``, ``power``, ``published``, ``drops``, ``folded``). The model is not changed.
+    ``unit`` ("macs" or "params") is what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` are the
+    rule's own, the parameters of its function in :mod:`slimlib.rules`. The model is not changed.
     """
-    if rule not in RULES:
-        raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}")
+    _check_rule(rule, options)
     if unit not in UNITS:
         raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
     for name, value in (("min_width", min_width), ("round_to", round_to)):
@@ -43,8 +44,22 @@ def width_path(
         reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
         raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
     costs = cost_model(model, layout, groups)
-    request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra, options)
-    return WidthPath(rule, coupling, groups, RULES[rule](request), costs, layout, min_width, round_to)
+    request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra)
+    return WidthPath(rule, coupling, groups, RULES[rule](request, **options), costs, layout, min_width, round_to)
+
+
+def _check_rule(rule: str, options: Mapping[str, object]) -> None:
+    """A rule that there is, all that it must be told, and nothing that it would not read: a misspelt name is an error."""
+    if rule not in RULES:
+        raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}")
+    own = list(signature(RULES[rule]).parameters.values())[1:]  # the first is what all rules read
+    if unknown := sorted(set(options) - {option.name for option in own}):
+        takes = " and ".join(option.name for option in own) or "none"
+        close = get_close_matches(unknown[0], [*signature(width_path).parameters, *signature(plan_widths).parameters], 1)
+        raise SlimlibError(f"{unknown[0]} is no option of rule={rule!r} (its own: {takes})"
+                           + (f"; did you mean {close[0]}?" if close else "; leave it out, or see slimlib.rules"))
+    if missing := [option.name for option in own if option.default is option.empty and options.get(option.name) is None]:
+        raise SlimlibError(f"{missing[0]} must be given for rule={rule!r}; see slimlib.rules for what it means")
 
 
 def plan_widths(

@@ -16,7 +16,7 @@ from slimlib.layout import Group, Layout
 
 @dataclass(frozen=True)
 class Request:
-    """What a rule may read: the network, its layout and costs, the budget's unit, and its own options."""
+    """What every rule may read: the network, its layout and costs, and the budget's unit."""
 
     model: nn.Module
     layout: Layout
@@ -27,7 +27,6 @@ class Request:
     center: bool
     seed: int
     given_spectra: Mapping[str, np.ndarray] | None
-    options: Mapping
 
     @property
     def full(self) -> np.ndarray:
@@ -43,10 +42,3 @@ class Request:
             return [np.asarray(self.given_spectra[g.name], float) for g in self.groups]
         found = spectrum.layout_spectra(model or self.model, self.layout, self.center, self.coupling, folded)
         return [found[g.name] for g in self.groups]
-
-    def option(self, name: str, default=None):
-        """An option of the rule; a missing one without default is an error that says so."""
-        value = self.options.get(name, default)
-        if value is None:
-            raise SlimlibError(f"{name} must be given for this rule; see slimlib.rules for what it means")
-        return value

@@ -1,14 +1,17 @@
 """The rules that choose widths: 3AS, its variants, its rivals, and the controls that read no weights.
 
 A rule returns the steps of a path (:class:`~slimlib.steps.Curves` or :class:`~slimlib.steps.Removals`), so that each of them
-answers every budget by the same exact search. What a rule may look at is what :class:`~slimlib.request.Request` holds.
+answers every budget by the same exact search. What a rule may look at is what :class:`~slimlib.request.Request` holds; what
+else it must be told are the parameters after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
+import torch
+from torch import nn
 
 from slimlib import criteria, spectrum
 from slimlib.cost import CostModel
@@ -29,26 +32,26 @@ def pca_folded(r: Request) -> Curves:
     return Curves(tuple(spectrum.cumulative(v) for v in r.spectra(folded=True)))
 
 
-def pca_at_init(r: Request) -> Curves:
-    """Control: the spectra of the same architecture before any training (weights drawn under ``seed``)."""
-    untrained = fresh_copy(r.model, r.seed, r.options.get("reset"))
+def pca_at_init(r: Request, reset: Callable[[nn.Module], None] | None = None) -> Curves:
+    """Control: the spectra of the same architecture before any training (weights drawn under ``seed``, by ``reset`` if given)."""
+    untrained = fresh_copy(r.model, r.seed, reset)
     return Curves(tuple(spectrum.cumulative(v) for v in r.spectra(untrained)))
 
 
-def activation_pca(r: Request) -> Curves:
+def activation_pca(r: Request, calibration: torch.Tensor) -> Curves:
     """One threshold on the spectra of the layers' responses to ``calibration`` images (Garg et al. 2020; PFA, Suau 2020)."""
     from slimlib.responses import response_spectra
 
-    found = response_spectra(r.model, r.groups, r.option("calibration"))
+    found = response_spectra(r.model, r.groups, calibration)
     return Curves(tuple(spectrum.cumulative(found[g.name]) for g in r.groups))
 
 
-def pca_budgeted(r: Request) -> Removals:
+def pca_budgeted(r: Request, folded: bool = False) -> Removals:
     """Pool all groups' eigenvalues, unnormalised, and drop the component with the least variance per unit of cost saved.
 
-    ``folded=True`` takes the spectra with BatchNorm folded in.
+    ``folded`` takes the spectra with BatchNorm folded in.
     """
-    values = r.spectra(folded=bool(r.options.get("folded")))
+    values = r.spectra(folded=folded)
     return Removals(r.full, cheapest_first(r.costs, r.unit, r.full, lambda g, w: values[g][w - 1]))
 
 
@@ -57,15 +60,14 @@ def uniform(r: Request) -> Curves:
     return Curves(tuple(np.arange(1, n + 1) / n for n in r.full))
 
 
-def tilt(r: Request) -> Curves:
+def tilt(r: Request, power: float) -> Curves:
     """Weight-free control: kept fraction proportional to (full width) ** ``power``; power 0 is ``uniform``."""
-    scale = (r.full / r.full.max()) ** float(r.option("power"))
+    scale = (r.full / r.full.max()) ** float(power)
     return _proportional(r.full, scale)
 
 
-def sensitivity(r: Request) -> Curves:
+def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
     """Expensive reference: kept fraction proportional to the measured accuracy drop ``drops[group]`` to the power 1/4."""
-    drops = r.option("drops")
     missing = [g.name for g in r.groups if g.name not in drops]
     if missing:
         raise SlimlibError(f"drops: no measured sensitivity for {', '.join(missing[:3])}")
@@ -105,12 +107,12 @@ def global_bn(r: Request) -> Removals:
     return _ranked(r, lambda group: criteria.bn(r.model, group).numpy())
 
 
-def hand(r: Request) -> Curves:
+def hand(r: Request, published: str) -> Curves:
     """Li et al.'s published widths (2017, Table 2 and section 4.2) at level -1, their fractions to the power -level elsewhere.
 
     ``published``: "vgg16-A", "resnet56-A" or "resnet56-B".
     """
-    fractions = published_fractions(r.option("published"), r.groups)
+    fractions = published_fractions(published, r.groups)
     breaks = []
     for n, f in zip(r.full, fractions, strict=True):
         widths = np.arange(1, n + 1)
@@ -119,7 +121,7 @@ def hand(r: Request) -> Curves:
     return Curves(tuple(breaks))
 
 
-def neyman(r: Request) -> Removals:
+def neyman(r: Request, calibration: torch.Tensor | None = None) -> Removals:
     """Widths as optimal sampling (Neyman 1934): drop the channel whose loss per unit of cost saved is least.
 
     Loss of a plan: sum of (V / T) (n / w - 1) over groups, see :mod:`slimlib.sampling`; with ``calibration`` images V and T
@@ -127,12 +129,12 @@ def neyman(r: Request) -> Removals:
     """
     from slimlib.sampling import variances
 
-    v, t = variances(r.model, r.layout, r.groups, r.options.get("calibration"))
+    v, t = variances(r.model, r.layout, r.groups, calibration)
     scale = v / t * r.full
     return Removals(r.full, cheapest_first(r.costs, r.unit, r.full, lambda g, w: scale[g] * (1 / (w - 1) - 1 / w)))
 
 
-RULES: dict[str, Callable[[Request], Curves | Removals]] = {
+RULES: dict[str, Callable[..., Curves | Removals]] = {
     f.__name__: f for f in (pca, pca_folded, pca_budgeted, pca_at_init, activation_pca, uniform, global_l1, global_bn,
                             random, permuted, hand, tilt, sensitivity, neyman)
 }

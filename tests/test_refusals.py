@@ -71,7 +71,10 @@ REFUSED = {
     "round_to": (X, {"keep_macs": 0.5, "round_to": 2.5}, r"round_to=2\.5 must be a whole number of filters, at least 1"),
     "skip": (X, {"keep_macs": 0.5, "skip": ["nope"]}, "skip: the model has no layer nope"),
     "all skipped": (X, {"keep_macs": 0.5, "skip": ["inner", "squeeze"]}, "model: no layer can be slimmed with coupling='inner'"),
-    "no data": (X, {"keep_macs": 0.5, "rule": "activation_pca"}, "calibration must be given for this rule"),
+    "no data": (X, {"keep_macs": 0.5, "rule": "activation_pca"}, "calibration must be given for rule='activation_pca'"),
+    "misspelt": (X, {"keep_macs": 0.5, "min_widht": 4}, r"min_widht is no option of rule='pca' .*did you mean min_width\?"),
+    "another rule's option": (X, {"keep_macs": 0.5, "power": 1.0}, r"power is no option of rule='pca' \(its own: none\); leave"),
+    "own options told": (X, {"keep_macs": 0.5, "rule": "pca_budgeted", "fold": True}, r"fold is no .*\(its own: folded\)"),
     "spectra": (X, {"keep_macs": 0.5, "spectra": {}}, "spectra: no spectrum of the right length for inner, squeeze"),
 }
 

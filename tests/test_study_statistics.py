@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -156,8 +157,8 @@ def test_only_seeds_with_all_budgets_are_averaged():
     assert st.averaged_over_budgets(rows, ["x", "y", "z"]).tolist() == []
 
 
-def test_the_best_tilt_is_chosen_on_validation_images_alone():
-    rows = []
+def test_the_best_tilt_is_chosen_on_validation_images_alone_and_among_all_that_are_planned():
+    rows, planned = [], []
     for seed in (0, 1):
         rows += [
             ("tilt(power=1.0)", "tilt", "macs:0.5", seed, 0.9, 0.1),
@@ -165,12 +166,20 @@ def test_the_best_tilt_is_chosen_on_validation_images_alone():
             ("tilt(power=-1.0)", "tilt", "macs:0.5", seed, 0.7, 0.95),
             ("pca", "pca", "macs:0.5", seed, 0.99, 0.99),
         ]
-    best = st.with_best_tilt(frame(rows)).query("arm == 'best_tilt'")
-    assert best["chosen"].unique().tolist() == ["tilt(power=1.0)"] and best["test_accuracy"].tolist() == [0.1, 0.1]
+        planned += [SimpleNamespace(arm=arm, rule=rule, budget=budget, dataset="d", model="m", stage="prune", criterion="l1")
+                    for arm, rule, budget, *_ in rows[-4:]]
+
+    def best(rows: list[tuple]) -> pd.DataFrame:
+        return st.with_best_tilt(frame(rows), planned).query("arm == 'best_tilt'")
+
+    assert best(rows)["chosen"].unique().tolist() == ["tilt(power=1.0)"] and best(rows)["test_accuracy"].tolist() == [0.1, 0.1]
     lucky = [*rows, ("tilt(power=-1.0)", "tilt", "macs:0.5", 2, 1.0, 1.0)]  # a seed that only one tilt has
-    assert st.with_best_tilt(frame(lucky)).query("arm == 'best_tilt'")["seed"].tolist() == [0, 1]
+    assert best(lucky)["seed"].tolist() == [0, 1]
+    for arm in ("tilt(power=1.0)", "tilt(power=-1.0)", "uniform"):  # one of them not run yet: the best is not known
+        assert best([row for row in rows if row[0] != arm]).empty
     without = frame([row for row in rows if row[1] != "tilt"])
-    assert st.with_best_tilt(without) is without
+    assert st.with_best_tilt(without, planned) is without
+    assert st.with_best_tilt(frame(rows), [run for run in planned if run.rule != "tilt"]).equals(frame(rows))
 
 
 # ---- claims judged from made-up records of the real profile

@@ -233,7 +233,7 @@ def test_test_accuracies_have_no_say_in_the_best_tilt():
     made_up = [{"key": run.key, "run": run.to_dict(), **made(run, {})} for run in runs]
     frame = study.to_frame(made_up)
     chosen = [
-        statistics.with_best_tilt(table).query("arm == 'best_tilt'").set_index(["budget", "seed"])["chosen"]
+        statistics.with_best_tilt(table, runs).query("arm == 'best_tilt'").set_index(["budget", "seed"])["chosen"]
         for table in (frame, frame.assign(test_accuracy=np.random.default_rng(0).random(len(frame))))
     ]
     assert len(chosen[0]) == 20 and chosen[0].equals(chosen[1])

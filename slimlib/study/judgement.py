@@ -116,7 +116,7 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
 
     from slimlib.study.store import to_frame
 
-    frame = with_best_tilt(to_frame(records)) if records else pd.DataFrame()
+    frame = with_best_tilt(to_frame(records), wanted) if records else pd.DataFrame()
     expected: dict[tuple[str, str, str], list[str]] = {}
     for run in wanted:
         if run.budget.partition(":")[0] in claim.budgets:

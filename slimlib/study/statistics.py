@@ -6,7 +6,8 @@ the noise is common to both and cancels. Layers are few, so correlations come wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from slimlib.errors import SlimlibError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from slimlib.study.runs import Run
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 RESAMPLES = 4999
@@ -130,26 +133,33 @@ def averaged_over_budgets(paired_rows: pd.DataFrame, budgets: Sequence[str] | No
     return wide.dropna().mean(axis=1).to_numpy()
 
 
-def with_best_tilt(frame: pd.DataFrame) -> pd.DataFrame:
+def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
     """The frame with an arm "best_tilt" added: in each cell the tilt with the best mean validation accuracy over seeds.
 
     `uniform` is the tilt of power 0 and competes. Test images have no say in the choice.
+
+    planned  the runs that there should be: where a tilt of theirs has no record yet, the best of the others is not the best,
+             and would be too easy to beat, so such a cell has none; and only seeds that every tilt has count
     """
     import pandas as pd
 
-    tilts = frame[frame["arm"].notna() & ((frame["rule"] == "tilt") | (frame["arm"] == "uniform"))]
-    if tilts.empty or not (tilts["rule"] == "tilt").any():
-        return frame
+    competing = defaultdict(set)
+    for run in planned:
+        if run.rule == "tilt" or run.arm == "uniform":
+            competing[tuple(getattr(run, axis) for axis in CELL)].add(run.arm)
     added = []
-    for _, cell in tilts.groupby(list(CELL), dropna=False):
-        if (cell["rule"] == "tilt").any():
-            # only seeds that every tilt has: else a tilt with a lucky part of the seeds would win
-            seeds = set.intersection(*(set(one["seed"]) for _, one in cell.groupby("arm")))
-            common = cell[cell["seed"].isin(seeds)]
+    for cell, tilts in competing.items():
+        # a criterion may be None, which equals nothing in a frame
+        here = np.logical_and.reduce([frame[axis].isna() if value is None else frame[axis] == value
+                                      for axis, value in zip(CELL, cell, strict=True)])
+        rows = frame[here & frame["arm"].isin(tilts)]
+        if len(tilts) > 1 and set(rows["arm"]) == tilts:
+            seeds = set.intersection(*(set(one["seed"]) for _, one in rows.groupby("arm")))
+            common = rows[rows["seed"].isin(seeds)]
             if not common.empty:
                 best = common.groupby("arm")["val_accuracy"].mean().idxmax()
                 added.append(common[common["arm"] == best].assign(arm="best_tilt", chosen=best))
-    return pd.concat([frame, *added], ignore_index=True)
+    return pd.concat([frame, *added], ignore_index=True) if added else frame
 
 
 def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test_accuracy", level: float = 0.95):
