@@ -9,7 +9,7 @@ from torch import nn
 from torch_pruning._helpers import _HybridIndex
 from torch_pruning.ops import OPTYPE
 
-from slimlib.layout import CONV, LAYERS, TRUSTED, Member, is_depthwise
+from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS, TRUSTED, Member, is_depthwise
 
 PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 REFUSED = {
@@ -79,11 +79,19 @@ def coupled(graph, layer: nn.Module, width: int, most: int) -> list[_Touched]:
         roots = known[idxs]
         place.idxs, place.roots = np.concatenate([place.idxs, idxs]), np.concatenate([place.roots, roots])
         for dep in reversed(node.dependencies):
-            if dep.is_triggered_by(handler):
+            # a single channel beside several is broadcast over them, and stays
+            if dep.is_triggered_by(handler) and not (graph.is_out_channel_pruning_fn(dep.handler) and _single(dep.target.module)):
                 there, whose = _mapped(dep, idxs, roots)
                 if len(there):
                     pending.append((dep.target, dep.handler, there, whose))
     return list(touched.values())
+
+
+def _single(module: object) -> bool:
+    """Does it write one channel only?"""
+    if isinstance(module, LAYERS):
+        return (module.out_channels if isinstance(module, CONV) else module.out_features) == 1
+    return isinstance(module, PER_CHANNEL_NORMS) and module.num_features == 1
 
 
 def _mapped(dep, idxs: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -96,8 +104,11 @@ def _mapped(dep, idxs: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.array([p.idx for p in pairs], int), np.array([p.root_idx for p in pairs], int)
 
 
-def read_group(graph, items: list[_Touched], names, width: int) -> tuple[RawGroup, str]:
-    """Members, reason to refuse (or ""), and the operation that makes the group doubtful (or "")."""
+def read_group(graph, items: list[_Touched], names, width: int, constants: set) -> tuple[RawGroup, str]:
+    """Members, reason to refuse (or ""), and the operation that makes the group doubtful (or "").
+
+    ``constants``: the autograd nodes that also take a tensor which no layer makes.
+    """
     raw, doubt = RawGroup(width, []), ""
     for item in items:
         node, module = item.node, item.node.module
@@ -118,7 +129,7 @@ def read_group(graph, items: list[_Touched], names, width: int) -> tuple[RawGrou
             raw.reason = raw.reason or (MEETING.format(names[module]) if item.meet else fault) or _layer_fault(module)
         if not node.outputs and (raw.members[-1].role != "in" if module in names and raw.members else True):
             raw.reason = REFUSED[OPTYPE.OUTPUT]
-        operation = _operation(node)
+        operation = _operation(node, constants)
         if operation == "pad":
             raw.reason = ("it meets a padding that adds channels (zero-padded, option A shortcuts) or may do so; only the "
                           "inner layers of its blocks can be slimmed")
@@ -148,15 +159,19 @@ def _layer_fault(module: nn.Module) -> str:
     return "a grouped transposed convolution is not followed" if module.transposed and module.groups > 1 else ""
 
 
-def _operation(node) -> str:
+def _operation(node, constants: set) -> str:
     """"" for what acts on each channel by itself, "pad" for zero-padded channels, else a name: to be probed."""
     if node.type in DOUBTFUL:
         return "" if _flattens_pooled(node) else DOUBTFUL[node.type]
     if isinstance(node.module, LAYERS):
         return "" if type(node.module).forward in PLAIN_FORWARDS else f"a {type(node.module).__name__}"
-    if node.type != OPTYPE.ELEMENTWISE or node.grad_fn is None:
+    if node.type not in (OPTYPE.ELEMENTWISE, OPTYPE.CONCAT) or node.grad_fn is None:
         return ""
     name = node.grad_fn.name()
+    if node.grad_fn in constants and "BatchNorm" not in name:  # whose running statistics are cut with it
+        return f"a tensor that no layer makes, in the operation {name}"
+    if node.type == OPTYPE.CONCAT:
+        return ""
     if name.startswith(("ConstantPad", "Pad")):
         pad = getattr(node.grad_fn, "_saved_pad", ())
         return "pad" if len(pad) > 4 and any(pad[4:]) else ""

@@ -1,4 +1,4 @@
-"""What is read off one eval-mode forward pass: execution order, costs, and the coupled channels of Torch-Pruning's graph.
+"""What is read off the graph of one eval-mode forward pass: the coupled channels, by Torch-Pruning's dependency graph.
 
 Only the low level of Torch-Pruning is used: its dependency graph and the index mappings along its edges. Criteria, widths and
 the cutting itself are slimlib's own.
@@ -6,7 +6,6 @@ the cutting itself are slimlib's own.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -14,20 +13,14 @@ import numpy as np
 import torch
 import torch_pruning as tp
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torch_pruning.dependency import index_mapping
 from torch_pruning.ops import OPTYPE
 
 from slimlib._coupling import RawGroup, coupled, read_group
+from slimlib._forward import ForwardFacts, forward_facts
 from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, LAYERS, Member
-
-
-@dataclass
-class ForwardFacts:
-    order: dict[str, int]  # module -> when it is first called
-    positions: dict[str, float]  # layer -> multiply-adds per weight element and example
-    fixed_macs: int  # multiply-adds outside Conv and Linear modules, per example
+from slimlib.layout import LAYERS, Member
+from slimlib.outputs import tensors_in
 
 
 @dataclass
@@ -41,12 +34,14 @@ class RawGroups:
 @dataclass(frozen=True)
 class Op:
     """One node of the traced graph: ``module`` is a name or "", ``kind`` a type or an autograd operation's name, ``inputs`` the
-    indices of the nodes before it, ``pad`` the amounts of a padding (last dimension first, as torch has them)."""
+    indices of the nodes before it, ``pad`` the amounts of a padding (last dimension first, as torch has them), ``calls`` how
+    often a module is called in one pass."""
 
     kind: str
     module: str
     inputs: tuple[int, ...]
     pad: tuple[int, ...] = ()
+    calls: int = 1
 
 
 def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, RawGroups]:
@@ -56,62 +51,37 @@ def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, R
     """
     told: list[ForwardFacts | SlimlibError] = []
 
-    def counted(model: nn.Module, example_input: torch.Tensor) -> torch.Tensor:
+    def counted(model: nn.Module, example_input: torch.Tensor) -> list[torch.Tensor]:
         try:
-            facts, output = _forward_facts(model, example_input)
+            facts, output = forward_facts(model, example_input)
+            outputs = [tensor for tensor in tensors_in(output) if tensor.grad_fn is not None]
+            if not outputs:
+                raise SlimlibError("model: no tensor that it returns has a gradient, so its graph cannot be read; return what "
+                                   "the layers compute, not only what is chosen from it, and without torch.no_grad()")
         except SlimlibError as error:  # raised once Torch-Pruning has gone on and taken its hooks off the model
-            facts, output = error, torch.zeros(1, requires_grad=True) + 0
+            facts, outputs = error, [torch.zeros(1, requires_grad=True) + 0]
         told.append(facts)
-        return output
+        return outputs
 
     with _steady_index_mapping():
-        graph = tp.DependencyGraph().build_dependency(model, example_input, forward_fn=counted, verbose=False)
+        graph = tp.DependencyGraph()
+        # with one slope for all channels it couples nothing, though one module may stand behind every layer
+        graph.IGNORED_LAYERS_IN_TRACING += [m for m in model.modules() if isinstance(m, nn.PReLU) and m.num_parameters == 1]
+        graph.build_dependency(model, example_input, forward_fn=counted, verbose=False)
         (facts,) = told
         if isinstance(facts, SlimlibError):
             raise facts
         index_mapping.update_index_mapping(graph)
-    return facts, _all_groups(graph, model, facts.order)
-
-
-def _forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, torch.Tensor]:
-    """Order of execution and multiply-adds of one example, counted by ``torch.utils.flop_counter`` and by layer; the output."""
-    order: dict[str, int] = {}
-    positions: dict[str, float] = defaultdict(float)
-    batch = example_input.shape[0]
-
-    def hook(name):
-        def record(module, inputs, output):
-            order.setdefault(name, len(order))
-            if isinstance(module, CONV) and module.transposed:
-                positions[name] += inputs[0].numel() / (batch * module.in_channels)
-            elif isinstance(module, LAYERS):
-                positions[name] += output.numel() / (batch * module.weight.shape[0])
-        return record
-
-    hooks = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if n and not list(m.children())]
-    try:
-        # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
-        with FlopCounterMode(display=False) as counter:
-            output = model(example_input)
-    except (RuntimeError, ValueError, IndexError, TypeError) as e:
-        raise SlimlibError(
-            f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
-            f"{str(e).splitlines()[0]}; give one batch of the shape that the model was made for"
-        ) from e
-    finally:
-        for h in hooks:
-            h.remove()
-    macs = sum(p * model.get_submodule(n).weight.numel() for n, p in positions.items())
-    return ForwardFacts(order, dict(positions), round(counter.get_total_flops() / 2 / batch - macs)), output
+    return facts, _all_groups(graph, model, facts)
 
 
 @contextmanager
 def _steady_index_mapping():
-    """Two mends of Torch-Pruning 1.6.1 while the graph is built, undone afterwards.
+    """Three mends of Torch-Pruning 1.6.1 while the graph is built, undone afterwards.
 
-    It divides by zero at a reshape whose channels it cannot infer (ShuffleNet); such a reshape is probed here anyway, so the
-    mapping is left out. And it takes the parts of a split in the order in which the trace meets their readers; autograd knows
-    which part each one reads.
+    It divides by zero at a reshape whose channels it cannot infer (ShuffleNet), and makes mappings without an end where it
+    cannot infer the parts of a split (nn.GRU); both are probed here anyway, so the mapping is left out. And it takes the parts
+    of a split in the order in which the trace meets their readers; autograd knows which part each one reads.
     """
     names = ("update_reshape_index_mapping", "update_split_index_mapping")
     original = {name: getattr(index_mapping, name) for name in names}
@@ -127,9 +97,11 @@ def _steady_index_mapping():
             for dep, reverse in [(d, False) for d in node.dependencies if d.target is reader] + [
                 (d, True) for d in reader.dependencies if d.target is node
             ]:
-                if len(parts) == 1 and isinstance(dep.index_mapping[0], index_mapping._SplitIndexMapping):
+                offsets = node.module.offsets or []
+                if len(offsets) < 2:  # not worked out (in a recurrent layer): what is split there is probed
+                    dep.index_mapping[0] = None
+                elif len(parts) == 1 and isinstance(dep.index_mapping[0], index_mapping._SplitIndexMapping):
                     (nr,) = parts
-                    offsets = node.module.offsets
                     if nr + 2 > len(offsets):  # parts that nobody reads are left out; they are all of one size
                         offsets = [i * offsets[1] for i in range(nr + 2)]
                     dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
@@ -143,16 +115,20 @@ def _steady_index_mapping():
             setattr(index_mapping, name, original[name])
 
 
-def _all_groups(graph, model: nn.Module, order: dict[str, int]) -> RawGroups:
+def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
     names = {m: n for n, m in model.named_modules()}
     groups, doubtful, seen = [], {}, set()
-    layers = sorted((m for m in graph.module2node if isinstance(m, LAYERS)), key=lambda m: order.get(names[m], 10**9))
+    layers = sorted((m for m in graph.module2node if isinstance(m, LAYERS)), key=lambda m: facts.order.get(names[m], 10**9))
     most = max(max(m.weight.shape[:2]) for m in layers)
     for layer in layers:
         if layer in seen:
             continue
         width = graph.get_out_channels(layer)
-        raw, operation = read_group(graph, coupled(graph, layer, width, most), names, width)
+        if width == 1:
+            alone = Member(names[layer], "out", np.zeros(1, int), np.zeros((1, 1), int))
+            groups.append(RawGroup(1, [alone], "it has a single channel"))
+            continue
+        raw, operation = read_group(graph, coupled(graph, layer, width, most), names, width, facts.constants)
         seen.update(model.get_submodule(m.module) for m in raw.members if m.role == "out")
         if operation:
             doubtful[len(groups)] = operation
@@ -163,7 +139,7 @@ def _all_groups(graph, model: nn.Module, order: dict[str, int]) -> RawGroups:
             n = module.weight.shape[0]
             member = Member(name, "out", np.arange(n), np.arange(n)[:, None])
             groups.append(RawGroup(n, [member], "it is not called as a module of its own in the forward pass"))
-    return RawGroups(groups, doubtful, _norm_after(graph, layers, names), _operations(graph, names))
+    return RawGroups(groups, doubtful, _norm_after(graph, layers, names), _operations(graph, names, facts.calls))
 
 
 def _through_batch_norm(node):
@@ -186,23 +162,24 @@ def _norm_after(graph, layers, names) -> dict[str, str]:
     return found
 
 
-def _operations(graph, names) -> list[Op]:
-    """The traced graph, inputs before users."""
+def _operations(graph, names, calls: dict[str, int]) -> list[Op]:
+    """The traced graph, inputs before users; a layer that reads what it wrote itself, being called again, comes before that."""
     index: dict = {}
     ops: list[Op] = []
+    opened = set()
     for start in graph.module2node.values():
         stack = [(start, False)]
         while stack:
             node, ready = stack.pop()
-            if node in index:
-                continue
             if ready:
                 module = names.get(node.module, "")
                 kind = node.grad_fn.name() if not module and node.grad_fn is not None else type(node.module).__name__
                 index[node] = len(ops)
                 pad = tuple(getattr(node.grad_fn, "_saved_pad", ()) if kind.startswith("ConstantPad") else ())
-                ops.append(Op(kind, module, tuple(index[i] for i in node.inputs if i in index), pad))
-            else:
+                inputs = tuple(index[i] for i in node.inputs if i in index)
+                ops.append(Op(kind, module, inputs, pad, calls.get(module, 1)))
+            elif node not in opened:
+                opened.add(node)
                 stack.append((node, True))
-                stack.extend((i, False) for i in node.inputs if i not in index)
+                stack.extend((i, False) for i in node.inputs if i not in opened)
     return ops

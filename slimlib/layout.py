@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
@@ -29,7 +31,7 @@ PER_CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._I
 
 # Autograd names of operations that treat every channel by itself whatever the number of channels.
 TRUSTED = re.compile(
-    r"^(Relu|Hardtanh|HardtanhB|LeakyRelu|Elu|Celu|Selu|Gelu|Silu|Mish|Hardswish|Hardsigmoid|Sigmoid|Tanh|Softplus|Clamp\w*|"
+    r"^(Relu|Hardtanh|HardtanhB|LeakyRelu|PreluKernel|Elu|Celu|Selu|Gelu|Silu|Mish|Hardswish|Hardsigmoid|Sigmoid|Tanh|Softplus|Clamp\w*|"
     r"Add|Sub|Mul|Div|Neg|Exp|Pow|MaxPool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|MkldnnAdaptive\w*|Upsample\w*|"
     r"NativeDropout|FusedDropout|Clone|ToCopy|Alias|Contiguous|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm)Backward\d*$"
 )
@@ -104,6 +106,7 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
     Raises SlimlibError when the forward pass fails on ``example_input`` or the model holds no Conv or Linear layer.
     """
+    from slimlib._probing import probed
     from slimlib._tracing import read  # the only user of Torch-Pruning: loaded when first needed
 
     _check(model, example_input)
@@ -116,16 +119,27 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     finally:
         for parameter, flag in required.items():
             parameter.requires_grad_(flag)
-    layout = Layout(tuple(_group(g, model, facts.order) for g in raw.groups), facts.positions, raw.norm_after,
+    tied = _tied(model)
+    layout = Layout(tuple(_group(g, model, facts.order, tied) for g in raw.groups), facts.positions, raw.norm_after,
                     tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape))
-    return _probe_doubtful(layout, raw.doubtful, model, example_input)
+    return probed(layout, raw.doubtful, model, example_input)
 
 
 def _check(model: nn.Module, example_input: torch.Tensor) -> None:
+    """Refuse, by name, what no plan could be made of."""
     if not isinstance(example_input, torch.Tensor):
         raise SlimlibError(f"example_input must be a tensor, batch first, but is a {type(example_input).__name__}")
     if not any(isinstance(m, LAYERS) for m in model.modules()):
         raise SlimlibError(f"model ({type(model).__name__}) has no Conv or Linear layer: there is no width to choose")
+    for name, m in model.named_modules():
+        if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():
+            raise SlimlibError(f"model: {name} has no shape yet; call the model once on an example before")
+        for key in ("weight", "bias") if isinstance(m, (*LAYERS, *PER_CHANNEL_NORMS)) else ():
+            if key not in m._parameters:  # None, where a layer has none, stands there as well
+                raise SlimlibError(f"model: the {key} of {name} is computed from other tensors at each pass (weight_norm, "
+                                   "spectral_norm, a pruning mask); make it a plain parameter first: by remove_parametrizations "
+                                   "in torch.nn.utils.parametrize, remove_weight_norm in torch.nn.utils, or remove in "
+                                   "torch.nn.utils.prune")
     tensors = dict(model.named_parameters())
     for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities
         tensors |= {f"{name}.{k}": b for k, b in m.named_buffers()} if isinstance(m, PER_CHANNEL_NORMS) else {}
@@ -134,8 +148,18 @@ def _check(model: nn.Module, example_input: torch.Tensor) -> None:
             raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
 
 
-def _group(raw, model: nn.Module, order: dict[str, int]) -> Group:
-    """A raw group with its channel blocks worked out, or refused where they are uneven."""
+def _tied(model: nn.Module) -> dict[str, str]:
+    """Module -> another one whose parameter lies in the same memory, as the one or as its transpose (tied weights)."""
+    places: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():  # one that is registered under two names is met once, and is no tie
+        for parameter in module._parameters.values():
+            if parameter is not None and parameter.data_ptr():
+                places[parameter.data_ptr()].append(name)
+    return {name: next(n for n in names if n != name) for names in places.values() if len(set(names)) > 1 for name in names}
+
+
+def _group(raw, model: nn.Module, order: dict[str, int], tied: dict[str, str]) -> Group:
+    """A raw group with its channel blocks worked out, or refused where they are uneven or bound to another weight."""
     members = tuple(sorted(raw.members, key=lambda m: (m.role != "out", order.get(m.module, 10**9))))
     reason, block_of = raw.reason, np.zeros(raw.width, int)
     for constraint in [*raw.splits, *_grouped_convolutions(members, model, raw.width)]:
@@ -145,6 +169,8 @@ def _group(raw, model: nn.Module, order: dict[str, int]) -> Group:
         reason = f"grouped convolutions and splits cut its {raw.width} channels into unequal runs"
     if not reason and len(sizes) == raw.width > 1:
         reason = "a grouped convolution holds one of its channels in each group, so none can go"
+    if not reason and (bound := [m.module for m in members if m.module in tied]):
+        reason = f"{bound[0]} shares its weight with {tied[bound[0]]}, and one cannot be cut without the other"
     writers = [m.module for m in members if m.role == "out"]
     return Group(writers[0], raw.width, members, len(sizes), block_of, reason)
 
@@ -163,38 +189,3 @@ def _grouped_convolutions(members: tuple[Member, ...], model: nn.Module, width: 
 def is_depthwise(module: nn.Module) -> bool:
     """One filter per input channel: the width is read and written at once."""
     return isinstance(module, CONV) and module.groups == module.in_channels == module.out_channels > 1
-
-
-def _probe_doubtful(layout: Layout, doubtful: dict[int, str], model: nn.Module, example_input: torch.Tensor) -> Layout:
-    """Thin the doubtful groups; refuse those at which the network fails or differs from zero-masking the same channels.
-
-    All are tried at once, and halves of them where that goes wrong, so a network without fault costs one probe.
-    """
-    groups = list(layout.groups)
-    pending = [[i for i in doubtful if not groups[i].reason and groups[i].width > groups[i].blocks]]
-    while pending:
-        batch = pending.pop()
-        fault = _fault(model, layout, [groups[i] for i in batch], example_input) if batch else ""
-        if fault and len(batch) > 1:
-            pending += [batch[: len(batch) // 2], batch[len(batch) // 2 :]]
-        elif fault:
-            (i,) = batch
-            groups[i] = replace(groups[i], reason=f"its channels pass through {doubtful[i]}, which needs them all: {fault}")
-    return replace(layout, groups=tuple(groups))
-
-
-def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor) -> str:
-    """What goes wrong when the groups are thinned, or ""."""
-    from slimlib.surgery import masking_error
-
-    try:
-        error = masking_error(model, layout, {g.name: _every_other(g) for g in groups}, example_input)
-    except (RuntimeError, ValueError, IndexError, AssertionError):
-        return "without some, the network does not run"
-    return "" if error <= 1e-3 else "removing channels is not the same as zeroing them there"
-
-
-def _every_other(g: Group) -> np.ndarray:
-    """Half of the channels, others in each block, so that a wrong index is seen: what survives it survives any choice."""
-    runs = [np.flatnonzero(g.block_of == b) for b in range(g.blocks)]
-    return np.sort(np.concatenate([run[b % 2 :: 2][: max(1, len(run) // 2)] for b, run in enumerate(runs)]))

@@ -77,6 +77,9 @@ def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str,
     for index, op in enumerate(layout.ops):
         if op.module not in readers:
             continue
+        if op.calls > 1:
+            raise SlimlibError(f"rule='neyman': {op.module} is called {op.calls} times in one pass, on inputs of different "
+                               "moments; give calibration= a few hundred training images, on which they are measured")
         variance = follow(op.inputs[0])[1]
         own = _own_variance(model, layout, op.module, variance)
         users = follow.users[index]

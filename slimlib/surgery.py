@@ -50,9 +50,9 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
 
 def cut(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
     """A copy of ``model`` with only the kept channels of the groups named in ``keep``; the others stay whole."""
-    dropped = _dropped(layout, keep)
-    slim = copy.deepcopy(model, _left_out(model, set(dropped)))
-    for name, sides in dropped.items():
+    gone = dropped(layout, keep)
+    slim = copy.deepcopy(model, _left_out(model, set(gone)))
+    for name, sides in gone.items():
         dense, module = model.get_submodule(name), slim.get_submodule(name)
         if isinstance(module, CONV):
             _cut_convolution(dense, module, sides)
@@ -72,35 +72,7 @@ def _left_out(model: nn.Module, cut_modules: Iterable[str]) -> dict[int, torch.T
             for t in cut_ones if t is not None and t.dim() and places[id(t)] == 1}
 
 
-def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
-    """A copy of ``model`` at full width in which every dropped channel is zero wherever it is written.
-
-    This is what slimming means: on it, and on the network that :func:`cut` returns, every input gives the same output.
-    """
-    copy_ = copy.deepcopy(model)
-    with torch.no_grad():
-        for name, sides in _dropped(layout, keep).items():
-            module = copy_.get_submodule(name)
-            index = torch.as_tensor(sides.get("out", sides.get("norm", np.zeros(0, int))), dtype=torch.long)
-            weight = getattr(module, "weight", None)
-            if weight is not None and len(index) and not isinstance(module, nn.PReLU):
-                weight.index_fill_(1 if getattr(module, "transposed", False) else 0, index.to(weight.device), 0)
-                if module.bias is not None:
-                    module.bias.index_fill_(0, index.to(weight.device), 0)
-    return copy_
-
-
-@torch.no_grad()
-def masking_error(model: nn.Module, layout: Layout, keep: Keep, example_input: torch.Tensor) -> float:
-    """Largest absolute difference between the cut and the masked network, over the scale of the masked one's outputs."""
-    slim, reference = cut(model, layout, keep).eval(), masked(model, layout, keep).eval()
-    got, want = slim(example_input), reference(example_input)
-    if got.shape != want.shape:
-        raise SlimlibError(f"the thin network answers with shape {tuple(got.shape)}, not {tuple(want.shape)}")
-    return float((got - want).abs().max() / want.abs().max().clamp_min(1e-12))
-
-
-def _dropped(layout: Layout, keep: Keep) -> dict[str, dict[str, np.ndarray]]:
+def dropped(layout: Layout, keep: Keep) -> dict[str, dict[str, np.ndarray]]:
     """module -> side ("out", "in", "norm") -> the indices that go."""
     gone: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for g in layout.groups:

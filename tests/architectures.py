@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import slimlib
 from slimlib import models
 from slimlib.criteria import choose_filters
+from slimlib.masking import masking_error
 from slimlib.spectrum import filter_rows
-from slimlib.surgery import masking_error
 from tests.conftest import lively_norms
 
 SIZES = {

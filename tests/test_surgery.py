@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import slimlib
 from slimlib.cost import cost_model
-from slimlib.surgery import cut, masked, masking_error
+from slimlib.masking import masked, masking_error
+from slimlib.surgery import cut
 from tests.conftest import Chain, lively_norms
 
 

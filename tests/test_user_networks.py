@@ -1,0 +1,237 @@
+"""Networks as people write them: each is slimmed exactly, or what stays whole, and why, is said by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune, weight_norm
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+
+import slimlib
+from slimlib.criteria import choose_filters
+from slimlib.masking import masking_error
+from tests.conftest import lively_norms
+
+
+class Net(nn.Module):
+    """Some layers, and what is done with them."""
+
+    def __init__(self, forward: Callable, **layers):
+        super().__init__()
+        self.written = forward
+        for name, layer in layers.items():
+            setattr(self, name, layer)
+
+    def forward(self, x):
+        return self.written(self, x)
+
+
+@dataclass
+class Answer:
+    logits: torch.Tensor
+    note: str = ""
+
+
+class Squared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+class Running(torch.autograd.Function):
+    """A sum that runs over the channels."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.cumsum(1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient
+
+
+def conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1)
+
+
+def two(middle: Callable, **more) -> Net:
+    """a, something, b, ReLU, pooling, head: 16 and 8 channels."""
+    return Net(lambda m, x: m.head(pooled(m.b(middle(m, m.a(x))).relu())),
+               a=conv(3, 16), b=conv(16, 8), head=nn.Linear(8, 5), **more)
+
+
+def pooled(x: torch.Tensor) -> torch.Tensor:
+    return x.mean((2, 3))
+
+
+NOT_MADE = "a tensor that no layer makes"
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str], dict[str, str]]] = {
+    # name: (network, groups that are slimmed under joint coupling, layer -> why it is whole)
+    "one PReLU slope behind all layers": (
+        lambda: Net(lambda m, x: m.head(pooled(m.act(m.b(m.act(m.a(x)))))),
+                    a=conv(3, 16), b=conv(16, 24), act=nn.PReLU(), head=nn.Linear(24, 5)), {"a", "b"}, {}),
+    "PReLU slopes by channel behind all layers": (
+        lambda: Net(lambda m, x: m.head(pooled(m.act(m.b(m.act(m.a(x)))))),
+                    a=conv(3, 16), b=conv(16, 16), act=nn.PReLU(16), head=nn.Linear(16, 5)), {"a"}, {}),
+    "one BatchNorm behind two layers": (
+        lambda: Net(lambda m, x: m.head(pooled(m.norm(m.b(m.norm(m.a(x)).relu())).relu())),
+                    a=conv(3, 16), b=conv(16, 16), norm=nn.BatchNorm2d(16), head=nn.Linear(16, 5)), {"a"}, {}),
+    "a layer that reads what it wrote": (
+        lambda: Net(lambda m, x: m.head(pooled(m.b(m.b(m.b(m.a(x).relu()).relu()).relu()))),
+                    a=conv(3, 16), b=conv(16, 16), head=nn.Linear(16, 5)), {"a"}, {}),
+    "a layer under two names": (
+        lambda: (lambda same: Net(lambda m, x: m.head(pooled(m.c(m.b(m.a(x).relu()).relu()))),
+                                  a=conv(3, 16), b=same, c=same, head=nn.Linear(16, 5)))(conv(16, 16)), {"a"}, {}),
+    "one layer on two inputs": (
+        lambda: Net(lambda m, x: m.head(torch.cat([pooled(m.b(m.a(x).relu())), pooled(m.b(m.c(x).relu()))], 1)),
+                    a=conv(3, 16), b=conv(16, 24), c=conv(3, 16), head=nn.Linear(48, 5)), {"a", "b"}, {}),
+    "tied weights": (
+        lambda: tied(nn.Linear(16, 20), nn.Linear(16, 20), nn.Linear(20, 5)), {"c"}, {"a": "a shares its weight with b"}),
+    "tied to the transpose": (
+        lambda: tied(nn.Linear(16, 20), nn.Linear(20, 16), nn.Linear(16, 5)), {"c"}, {"a": "a shares its weight with b"}),
+    "a dict with nothing in it": (
+        lambda: Net(lambda m, x: {"out": m.head(pooled(m.a(x).relu())), "aux": None}, a=conv(3, 16), head=nn.Linear(16, 5)),
+        {"a"}, {}),
+    "a dataclass": (
+        lambda: Net(lambda m, x: Answer(m.head(pooled(m.a(x).relu()))), a=conv(3, 16), head=nn.Linear(16, 5)), {"a"}, {}),
+    "scores and what was chosen by them": (
+        lambda: Net(lambda m, x: (lambda y: (y, y.argmax(1)))(m.head(pooled(m.a(x).relu()))), a=conv(3, 16),
+                    head=nn.Linear(16, 5)), {"a"}, {}),
+    "two heads": (
+        lambda: Net(lambda m, x: (lambda y: (m.head(y), m.second(y)))(pooled(m.a(x).relu())), a=conv(3, 16),
+                    head=nn.Linear(16, 5), second=nn.Linear(16, 2)), {"a"}, {}),
+    "a gate of one channel": (
+        lambda: Net(lambda m, x: m.head(pooled(m.a(x) * torch.sigmoid(m.norm(m.gate(m.b(x).relu()))))), a=conv(3, 16),
+                    b=conv(3, 8), gate=nn.Conv2d(8, 1, 1), norm=nn.BatchNorm2d(1), head=nn.Linear(16, 5)),
+        {"a", "b"}, {"gate": "a single channel"}),
+    "a gate of one channel that comes first": (
+        lambda: Net(lambda m, x: m.head(pooled(torch.sigmoid(m.gate(x)) * m.a(x))), gate=conv(3, 1), a=conv(3, 16),
+                    head=nn.Linear(16, 5)), {"a"}, {"gate": "a single channel"}),
+    "the input before the channels": (
+        lambda: Net(lambda m, x: m.head(pooled(m.b(torch.cat([x, m.a(x).relu()], 1)).relu())), a=conv(3, 16), b=conv(19, 8),
+                    head=nn.Linear(8, 5)), {"b"}, {"a": NOT_MADE}),
+    "the input behind the channels": (
+        lambda: Net(lambda m, x: m.head(pooled(m.b(torch.cat([m.a(x).relu(), x], 1)).relu())), a=conv(3, 16), b=conv(19, 8),
+                    head=nn.Linear(8, 5)), {"a", "b"}, {}),
+    "a change to the input": (
+        lambda: Net(lambda m, x: x - m.b(m.a(x).relu()), a=conv(3, 16), b=conv(16, 3)), {"a"}, {"b": "model's output"}),
+    "a number for each channel in a buffer": (
+        lambda: two(lambda m, x: (x * m.scale).relu(), scale=nn.Buffer(torch.rand(16, 1, 1))), {"b"}, {"a": NOT_MADE}),
+    "a number for each channel in a parameter": (
+        lambda: two(lambda m, x: (x * m.scale).relu(), scale=nn.Parameter(torch.rand(16, 1, 1))), {"b"}, {"a": "a parameter"}),
+    "a constant image": (lambda: two(lambda m, x: (x * torch.linspace(0.5, 1, 12)).relu()), {"a", "b"}, {}),
+    "an operation of one's own": (lambda: two(lambda m, x: Squared.apply(x)), {"a", "b"}, {}),
+    "one of one's own that mixes": (lambda: two(lambda m, x: Running.apply(x)), {"b"}, {"a": "the operation Running"}),
+    "channels in another order": (lambda: two(lambda m, x: x.flip(1).relu()), {"b"}, {"a": "the operation Flip"}),
+    "channels picked by a list": (lambda: two(lambda m, x: x[:, [3, 2, 1, 0, *range(4, 16)]].relu()), {"b"}, {"a": "Index"}),
+    "a softmax over channels": (lambda: two(lambda m, x: x.softmax(1)), {"b"}, {"a": "the operation Softmax"}),
+    "a weight used outside its layer": (
+        lambda: Net(lambda m, x: m.head(pooled(F.conv2d(m.a(x).relu(), m.b.weight, m.b.bias))), a=conv(3, 16), b=conv(16, 24),
+                    head=nn.Linear(24, 5)), set(), {"a": "Convolution", "b": "not called as a module"}),
+    "a part without gradients": (
+        lambda: two(lambda m, x: x.detach().relu()), {"b"}, {"a": "not called as a module"}),
+    "a part computed twice to save memory": (
+        lambda: Net(lambda m, x: m.head(pooled(checkpoint(lambda y: m.b(m.a(y).relu()).relu(), x, use_reentrant=False))),
+                    a=conv(3, 16), b=conv(16, 24), head=nn.Linear(24, 5)), {"a", "b"}, {}),
+    "a layer that is never called": (
+        lambda: two(lambda m, x: x.relu(), spare=conv(3, 9)), {"a", "b"}, {"spare": "not called as a module"}),
+    "an LSTM": (lambda: recurrent(nn.LSTM), {"b"}, {"a": "recurrent"}),
+    "a GRU": (lambda: recurrent(nn.GRU), {"b"}, {"a": "belongs to no layer"}),
+    "several devices' wrapper": (lambda: nn.DataParallel(two(lambda m, x: x.relu())), {"module.a", "module.b"}, {}),
+}  # fmt: skip
+
+
+def tied(one: nn.Linear, other: nn.Linear, third: nn.Linear) -> Net:
+    other.weight = one.weight if one.weight.shape == other.weight.shape else nn.Parameter(one.weight.t())
+    if one.weight is other.weight:  # side by side, added
+        return Net(lambda m, x: m.head(m.c(m.a(pixels(x)).relu() + m.b(pixels(x))).relu()), a=one, b=other, c=third,
+                   head=nn.Linear(5, 3))
+    return Net(lambda m, x: m.head(m.c(m.b(m.a(pixels(x)).relu()).relu()).relu()), a=one, b=other, c=third, head=nn.Linear(5, 3))
+
+
+def pixels(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1)[:, :16]
+
+
+def recurrent(kind: type[nn.RNNBase]) -> Net:
+    return Net(lambda m, x: m.head(m.b(m.r(m.a(x[:, 0]).relu())[0][:, -1]).relu()), a=nn.Linear(12, 24),
+               r=kind(24, 10, batch_first=True), b=nn.Linear(10, 8), head=nn.Linear(8, 5))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_slimmed_exactly_or_whole_for_a_reason(name):
+    build, slimmed, whole = NETWORKS[name]
+    torch.manual_seed(0)
+    model, x = lively_norms(build()), torch.randn(2, 3, 12, 12)
+    layout = slimlib.trace(model, x)
+    reasons = layout.whole("joint")
+    for layer, reason in whole.items():
+        assert reason in reasons[layer]
+    assert {g.name for g in layout.slimmable("joint")} == slimmed
+    if not slimmed:
+        return
+    path = slimlib.width_path(model, x, rule="uniform", coupling="joint", layout=layout)
+    least, most = (path.costs.params(path.widths(step)) for step in (0, len(path) - 1))
+    for share in (0.4, 0.75):  # of the way from the narrowest network to the whole one
+        plan = path.plan(keep_params=float((least + share * (most - least)) / most))
+        slim = slimlib.prune(model, plan).eval()
+        assert set(plan.widths) == slimmed and max(plan.kept.values()) < 1
+        assert masking_error(model, layout, choose_filters(model, layout, plan.widths), x) < 1e-4
+        with FlopCounterMode(display=False) as counter:
+            slim(x)
+        assert counter.get_total_flops() == 2 * len(x) * plan.macs
+        assert sum(p.numel() for p in slim.parameters()) == plan.params
+
+
+RELU = lambda m, x: x.relu()  # noqa: E731
+REFUSED = {
+    "weight_norm": (lambda: two(RELU, spare=parametrizations.weight_norm(conv(3, 4))), "weight of spare is"),
+    "spectral_norm": (lambda: two(RELU, spare=parametrizations.spectral_norm(conv(3, 4))), "weight of spare is"),
+    "a pruning mask": (lambda: two(RELU, spare=masked(conv(3, 4))), "weight of spare is .* in torch.nn.utils.prune"),
+    "a layer without shape": (lambda: two(RELU, spare=nn.LazyConv2d(4, 3)), "spare has no shape yet; call the"),
+    "only a choice": (lambda: Net(lambda m, x: m.a(x).argmax(1), a=conv(3, 8)), "no tensor that it returns has a gradient"),
+    "a compiled script": (lambda: torch.jit.trace(two(RELU).eval(), torch.zeros(2, 3, 12, 12)), "no Conv or Linear"),
+}
+
+
+def masked(layer: nn.Conv2d) -> nn.Conv2d:
+    return prune.l1_unstructured(layer, "weight", 0.3)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:Lazy modules")
+def test_refused_by_name_with_the_remedy(name):
+    build, told = REFUSED[name]
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.trace(build(), torch.zeros(2, 3, 12, 12))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_the_remedies_for_computed_weights_work():
+    x = torch.zeros(2, 3, 12, 12)
+    layers = [parametrizations.weight_norm(conv(3, 4)), masked(conv(3, 4)), weight_norm(conv(3, 4))]
+    torch.nn.utils.parametrize.remove_parametrizations(layers[0], "weight")
+    prune.remove(layers[1], "weight")
+    torch.nn.utils.remove_weight_norm(layers[2])
+    for layer in layers:
+        assert slimlib.plan_widths(two(lambda m, x: x.relu(), spare=layer), x, keep_macs=0.5).keep_macs <= 0.5
+
+
+def test_neyman_asks_for_images_where_a_layer_is_called_twice():
+    model = lively_norms(Net(
+        lambda m, x: m.head(pooled(m.b(m.na(m.a(x)).relu())) + pooled(m.b(m.nc(m.c(x)).relu()))),
+        a=conv(3, 16), na=nn.BatchNorm2d(16), c=conv(3, 16), nc=nn.BatchNorm2d(16), b=conv(16, 24), head=nn.Linear(24, 5)))
+    x = torch.randn(4, 3, 12, 12)
+    with pytest.raises(slimlib.SlimlibError, match=r"b is called 2 times in one pass.*calibration="):
+        slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, coupling="joint")
+    assert slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, coupling="joint", calibration=x).keep_macs <= 0.5
