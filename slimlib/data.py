@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import ARRAYS, KNOWN, read, stratified
+from slimlib.imagesets import ARRAYS, KNOWN, images_sha256, read, stratified
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +78,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
-    source: str  # "embedded", "packed" or "torchvision"
+    source: str  # "embedded", "packed", "torchvision" or "arrays"
     train: Split
     val: Split
     test: Split
@@ -128,6 +128,50 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
     if limit is not None and limit < known.num_classes:
         raise SlimlibError(f"limit={limit} must be None or at least the number of classes, {known.num_classes}")
     arrays, source = read(name)
+    return _divided(name, arrays, known.num_classes, known.mean, known.std, known.sha256, source, device, split_seed,
+                    val_fraction, limit)
+
+
+def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, name: str = "own",
+                device: torch.device | str | None = None, split_seed: int = 0, val_fraction: float = 0.1) -> Data:
+    """Images of your own as :func:`fit`, :func:`evaluate` and :func:`sensitivity` take them, with a part of train held out.
+
+    Images are uint8 arrays (N, H, W, C), labels whole numbers from 0; ``device``, ``split_seed`` and ``val_fraction`` are those
+    of :func:`load_data`. Channels are normalised by the mean and standard deviation of the training images. Raises
+    SlimlibError naming the array that is of another type or shape.
+    """
+    if not 0 <= val_fraction < 1:
+        raise SlimlibError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
+    arrays = {key: np.asarray(value) for key, value in arrays.items()}
+    for part in ("train", "test"):
+        images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[1:] != arrays["x_train"].shape[1:]:
+            raise SlimlibError(f"x_{part} is {images.dtype} of shape {images.shape}; give images as uint8 (N, H, W, C), those "
+                               "to train and to test on of one size")
+        if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < 0:
+            raise SlimlibError(f"y_{part} is {labels.dtype} of shape {labels.shape}; give a whole number from 0 for each of the "
+                               f"{len(images)} images in x_{part}")
+        arrays[f"y_{part}"] = labels.astype(np.int64)
+    mean, std = _channel_moments(arrays["x_train"])
+    if min(std) == 0:
+        raise SlimlibError("x_train has a channel in which all pixels are equal: leave it out")
+    classes = int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1
+    return _divided(name, arrays, classes, mean, std, images_sha256(arrays), "arrays", device, split_seed, val_fraction, None)
+
+
+def _channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 images, scaled to [0, 1]: from counts of the 256 values, exactly."""
+    counts = np.stack([np.bincount(images[..., c].reshape(-1), minlength=256) for c in range(images.shape[3])])
+    share, value = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+    mean = share @ value
+    return tuple(mean.tolist()), tuple(np.sqrt((share * (value - mean[:, None]) ** 2).sum(1)).tolist())
+
+
+def _divided(name: str, arrays: Mapping[str, np.ndarray], num_classes: int, mean: tuple[float, ...], std: tuple[float, ...],
+             sha256: str, source: str, device: torch.device | str | None, split_seed: int, val_fraction: float,
+             limit: int | None) -> Data:
+    """The arrays on a device, the validation images held out of the training images."""
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -140,10 +184,10 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
 
     def split(part: str, chosen: np.ndarray) -> Split:
         images = torch.from_numpy(arrays[f"x_{part}"][chosen]).to(device).permute(0, 3, 1, 2)
-        return Split(images, torch.from_numpy(arrays[f"y_{part}"][chosen]).to(device), known.mean, known.std)
+        return Split(images, torch.from_numpy(arrays[f"y_{part}"][chosen]).to(device), mean, std)
 
     notes = {key: arrays[key].tolist() for key in arrays if key not in ARRAYS}
-    return Data(name, known.num_classes, known.mean, known.std, known.sha256, source, notes=MappingProxyType(notes),
+    return Data(name, num_classes, mean, std, sha256, source, notes=MappingProxyType(notes),
                 train=split("train", np.delete(train, held_out)), val=split("train", train[held_out]),
                 test=split("test", test))
 

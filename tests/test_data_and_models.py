@@ -26,6 +26,38 @@ def test_held_out_images_are_not_trained_on():
     assert torch.equal(again.val.images, data.val.images) and not torch.equal(other.val.images, data.val.images)
 
 
+def test_images_of_ones_own_are_held_like_those_of_a_known_set():
+    arrays, _ = imagesets.read("fashionmnist-10k")
+    own = slimlib.data.from_arrays(*(arrays[key] for key in imagesets.ARRAYS), device="cpu")
+    known = slimlib.load_data("fashionmnist-10k", device="cpu")
+    for part in ("train", "val", "test"):
+        ours, theirs = getattr(own, part), getattr(known, part)
+        assert torch.equal(ours.images, theirs.images) and torch.equal(ours.labels, theirs.labels)
+    assert own.sha256 == known.sha256 and own.num_classes == 10 and own.notes == {}
+    everything = arrays["x_train"] / 255
+    assert own.mean == pytest.approx([everything.mean()], abs=1e-12) and own.std == pytest.approx([everything.std()], abs=1e-12)
+    assert own.train.normalised().mean().abs() < 0.01
+    small = slimlib.data.from_arrays(*(arrays[key][:500] for key in imagesets.ARRAYS), device="cpu", val_fraction=0.2)
+    network = models.build("lenet5", 10, 1)
+    slimlib.fit(network, small, slimlib.Recipe(epochs=1, lr=0.02), progress=False)
+    assert 0 <= slimlib.evaluate(network, small) <= 1 and len(small.val) == 100
+
+
+def test_arrays_of_another_kind_are_named():
+    x, y = np.zeros((4, 8, 8, 3), np.uint8), np.arange(4)
+    x[0] = 9
+    good = {"x_train": x, "y_train": y, "x_test": x, "y_test": y}
+    for wrong, told in (
+        ({"x_train": x / 255}, r"x_train is float64 of shape \(4, 8, 8, 3\); give images as uint8"),
+        ({"x_test": x[:, :4]}, "x_test is uint8 .* of one size"), ({"x_train": x[..., 0]}, "x_train is uint8 of shape"),
+        ({"y_train": y[:3]}, "y_train is int64 .* each of the 4 images"), ({"y_test": y - 1}, "y_test is"),
+        ({"y_train": y.astype(float)}, "y_train is float64"), ({"x_train": x * 0}, "x_train has a channel in which all pixels"),
+        ({"val_fraction": 1.0}, "val_fraction"),
+    ):
+        with pytest.raises(slimlib.SlimlibError, match=told):
+            slimlib.data.from_arrays(**(good | wrong))
+
+
 def test_normalised_is_the_formula():
     data = slimlib.load_data("fashionmnist-10k", limit=100)
     want = (data.train.images[:5].float() / 255 - data.mean[0]) / data.std[0]
