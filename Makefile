@@ -22,8 +22,9 @@ help:  ## show this list
 book: $(READY)  ## run the quick notebooks, build the book in _build/html
 	@$(BIN)/python -m slimlib book
 
+# two processes of one thread each are sooner done than one of two threads
 test: $(READY)  ## run the whole test suite
-	@$(BIN)/python -m pytest --durations=15 $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --durations=15 --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 bench: $(READY)  ## time the slimmed networks on this machine
 	@$(BIN)/python -m slimlib bench

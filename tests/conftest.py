@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores, and so do those that they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def test_templates_have_no_outputs_and_declare_parameters():
 def test_notebook_runs_with_other_parameters(name, tmp_path):
     given = [part for key, value in SMALL[name].items() for part in ("-p", f"{key}={value}")]
     command = [sys.executable, "-m", "slimlib", "run", name, *given, "-o", str(tmp_path / "out.ipynb")]
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    environment = {"OMP_NUM_THREADS": "2"} | os.environ
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]

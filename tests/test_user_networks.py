@@ -227,6 +227,26 @@ def test_the_remedies_for_computed_weights_work():
         assert slimlib.plan_widths(two(lambda m, x: x.relu(), spare=layer), x, keep_macs=0.5).keep_macs <= 0.5
 
 
+def test_an_example_of_one_colour_hides_no_fault():
+    """Without biases, zeros stay zeros in any order of the channels."""
+    model = two(lambda m, x: x.flip(1).relu())
+    for layer in (model.a, model.b, model.head):
+        layer.bias = None
+    for example in (torch.zeros(2, 3, 12, 12), torch.randn(2, 3, 12, 12)):
+        assert "the operation Flip" in slimlib.trace(model, example).whole("joint")["a"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_not_taken_for_a_fault(dtype):
+    torch.manual_seed(0)
+    layers = [part for i in range(6) for part in (conv(32 if i else 3, 32), nn.ReLU())]
+    model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(32 * 144, 20), nn.ReLU(), nn.Linear(20, 5)).to(dtype).eval()
+    x = torch.randn(2, 3, 12, 12).to(dtype)
+    assert {g.name for g in slimlib.trace(model, x).slimmable()} == {"0", "2", "4", "6", "8", "10", "13"}
+    slim = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5))
+    assert slim(x).dtype == dtype and {p.dtype for p in model.parameters()} == {dtype}
+
+
 def test_neyman_asks_for_images_where_a_layer_is_called_twice():
     model = lively_norms(Net(
         lambda m, x: m.head(pooled(m.b(m.na(m.a(x)).relu())) + pooled(m.b(m.nc(m.c(x)).relu()))),
