@@ -72,14 +72,14 @@ def _gains(model: nn.Module, layout: Layout, name: str, variance: np.ndarray) ->
 
 def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str, tuple[np.ndarray, float]]:
     """Reader -> variance of each of its inputs, and T, from BatchNorm statistics carried along the traced operations."""
+    if again := [op for op in layout.ops if op.calls > 1]:
+        raise SlimlibError(f"rule='neyman': {again[0].module} is called {again[0].calls} times in one pass, on inputs of "
+                           "different moments; give calibration= a few hundred training images, on which they are measured")
     follow = ChannelMoments(model, layout)
     found = {}
     for index, op in enumerate(layout.ops):
         if op.module not in readers:
             continue
-        if op.calls > 1:
-            raise SlimlibError(f"rule='neyman': {op.module} is called {op.calls} times in one pass, on inputs of different "
-                               "moments; give calibration= a few hundred training images, on which they are measured")
         variance = follow(op.inputs[0])[1]
         own = _own_variance(model, layout, op.module, variance)
         users = follow.users[index]

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import slimlib
 from slimlib.criteria import choose_filters
 from slimlib.masking import masking_error
+from slimlib.outputs import tensors_in
 from tests.conftest import lively_norms
 
 
@@ -247,11 +248,35 @@ def test_half_precision_is_not_taken_for_a_fault(dtype):
     assert slim(x).dtype == dtype and {p.dtype for p in model.parameters()} == {dtype}
 
 
-def test_neyman_asks_for_images_where_a_layer_is_called_twice():
-    model = lively_norms(Net(
-        lambda m, x: m.head(pooled(m.b(m.na(m.a(x)).relu())) + pooled(m.b(m.nc(m.c(x)).relu()))),
-        a=conv(3, 16), na=nn.BatchNorm2d(16), c=conv(3, 16), nc=nn.BatchNorm2d(16), b=conv(16, 24), head=nn.Linear(24, 5)))
-    x = torch.randn(4, 3, 12, 12)
-    with pytest.raises(slimlib.SlimlibError, match=r"b is called 2 times in one pass.*calibration="):
-        slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, coupling="joint")
-    assert slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, coupling="joint", calibration=x).keep_macs <= 0.5
+@pytest.mark.parametrize("name", ["PReLU slopes by channel behind all layers", "one BatchNorm behind two layers",
+                                  "a layer that reads what it wrote", "one layer on two inputs"])
+def test_neyman_asks_for_images_where_a_module_is_called_again(name):
+    torch.manual_seed(0)
+    model, x = lively_norms(NETWORKS[name][0]()), torch.randn(8, 3, 12, 12)
+    with pytest.raises(slimlib.SlimlibError, match=r"is called [23] times in one pass.*calibration="):
+        slimlib.width_path(model, x, rule="neyman", coupling="joint")
+    assert len(slimlib.width_path(model, x, rule="neyman", coupling="joint", calibration=x)) > 1
+
+
+@pytest.mark.parametrize("name", [name for name, (_, slimmed, _) in NETWORKS.items() if slimmed])
+def test_every_way_to_fill_the_widths_and_the_way_through_a_file(name, tmp_path):
+    build = NETWORKS[name][0]
+    torch.manual_seed(0)
+    model, x = lively_norms(build()), torch.randn(4, 3, 12, 12)
+    layout = slimlib.trace(model, x)
+    images = {"calibration": x}
+    for rule, options in {"global_l1": {}, "random": {}, "activation_pca": images, "neyman": images}.items():
+        path = slimlib.width_path(model, x, rule=rule, coupling="joint", layout=layout, **options)
+        least, most = (path.costs.params(path.widths(step)) for step in (0, len(path) - 1))
+        plan = path.plan(keep_params=float((least + most) / 2 / sum(p.numel() for p in model.parameters())), fill=True)
+        for criterion in ("l2", "gm", "random") if rule == "random" else ("l1",):
+            slim = slimlib.prune(model, plan, criterion).eval()
+            answers = tensors_in(slim(x))
+    slimlib.save(slim, plan, tmp_path / "slim.safetensors")
+    loaded = slimlib.load(tmp_path / "slim.safetensors", build).eval()
+    assert all(torch.equal(*pair) for pair in zip(answers, tensors_in(loaded(x)), strict=True))
+    if any(isinstance(m, Net) and "scale" in m._parameters for m in model.modules()):
+        with pytest.raises(slimlib.SlimlibError, match="no layer draws the parameters scale; pass reset="):
+            slimlib.thin(model, plan)
+    else:
+        assert len(tensors_in(slimlib.thin(model, plan)(x))) == len(answers)
