@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from slimlib.data import Data, Split
 from slimlib.errors import SlimlibError
@@ -22,8 +22,16 @@ def evaluate(model: nn.Module, data: Data | Split, batch_size: int = 1000) -> fl
     right = torch.zeros((), dtype=torch.int64, device=split.device)
     with torch.inference_mode(), evaluation_mode(model):
         for images, labels in split.in_order(batch_size):
-            right += (model(images).argmax(1) == labels).sum()
+            right += (logits_of(model(images)).argmax(1) == labels).sum()
     return right.item() / len(split)
+
+
+def logits_of(output: object) -> Tensor:
+    """What a classifier returned, if it is logits (N, classes)."""
+    if isinstance(output, Tensor) and output.dim() == 2:
+        return output
+    told = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+    raise SlimlibError(f"model returns {told}, where logits (N, classes) are needed: wrap it so that it returns them alone")
 
 
 def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, images: int | None = None) -> nn.Module:

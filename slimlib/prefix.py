@@ -38,7 +38,10 @@ class SharedPrefix:
         if self.graph is None:
             return evaluate(other, self.split, self.batch_size)
         self._move_on(self._first(set(changed)))
-        return evaluate(self._part(other, self.reached, None), self.answers, self.batch_size)
+        try:
+            return evaluate(self._part(other, self.reached, None), self.answers, self.batch_size)
+        except RuntimeError:  # the pass reads a width off a layer (`view(-1, self.conv.out_channels)`), which was the dense one's
+            return evaluate(other, self.split, self.batch_size)
 
     def _first(self, changed: set[str]) -> int:
         """The first node that calls a changed layer or a module that holds one; 0 if none is seen to."""

@@ -22,7 +22,7 @@ from slimlib.data import Data, Split
 from slimlib.distillation import Distill
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import evaluate
+from slimlib.evaluation import evaluate, logits_of
 from slimlib.lesson import Lesson
 from slimlib.precision import autocast, resolve_precision
 from slimlib.recipe import Recipe
@@ -106,7 +106,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             for step, (index, images, labels) in enumerate(batches, start=epoch * steps):
                 optimizer.param_groups[0]["lr"] = recipe.learning_rate(step, recipe.epochs * steps)
                 with autocast(device, precision):
-                    logits = network(images)
+                    logits = logits_of(network(images))
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
                 if lesson:
                     loss = lesson(index, images, logits.float(), loss)

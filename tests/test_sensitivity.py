@@ -39,14 +39,25 @@ class Undecided(nn.Module):
         return self.c(y) if y.sum() > 0 else -self.c(y)
 
 
+class Measured(nn.Module):
+    """Its forward pass reads a width off a layer, which a graph of it holds as a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 5)
+
+    def forward(self, x):
+        return self.c(torch.relu(self.b(torch.relu(self.a(x)))).mean((2, 3), keepdim=True).view(-1, self.b.out_channels))
+
+
 def build(name):
     torch.manual_seed(0)
-    made = {**MODELS, "undecided": Undecided, "resnet20": lambda: models.build("resnet20", 5, 3)}[name]()
+    made = {**MODELS, "undecided": Undecided, "measured": Measured, "resnet20": lambda: models.build("resnet20", 5, 3)}[name]()
     return lively_norms(made)
 
 
 @pytest.mark.parametrize("coupling", ["inner", "joint"])
-@pytest.mark.parametrize("name", [*MODELS, "resnet20", "undecided"])
+@pytest.mark.parametrize("name", [*MODELS, "resnet20", "undecided", "measured"])
 def test_a_scan_equals_evaluating_every_thin_network_whole(name, coupling):
     model = build(name)
     split = images(model)

@@ -142,6 +142,25 @@ def test_a_teacher_is_asked_once_for_all_its_students(data):
     assert not torch.equal(changed, first)
 
 
+class Talkative(torch.nn.Module):
+    def __init__(self, network, kind):
+        super().__init__()
+        self.network, self.kind = network, kind
+
+    def forward(self, x):
+        return self.kind(self.network(x))
+
+
+def test_a_model_that_returns_no_logits_is_named(data):
+    for kind, told in ((lambda y: {"logits": y}, "a dict"), (lambda y: (y, y), "a tuple"),
+                       (lambda y: y[:, :, None], r"a tensor of shape \(\d+, 10, 1\)")):
+        model = Talkative(slimlib.models.build("lenet5", 10, 1), kind)
+        with pytest.raises(slimlib.SlimlibError, match=f"model returns {told}, where logits"):
+            slimlib.evaluate(model, data)
+        with pytest.raises(slimlib.SlimlibError, match=f"model returns {told}, where logits"):
+            slimlib.fit(model, data, slimlib.Recipe(1, 0.1), progress=False)
+
+
 def test_errors_name_the_parameter(data):
     for message, how in {"schedule='step'": {"schedule": "step"}, "lr=-1": {"lr": -1}, "epochs=0": {"epochs": 0}}.items():
         with pytest.raises(slimlib.SlimlibError, match=message):
