@@ -26,7 +26,7 @@ book: $(READY)  ## run the quick notebooks, build the book in _build/html
 test: $(READY)  ## run the whole test suite
 	@$(BIN)/python -m pytest --durations=15 --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
-bench: $(READY)  ## time the slimmed networks on this machine
+bench: $(READY)  ## measure the speed of slimlib on this machine, beside limits and rivals
 	@$(BIN)/python -m slimlib bench
 
 lint: $(READY)  ## check the style of the code

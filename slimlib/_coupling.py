@@ -171,7 +171,7 @@ def _operation(node, constants: set) -> str:
     if node.grad_fn in constants and "BatchNorm" not in name:  # whose running statistics are cut with it
         return f"a tensor that no layer makes, in the operation {name}"
     if node.type == OPTYPE.CONCAT:
-        return ""
+        return "" if node.module.offsets is not None else "a concatenation"
     if name.startswith(("ConstantPad", "Pad")):
         pad = getattr(node.grad_fn, "_saved_pad", ())
         return "pad" if len(pad) > 4 and any(pad[4:]) else ""

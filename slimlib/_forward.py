@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, LAYERS
+from slimlib.outputs import tensors_in
 
 
 @dataclass
@@ -22,10 +23,11 @@ class ForwardFacts:
     positions: dict[str, float]  # layer -> multiply-adds per weight element and example
     fixed_macs: int  # multiply-adds outside Conv and Linear modules, per example
     constants: set  # autograd's nodes of operations that also take a tensor which no layer makes
+    unread: bool  # something is computed that no output depends on, of which the graph of the outputs knows nothing
 
 
-def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, object]:
-    """Order of execution and multiply-adds of one example, counted by ``torch.utils.flop_counter`` and by layer; the output."""
+def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, list[torch.Tensor]]:
+    """The facts, multiply-adds counted by ``torch.utils.flop_counter`` and by layer; and the outputs that have a gradient."""
     order: dict[str, int] = {}
     calls: dict[str, int] = defaultdict(int)
     positions: dict[str, float] = defaultdict(float)
@@ -44,7 +46,7 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     hooks = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if n and not list(m.children())]
     try:
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
-        with FlopCounterMode(display=False) as counter, _Constants() as met:
+        with FlopCounterMode(display=False) as counter, _Watch() as seen:
             output = model(example_input)
     except (RuntimeError, ValueError, IndexError, TypeError) as e:
         raise SlimlibError(
@@ -56,23 +58,42 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
             h.remove()
     macs = sum(p * model.get_submodule(n).weight.numel() for n, p in positions.items())
     fixed = round(counter.get_total_flops() / 2 / batch - macs)
-    return ForwardFacts(order, dict(calls), dict(positions), fixed, met.nodes), output
+    outputs = [tensor for tensor in tensors_in(output) if tensor.grad_fn is not None]
+    if not outputs:
+        raise SlimlibError("model: no tensor that it returns has a gradient, so its graph cannot be read; return what the layers "
+                           "compute, not only what is chosen from it, and without torch.no_grad()")
+    unread = not seen.made <= _before(outputs)
+    return ForwardFacts(order, dict(calls), dict(positions), fixed, seen.constants, unread), outputs
 
 
-class _Constants(TorchFunctionMode):
-    """Notes the operations that combine what layers made with a tensor that none did: the graph shows no trace of it, and where
-    it has one entry a channel (a scale kept as a buffer, the network's input), the channels cannot go."""
+def _before(outputs: list[torch.Tensor]) -> set:
+    """All of autograd's nodes that outputs depend on."""
+    found, pending = set(), [tensor.grad_fn for tensor in outputs]
+    while pending:
+        node = pending.pop()
+        if node is not None and node not in found:
+            found.add(node)
+            pending.extend(source for source, _ in node.next_functions)
+    return found
+
+
+class _Watch(TorchFunctionMode):
+    """Notes autograd's nodes of all operations, and of those that combine what layers made with a tensor that none did: the
+    graph shows no trace of that tensor, and where it has one entry a channel (a scale kept as a buffer, the network's input),
+    the channels cannot go."""
 
     def __init__(self):
         super().__init__()
-        self.nodes: set = set()
+        self.made: set = set()
+        self.constants: set = set()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         made = [tensor.grad_fn for tensor in _tensors((result,)) if tensor.grad_fn is not None]
+        self.made.update(made)
         if made and any(not t.requires_grad and t.numel() > 1 for t in _tensors((*args, *kwargs.values()))):
-            self.nodes.update(made)
+            self.constants.update(made)
         return result
 
 

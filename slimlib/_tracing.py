@@ -20,7 +20,6 @@ from slimlib._coupling import RawGroup, coupled, read_group
 from slimlib._forward import ForwardFacts, forward_facts
 from slimlib.errors import SlimlibError
 from slimlib.layout import LAYERS, Member
-from slimlib.outputs import tensors_in
 
 
 @dataclass
@@ -53,11 +52,7 @@ def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, R
 
     def counted(model: nn.Module, example_input: torch.Tensor) -> list[torch.Tensor]:
         try:
-            facts, output = forward_facts(model, example_input)
-            outputs = [tensor for tensor in tensors_in(output) if tensor.grad_fn is not None]
-            if not outputs:
-                raise SlimlibError("model: no tensor that it returns has a gradient, so its graph cannot be read; return what "
-                                   "the layers compute, not only what is chosen from it, and without torch.no_grad()")
+            facts, outputs = forward_facts(model, example_input)
         except SlimlibError as error:  # raised once Torch-Pruning has gone on and taken its hooks off the model
             facts, outputs = error, [torch.zeros(1, requires_grad=True) + 0]
         told.append(facts)
@@ -77,18 +72,23 @@ def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, R
 
 @contextmanager
 def _steady_index_mapping():
-    """Three mends of Torch-Pruning 1.6.1 while the graph is built, undone afterwards.
+    """Mends of Torch-Pruning 1.6.1 while the graph is built, undone afterwards.
 
-    It divides by zero at a reshape whose channels it cannot infer (ShuffleNet), and makes mappings without an end where it
-    cannot infer the parts of a split (nn.GRU); both are probed here anyway, so the mapping is left out. And it takes the parts
-    of a split in the order in which the trace meets their readers; autograd knows which part each one reads.
+    It fails at a reshape or a concatenation whose channels it cannot infer (ShuffleNet; a part of a split, joined to a sum of
+    its parts), and makes mappings without an end where it cannot infer the parts of a split (nn.GRU); all are probed here, so
+    the mapping is left out. And it takes the parts of a split in the order in which the trace meets their readers; autograd
+    knows which part each one reads.
     """
-    names = ("update_reshape_index_mapping", "update_split_index_mapping")
+    names = ("update_reshape_index_mapping", "update_concat_index_mapping", "update_split_index_mapping")
     original = {name: getattr(index_mapping, name) for name in names}
 
     def reshape_or_skip(graph, node):
         with suppress(ZeroDivisionError):
             original["update_reshape_index_mapping"](graph, node)
+
+    def concat_or_skip(graph, node):
+        with suppress(TypeError):
+            original["update_concat_index_mapping"](graph, node)
 
     def split_by_number(graph, node):
         original["update_split_index_mapping"](graph, node)
@@ -106,7 +106,7 @@ def _steady_index_mapping():
                         offsets = [i * offsets[1] for i in range(nr + 2)]
                     dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
 
-    for name, mended in zip(names, (reshape_or_skip, split_by_number), strict=True):
+    for name, mended in zip(names, (reshape_or_skip, concat_or_skip, split_by_number), strict=True):
         setattr(index_mapping, name, mended)
     try:
         yield
@@ -133,6 +133,8 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
         if operation:
             doubtful[len(groups)] = operation
         groups.append(raw)
+    if facts.unread:
+        doubtful = dict.fromkeys(range(len(groups)), "something that is computed and not read") | doubtful
     called = {names[m] for m in layers}
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in called:  # its weight is used without calling it

@@ -122,7 +122,7 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     tied = _tied(model)
     layout = Layout(tuple(_group(g, model, facts.order, tied) for g in raw.groups), facts.positions, raw.norm_after,
                     tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape))
-    return probed(layout, raw.doubtful, model, example_input)
+    return probed(layout, raw.doubtful, model, example_input, facts.unread)
 
 
 def _check(model: nn.Module, example_input: torch.Tensor) -> None:
@@ -162,11 +162,12 @@ def _group(raw, model: nn.Module, order: dict[str, int], tied: dict[str, str]) -
     """A raw group with its channel blocks worked out, or refused where they are uneven or bound to another weight."""
     members = tuple(sorted(raw.members, key=lambda m: (m.role != "out", order.get(m.module, 10**9))))
     reason, block_of = raw.reason, np.zeros(raw.width, int)
-    for constraint in [*raw.splits, *_grouped_convolutions(members, model, raw.width)]:
+    read = [np.isin(np.arange(raw.width), m.channels) for m in members if len(m.channels) < raw.width]  # a part, by slices
+    for constraint in [*raw.splits, *read, *_grouped_convolutions(members, model, raw.width)]:
         block_of = np.unique(np.stack([block_of, constraint]), axis=1, return_inverse=True)[1].reshape(-1)
     sizes = np.bincount(block_of)
     if not reason and len(set(sizes.tolist())) > 1:
-        reason = f"grouped convolutions and splits cut its {raw.width} channels into unequal runs"
+        reason = f"grouped convolutions, splits or slices cut its {raw.width} channels into unequal runs"
     if not reason and len(sizes) == raw.width > 1:
         reason = "a grouped convolution holds one of its channels in each group, so none can go"
     if not reason and (bound := [m.module for m in members if m.module in tied]):

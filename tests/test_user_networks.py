@@ -18,6 +18,7 @@ from slimlib.criteria import choose_filters
 from slimlib.masking import masking_error
 from slimlib.outputs import tensors_in
 from tests.conftest import lively_norms
+from tests.random_networks import RandomNetwork
 
 
 class Net(nn.Module):
@@ -280,3 +281,25 @@ def test_every_way_to_fill_the_widths_and_the_way_through_a_file(name, tmp_path)
             slimlib.thin(model, plan)
     else:
         assert len(tensors_in(slimlib.thin(model, plan)(x))) == len(answers)
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_networks_put_together_at_random_are_slimmed_exactly(first):
+    x, slimmed = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), 0
+    for seed in range(first, first + 10):
+        model = lively_norms(RandomNetwork(seed))
+        layout = slimlib.trace(model, x)
+        for coupling in ("inner", "joint"):
+            path = slimlib.width_path(model, x, rule="random", seed=seed, coupling=coupling, layout=layout)
+            least, most = (path.costs.params(path.widths(step)) for step in (0, len(path) - 1))
+            dense = sum(p.numel() for p in model.parameters())
+            for share in (0.2, 0.7):
+                plan = path.plan(keep_params=float((least + share * (most - least)) / dense))
+                slim = slimlib.prune(model, plan, criterion="random", seed=seed).eval()
+                kept = choose_filters(model, layout, plan.widths, "random", seed)
+                assert masking_error(model, layout, kept, x) < 1e-4, (seed, coupling, model.steps)
+                with FlopCounterMode(display=False) as counter:
+                    slim(x)
+                assert counter.get_total_flops() == 2 * len(x) * plan.macs, (seed, coupling, model.steps)
+                slimmed += len(plan.widths)
+    assert slimmed > 40
