@@ -163,11 +163,15 @@ def _group(raw, model: nn.Module, order: dict[str, int], tied: dict[str, str]) -
     members = tuple(sorted(raw.members, key=lambda m: (m.role != "out", order.get(m.module, 10**9))))
     reason, block_of = raw.reason, np.zeros(raw.width, int)
     read = [np.isin(np.arange(raw.width), m.channels) for m in members if len(m.channels) < raw.width]  # a part, by slices
-    for constraint in [*raw.splits, *read, *_grouped_convolutions(members, model, raw.width)]:
+    by_convolution = list(_grouped_convolutions(members, model, raw.width))
+    for constraint in [*raw.splits, *read, *(run for _, run in by_convolution)]:
         block_of = np.unique(np.stack([block_of, constraint]), axis=1, return_inverse=True)[1].reshape(-1)
     sizes = np.bincount(block_of)
     if not reason and len(set(sizes.tolist())) > 1:
         reason = f"grouped convolutions, splits or slices cut its {raw.width} channels into unequal runs"
+    for name, run in by_convolution:
+        if not reason and len(set(run[run >= 0].tolist())) < model.get_submodule(name).groups:
+            reason = f"the grouped convolution {name} has it in some of its groups only, and all must stay of one size"
     if not reason and len(sizes) == raw.width > 1:
         reason = "a grouped convolution holds one of its channels in each group, so none can go"
     if not reason and (bound := [m.module for m in members if m.module in tied]):
@@ -176,15 +180,15 @@ def _group(raw, model: nn.Module, order: dict[str, int], tied: dict[str, str]) -
     return Group(writers[0], raw.width, members, len(sizes), block_of, reason)
 
 
-def _grouped_convolutions(members: tuple[Member, ...], model: nn.Module, width: int) -> Iterator[np.ndarray]:
-    """For every grouped (not depthwise) convolution among the members, the convolution group of each channel."""
+def _grouped_convolutions(members: tuple[Member, ...], model: nn.Module, width: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Every grouped (not depthwise) convolution among the members, with the convolution group of each channel, or -1."""
     for m in members:
         module = model.get_submodule(m.module)
         if m.role != "norm" and isinstance(module, CONV) and module.groups > 1 and not is_depthwise(module):
             per_group = (module.out_channels if m.role == "out" else module.in_channels) // module.groups
             run = np.full(width, -1)
             run[m.channels] = m.positions[:, 0] // per_group
-            yield run
+            yield m.module, run
 
 
 def is_depthwise(module: nn.Module) -> bool:

@@ -283,7 +283,7 @@ def test_every_way_to_fill_the_widths_and_the_way_through_a_file(name, tmp_path)
         assert len(tensors_in(slimlib.thin(model, plan)(x))) == len(answers)
 
 
-@pytest.mark.parametrize("first", range(0, 60, 10))
+@pytest.mark.parametrize("first", [*range(0, 60, 10), 450])
 def test_networks_put_together_at_random_are_slimmed_exactly(first):
     x, slimmed = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), 0
     for seed in range(first, first + 10):
