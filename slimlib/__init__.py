@@ -11,7 +11,7 @@ _HOME = {
     "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "layout",
     "WidthPlan": "widths", "WidthPath": "widths", "plan_widths": "planning", "width_path": "planning", "RULES": "rules",
     "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery", "save": "storage", "load": "storage",
-    "fresh_copy": "fresh", "sensitivity": "sensitivity", "load_data": "data", "Recipe": "recipe", "History": "training",
+    "fresh_copy": "fresh", "sensitivity": "scan", "load_data": "data", "Recipe": "recipe", "History": "training",
     "fit": "training", "evaluate": "evaluation", "calibrate_batchnorm": "evaluation", "Distill": "distillation",
 }
 _MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "cost",
@@ -24,7 +24,7 @@ def __getattr__(name: str):
     if name in _HOME:
         module = import_module(f"slimlib.{_HOME[name]}")
         value = getattr(module, name)
-        globals()[name] = value  # also where a submodule has the same name: the function is what users mean
+        globals()[name] = value
         return value
     if name in _MODULES:
         return import_module(f"slimlib.{name}")
@@ -33,6 +33,3 @@ def __getattr__(name: str):
 
 def __dir__():
     return sorted({*globals(), *__all__})
-
-
-from slimlib.sensitivity import sensitivity  # noqa: E402, F401 (bound here, or the module of that name would hide the function)
