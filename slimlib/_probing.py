@@ -56,7 +56,7 @@ def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input:
     return "" if error <= 1e-3 else "removing channels is not the same as zeroing them there"
 
 
-def _some(g: Group, turn: int | None = 0) -> np.ndarray:
+def _some(g: Group, turn: int | None) -> np.ndarray:
     """About half of the channels, others in each block, so that a wrong index is seen: what survives it survives any choice.
 
     The first is not among them, as it would stand in for itself in a slice. How many is no multiple of 2 or 3 where that can

@@ -15,6 +15,16 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count(
 
 
 @pytest.fixture
+def two_threads():
+    """torch adds up the batch statistics of channels-last images, one by one: the fewer threads, the more
+    digits are lost."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def real_file():
     """Path of a file under SLIMLIB_DATA, or skip with a reason."""
     def find(name: str) -> Path:

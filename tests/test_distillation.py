@@ -116,7 +116,7 @@ def test_the_whole_loss_equals_torchdistill(reference, kind):
     same_value_and_gradient(got, want, [*student.parameters(), *distiller.parameters()], rtol=1e-4)
 
 
-def test_one_step_of_fit_follows_torchdistills_gradient(reference):
+def test_one_step_of_fit_follows_torchdistills_gradient(reference, two_threads):
     """What training does with the loss: SGD without momentum on one batch of all images moves by -lr times the gradient."""
     how = slimlib.Distill(kd_weight=0.7, temperature=3.0, attention_weight=200.0, attention_layers=("relu2", "relu5"))
     data = slimlib.load_data("fashionmnist-10k", limit=100, device="cpu")
@@ -131,8 +131,7 @@ def test_one_step_of_fit_follows_torchdistills_gradient(reference):
     for (name, p), g, q in zip(before.named_parameters(), torch.autograd.grad(loss, list(before.parameters())),
                                student.parameters(), strict=True):
         assert g.abs().max() > 1e-5, f"{name} is not trained by this loss"
-        # fit stores channels-last, where torch's batch statistics lose digits, and the more so the fewer threads add them up
-        torch.testing.assert_close((p - q) / recipe.lr, g, rtol=2e-3, atol=1e-2 * float(g.abs().max()), msg=name)
+        torch.testing.assert_close((p - q) / recipe.lr, g, rtol=2e-3, atol=2e-3 * float(g.abs().max()), msg=name)
 
 
 def torchdistill_loss(reference, student, teacher, distiller, how, x, labels):
