@@ -1,5 +1,10 @@
-"""Draw book/_static/readme.png from the records of the quick profile (run `make book` first)."""
+"""Draw book/_static/readme.png from committed records: widths of the published ResNet-20, and its accuracy at equal MACs.
 
+The file tells which records it was drawn from, and their digest, so that a test can hold it to them.
+"""
+
+import hashlib
+import json
 from pathlib import Path
 
 import matplotlib
@@ -11,26 +16,56 @@ import matplotlib.pyplot as plt
 from slimlib import study
 from slimlib.study import figures
 
-figures.use_style()
-profile = study.load_profile("quick")
-records = study.ensure(profile.runs("pruning", model="vgg_small"), profile.store(), train=False)
-if not records:
-    raise SystemExit("no records of the quick profile: run `make book` first")
-frame = study.to_frame(records)
-fig, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
-for record, arm in zip(records, frame["arm"], strict=True):
-    if record["run"]["seed"] == 0:
+FIGURE = Path(__file__).resolve().parents[1] / "book" / "_static" / "readme.png"
+MODEL, ARMS, BUDGETS = "resnet20:pretrained", ("neyman", "pca", "uniform"), ("macs:0.35", "macs:0.5")
+
+
+def records() -> list[dict]:
+    """The records that the figure shows. Raises SystemExit while one is missing."""
+    profile = study.load_profile("laptop")
+    wanted = [
+        run for run in profile.runs("better_rule", model=MODEL)
+        if run.stage == "prune" and run.arm in ARMS and run.budget in BUDGETS
+    ]  # fmt: skip
+    found = study.ensure(wanted, profile.store(), train=False)
+    if len(found) < len(wanted):
+        raise SystemExit(f"{len(found)} of {len(wanted)} records are there; the figure waits for all")
+    return found
+
+
+def digest(found: list[dict]) -> str:
+    """SHA-256 of what is drawn: keys, widths and accuracies."""
+    drawn = sorted((record["key"], record["widths"], record["metrics"]["test_accuracy"]) for record in found)
+    return hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()
+
+
+def draw(found: list[dict]) -> plt.Figure:
+    figures.use_style()
+    frame = study.to_frame(found)
+    fig, (left, *panels) = plt.subplots(1, 3, figsize=(9, 2.9), width_ratios=(1.5, 1, 1))
+    for arm in ARMS:
+        record = next(r for r, a in zip(found, frame["arm"], strict=True) if (a, r["run"]["budget"]) == (arm, BUDGETS[0]))
         colour, marker = figures.look(arm)
         kept = [width / record["full_widths"][layer] for layer, width in record["widths"].items()]
-        left.plot(list(record["widths"]), kept, color=colour, marker=marker, label=figures.name(arm))
-left.set(ylabel="share of filters kept", ylim=(0, 1))
-left.legend(fontsize=8)
-for y, (arm, part) in enumerate(frame.groupby("arm", sort=False)):
-    colour, marker = figures.look(arm)
-    right.plot(100 * part["test_accuracy"], [y] * len(part), marker, color=colour)
-right.axvline(100 * frame["dense_test_accuracy"].mean(), color="k", linestyle=":", label="dense")
-right.set_yticks(range(frame["arm"].nunique()), [figures.name(arm) for arm in frame["arm"].unique()])
-right.set(xlabel=f"test accuracy at {frame['kept_macs'].max():.0%} of the MACs or less (%), a mark a seed")
-right.legend(fontsize=8)
-fig.tight_layout()
-fig.savefig(Path("book/_static/readme.png"), dpi=110, facecolor="white")
+        left.plot(range(1, len(kept) + 1), kept, color=colour, marker=marker, label=figures.name(arm))
+    left.set(xlabel="block", ylim=(0, 1), title=f"share of filters kept, {figures.budget_name(BUDGETS[0])}")
+    left.set_xticks(range(1, len(kept) + 1))
+    left.legend(fontsize=8)
+    for axis, budget in zip(panels, BUDGETS, strict=True):
+        for y, arm in enumerate(ARMS):
+            colour, marker = figures.look(arm)
+            accuracy = 100 * frame.loc[(frame["arm"] == arm) & (frame["budget"] == budget), "test_accuracy"]
+            axis.plot(accuracy, [y] * len(accuracy), marker, color=colour, alpha=0.5, markersize=5)
+            axis.plot(accuracy.mean(), y, marker, color=colour, markersize=9, markeredgecolor="black")
+        axis.set_yticks(range(len(ARMS)), [figures.name(arm) for arm in ARMS] if axis is panels[0] else [])
+        axis.set(title=f"accuracy, {figures.budget_name(budget)}", ylim=(len(ARMS) - 0.5, -0.5))
+    seeds, dense = frame["seed"].nunique(), 100 * frame["dense_test_accuracy"].mean()
+    told = f"Published ResNet-20 on CIFAR-10 (dense {dense:.1f} %), fine-tuned for 2 epochs; {seeds} seeds and their mean, %"
+    fig.supxlabel(told, fontsize=9)
+    return fig
+
+
+if __name__ == "__main__":
+    drawn = records()
+    told = {"Records": " ".join(sorted(record["key"] for record in drawn)), "Digest": digest(drawn)}
+    draw(drawn).savefig(FIGURE, dpi=110, facecolor="white", metadata=told)

@@ -2,17 +2,20 @@
 
 import ast
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import slimlib
 from slimlib.__main__ import _parser
 from tests.conftest import Chain, lively_norms
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
@@ -56,7 +59,7 @@ def test_command_lines_are_understood(line):
     arguments = _parser().parse_args(shlex.split(line)[3:])
     assert callable(arguments.function)
     if arguments.command == "run":
-        assert (Path(__file__).resolve().parents[1] / "notebooks" / f"{arguments.notebook}.ipynb").is_file()
+        assert (ROOT / "notebooks" / f"{arguments.notebook}.ipynb").is_file()
     elif arguments.command == "widths":
         slimlib.models.usual_shape(arguments.model)
 
@@ -64,3 +67,12 @@ def test_command_lines_are_understood(line):
 def test_every_file_that_it_links_to_is_there():
     links = re.findall(r"\]\((?!https?://)([^)#]+)\)", README)
     assert len(links) >= 4 and not [link for link in links if not (Path(__file__).resolve().parents[1] / link).exists()]
+
+
+def test_the_figure_is_drawn_from_the_records_that_are_there():
+    script = runpy.run_path(str(ROOT / "scripts" / "make_readme_figure.py"))
+    with Image.open(script["FIGURE"]) as image:
+        told = image.text
+    found = script["records"]()
+    assert told["Records"].split() == sorted(record["key"] for record in found)
+    assert told["Digest"] == script["digest"](found), "run scripts/make_readme_figure.py"

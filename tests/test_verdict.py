@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import zlib
 from collections import defaultdict
@@ -15,7 +16,7 @@ import pytest
 
 from slimlib import study
 from slimlib.errors import SlimlibError
-from slimlib.study import statistics, verdict, wording
+from slimlib.study import findings, statistics, verdict, wording
 from slimlib.study.claims import Claim, changelog, load_claims
 from slimlib.study.evidence import coverage
 from slimlib.study.judgement import judge
@@ -54,7 +55,9 @@ def test_words_for_each_verdict():
     better = judge(claim, records_of(claim, {"pca": 0.005}))
     assert better.told == "supported so far" and not better.complete
     text = wording.summary(better)
-    assert "supported in 4" in text and "+0.5" in text and "5 seeds" in text
+    against = r"supported in 2 of 2 comparisons \(\+0\.(?:49|5\d?) (?:to \+0\.5\d )?points, 5 seeds\)"
+    assert len(re.findall(against, text)) == 2
+    assert "Against uniform, " in text and "; against global l1, " in text
     assert f"{better.recorded} of {better.expected} runs are recorded" in text
 
     worse = judge(claim, records_of(claim, {"pca": -0.005}))
@@ -63,8 +66,16 @@ def test_words_for_each_verdict():
     assert few.told == "inconclusive so far" and "2 more seeds to be judged" in wording.closest(few)
     none = judge(claim, [])
     assert none.told == "no evidence yet" and wording.closest(none) == "" and "0 of " in wording.summary(none)
-    contradicting = records_of(claim, {"uniform": -0.005, "global_l1": 0.005})
-    assert judge(claim, contradicting).told == "mixed so far"
+    contradicting = judge(claim, records_of(claim, {"uniform": -0.005, "global_l1": 0.005}))
+    assert contradicting.told == "mixed so far"
+    # a gain over one rival is not mixed with a loss against another
+    told = r"Against uniform, supported .*\(\+0\.[45].* points.*; against global l1, not supported .*\(−0\.[45].* points"
+    assert re.match(told, wording.found(contradicting))
+    assert re.match(r"vs uniform \+0\.[45].*; vs global l1 −0\.[45]", wording.effects(contradicting))
+
+    page = wording.digest({"C1-pruning": better, "K1": worse, "K2": worse})
+    assert page.startswith(f"- **{claim.title}** (C1-pruning): *supported so far*. Against uniform, ")
+    assert page.endswith("\n\nOf 2 controls, so far: 2 are not supported (K1, K2).\n")
 
     table = verdict.claim_table({"a": better, "b": worse, "c": few, "d": none})
     assert table["verdict"].tolist() == [one.told for one in (better, worse, few, none)]
@@ -81,20 +92,20 @@ def test_a_complete_claim_is_not_so_far():
 def test_a_sentence_says_what_its_numbers_say():
     claim = load_claims()["C1-pruning"]
     row = {"dataset": "mnist", "model": "lenet5", "rival": "uniform", "budget": "macs:0.1", "unit": "macs", "n": 5}
-    said = wording.sentence(claim, row | {"mean": -0.0031, "low": -0.0052, "high": -0.001})
+    said = findings.sentence(claim, row | {"mean": -0.0031, "low": -0.0052, "high": -0.001})
     assert said == (
         "LeNet-5 on MNIST, pruned and fine-tuned, at 10 % of MACs: PCA (3AS) widths are 0.31 points less accurate than uniform "
         "widths (95 % interval [−0.52, −0.10] points, n = 5 seeds)"
     )
     averaged = {**row, "budget": None, "budgets": "macs:0.1, macs:0.2, macs:0.4", "mean": 0.004, "low": 0.0, "high": 0.01}
-    said = wording.sentence(claim, averaged)
+    said = findings.sentence(claim, averaged)
     assert "averaged over budgets of 10, 20 and 40 % of MACs" in said and "0.40 points more accurate" in said
-    assert "as accurate" in wording.sentence(claim, row | {"mean": 0.00001, "low": -0.1, "high": 0.1})
-    assert "chance is not ruled out" in wording.sentence(claim, row | {"mean": 0.1, "low": -0.1, "high": 0.3})
-    assert "equal in every seed" in wording.sentence(claim, row | {"mean": 0.0, "sd": 0.0, "low": 0.0, "high": 0.0})
-    assert "no interval" in wording.sentence(claim, row | {"mean": 0.1, "n": 1, "low": np.nan, "high": np.nan})
+    assert "as accurate" in findings.sentence(claim, row | {"mean": 0.00001, "low": -0.1, "high": 0.1})
+    assert "chance is not ruled out" in findings.sentence(claim, row | {"mean": 0.1, "low": -0.1, "high": 0.3})
+    assert "equal in every seed" in findings.sentence(claim, row | {"mean": 0.0, "sd": 0.0, "low": 0.0, "high": 0.0})
+    assert "no interval" in findings.sentence(claim, row | {"mean": 0.1, "n": 1, "low": np.nan, "high": np.nan})
     rank = {"dataset": "cifar10", "model": "resnet56:pretrained", "rule": "pca", "budget": "macs:0.5", "ratio": 0.75, "n": 27}
-    said = wording.sentence(load_claims()["C2"], rank | {"spearman": -0.4, "low": -0.7, "high": 0.05, "within": 0.1})
+    said = findings.sentence(load_claims()["C2"], rank | {"spearman": -0.4, "low": -0.7, "high": 0.05, "within": 0.1})
     assert "published ResNet-56 on CIFAR-10" in said and "is rather the reverse of" in said and "Spearman −0.40" in said
 
 
@@ -105,7 +116,7 @@ def test_what_would_change_a_verdict_is_computed():
     d = mean + sd * (d - d.mean()) / d.std(ddof=1)
     row = statistics.paired(d, margin=claim.margin).to_dict() | {"p_holm": 1.0}
     assert row["verdict"] == "inconclusive"
-    told = wording.would_change(claim, row)
+    told = findings.would_change(claim, row)
     seeds = int(told.split()[1])
     assert "supported" in told
     # with that many seeds of this spread the interval is decisive, with one fewer it is not
@@ -113,12 +124,12 @@ def test_what_would_change_a_verdict_is_computed():
         half = statistics.stats.t.ppf(0.975, number - 1) * sd / number**0.5
         assert bool(mean - half > 0 or mean + half < claim.margin) is decided
     supported = row | {"verdict": "supported", "low": 0.0021}
-    assert wording.would_change(claim, supported).startswith("a mean lower by 0.21 points")
+    assert findings.would_change(claim, supported).startswith("a mean lower by 0.21 points")
     rejected = row | {"verdict": "not supported", "low": -0.0042}
-    assert wording.would_change(claim, rejected).startswith("a mean higher by 0.42 points")
-    assert "Holm" in wording.would_change(claim, row | {"low": 0.0001, "p_holm": 0.07})
+    assert findings.would_change(claim, rejected).startswith("a mean higher by 0.42 points")
+    assert "Holm" in findings.would_change(claim, row | {"low": 0.0001, "p_holm": 0.07})
     equal = statistics.paired([0.0] * n, margin=claim.margin).to_dict() | {"p_holm": 1.0}
-    assert equal["verdict"] == "not supported" and "same accuracy in every seed" in wording.would_change(claim, equal)
+    assert equal["verdict"] == "not supported" and "same accuracy in every seed" in findings.would_change(claim, equal)
 
 
 def test_all_verdicts_in_one_sentence():

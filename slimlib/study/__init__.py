@@ -33,8 +33,8 @@ _HOME = {
     "gather": "evidence",
 }
 _MODULES = (
-    "claims", "evidence", "execution", "figures", "judgement", "layers", "milliseconds", "names", "profiles", "provenance",
-    "ranks", "runs", "shapes", "statistics", "store", "tables", "verdict", "wording",
+    "claims", "evidence", "execution", "figures", "findings", "judgement", "layers", "milliseconds", "names", "profiles",
+    "provenance", "ranks", "runs", "shapes", "statistics", "store", "tables", "verdict", "wording",
 )  # fmt: skip
 
 __all__ = sorted({*_HOME, *_MODULES})

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimlib.study import wording
+from slimlib.study import findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import interval, network_name, points, signed
@@ -40,7 +40,7 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
 
     rows = []
     for row in judged.deciding.to_dict("records"):
-        told = {"comparison": wording.comparison(judged.claim, row)}
+        told = {"comparison": findings.comparison(judged.claim, row)}
         if judged.claim.kind == "paired":
             told |= {"points": f"{points(row['mean'])} {interval(row['low'], row['high'])}"}
             told |= {"bootstrap": interval(row["boot_low"], row["boot_high"])}
@@ -48,7 +48,7 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
             told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
             told |= {"within stages": signed(row["within"])}
         told |= {"n": row["n"], "p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
-        rows.append(told | {"would change with": wording.would_change(judged.claim, row)})
+        rows.append(told | {"would change with": findings.would_change(judged.claim, row)})
     return pd.DataFrame(rows).set_index("comparison") if rows else pd.DataFrame()
 
 
@@ -56,12 +56,13 @@ def report(judged: Judgement) -> str:
     """The finding on one claim as HTML: what is claimed, the verdict, what would change it; folded below, all details."""
     claim, cells = judged.claim, judged.cells
     parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
-    parts.append(f"<p>{html.escape(wording.summary(judged))} {html.escape(wording.closest(judged))}</p>")
+    told = wording.summary(judged)
+    parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
     if len(judged.deciding):
         table = comparison_table(judged).reset_index().to_html(index=False, border=0)
         parts.append(_folded(f"The {len(judged.deciding)} deciding comparisons, and what would change each", table))
     if len(cells):
-        said = [html.escape(wording.sentence(claim, row)) for row in cells.to_dict("records")]
+        said = [html.escape(findings.sentence(claim, row)) for row in cells.to_dict("records")]
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
         parts.append(_folded(f"{kind}: {len(said)} findings", "<ul>" + "".join(f"<li>{one}</li>" for one in said) + "</ul>"))
     return f'<div style="margin-bottom: 1.5rem">{"".join(parts)}</div>'

@@ -1,58 +1,63 @@
-"""Findings in words that a reader can repeat, made from the numbers of a judgement and from nothing else."""
+"""Verdicts in words that a reader can repeat, made from the numbers of a judgement and from nothing else."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from scipy import stats
-
-from slimlib.study.claims import Claim
 from slimlib.study.evidence import share
+from slimlib.study.findings import comparison, would_change
 from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
-from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed
+from slimlib.study.names import counted, plain_name, points, signed
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 if TYPE_CHECKING:
+    import pandas as pd
     from IPython.display import Markdown
-
-STAGES = {"prune": "pruned and fine-tuned", "distill": "distilled", "scratch": "trained from scratch"}
-TOO_MANY = 1000
-"""Seeds beyond which it is said that no practical number would do."""
 
 
 def summary(judged: Judgement) -> str:
-    """The verdict on a claim in one or two sentences: counts first, then the reach of the effects, then what is missing."""
-    claim, rows = judged.claim, judged.deciding
+    """The verdict on a claim in two or three sentences: what was found against each rival, then what is missing."""
     runs = share(judged.recorded, judged.expected, " runs are recorded")
+    if judged.deciding.empty:
+        return f"{judged.told}. {runs}; no comparison can be made."
+    return f"{judged.told}. {found(judged)} {runs}."
+
+
+def found(judged: Judgement) -> str:
+    """ "Against uniform, supported in 2 of 3 comparisons, not supported in 1 (+0.03 to +0.64 points, 5 seeds); against ...".
+
+    Rivals apart, as a gain over one says nothing of another. Empty before the first comparison.
+    """
+    rows = judged.deciding
     if rows.empty:
-        return f"{claim.id}: {judged.told}. {runs}; no comparison can be made."
-    counts = rows["verdict"].value_counts()
-    said = ", ".join(f"{name} in {counts[name]}" for name in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if name in counts)
+        return ""
+    if judged.claim.kind == "rank":
+        told = f"{_counts(rows)} ({effects(judged)})"
+    else:
+        parts = rows.groupby("rival", sort=False)
+        told = "; ".join(f"against {plain_name(rival)}, {_counts(part)} ({_points(part)})" for rival, part in parts)
     doubt = int((~rows["agree"]).sum()) if "agree" in rows else 0
-    doubtful = f" In {_count(doubt, 'comparison')} t and bootstrap intervals disagree." if doubt else ""
-    what = "effects" if claim.kind == "rank" else "mean differences"
-    found = f"{claim.id}: {judged.told}. Of {_count(len(rows), 'comparison')}: {said}; {what}: {effects(judged)}."
-    return f"{found}{doubtful} {runs}."
+    doubtful = f" In {counted(doubt, 'comparison')} t and bootstrap intervals disagree." if doubt else ""
+    return f"{told[0].upper()}{told[1:]}.{doubtful}"
 
 
 def listed(sentences: Iterable[str]) -> Markdown:
     """Sentences as a list that a notebook displays as text."""
     from IPython.display import Markdown
 
-    # a sentence is plain text: the marks that Markdown would read are taken as they stand
-    return Markdown("\n".join("- " + re.sub(r"([*_`\[\]])", r"\\\1", sentence) for sentence in sentences))
+    return Markdown("\n".join(f"- {_plain_text(sentence)}" for sentence in sentences))
 
 
 def summaries(judged: Mapping[str, Judgement], names: Iterable[str], profile: str) -> Markdown:
     """The verdicts on some claims, as a list; a claim that the profile does not decide says so."""
     return listed(
-        summary(judged[name]) if name in judged else f"{name}: profile {profile} decides nothing about it." for name in names
+        f"{name}: {summary(judged[name]) if name in judged else f'profile {profile} decides nothing about it.'}" for name in names
     )
 
 
-def overall(judged: Mapping[str, Judgement]) -> str:
+def overall(judged: Mapping[str, Judgement], what: str = "claim") -> str:
     """ "Of 12 claims, 1 is supported (C3); 4 are not supported (...); ...": all verdicts in one sentence."""
     by_verdict: dict[str, list[str]] = {}
     for name, one in judged.items():
@@ -62,26 +67,31 @@ def overall(judged: Mapping[str, Judgement]) -> str:
             else f"{len(by_verdict[v])} {'is' if len(by_verdict[v]) == 1 else 'are'} {v}" for v in order]
     told = "; ".join(f"{text} ({', '.join(by_verdict[v])})" for v, text in zip(order, said, strict=True))
     so_far = "" if all(one.complete for one in judged.values()) else ", so far"
-    return f"Of {_count(len(judged), 'claim')}{so_far}: {told}."
+    return f"Of {counted(len(judged), what)}{so_far}: {told}."
+
+
+def digest(judged: Mapping[str, Judgement]) -> str:
+    """The front page's answer as Markdown: one item a claim, the controls in one sentence."""
+    claims = {name: one for name, one in judged.items() if name.startswith("C")}
+    controls = {name: one for name, one in judged.items() if name not in claims}
+    lines = []
+    for name, one in claims.items():
+        lines.append(f"- **{_plain_text(one.claim.title)}** ({name}): *{one.told}*. {_plain_text(found(one))}".rstrip())
+    return "\n".join([*lines, "", *([overall(controls, "control")] if controls else [])]).rstrip() + "\n"
 
 
 def effects(judged: Judgement) -> str:
-    """ "−0.31 to +0.12 points, 5 seeds"."""
+    """ "−0.31 to +0.12 points, 5 seeds"; where there are several rivals, each has its own."""
     rows = judged.deciding
     if rows.empty:
         return ""
     if judged.claim.kind == "rank":
         return f"Spearman {_reach(rows['spearman'], 1)}, {_span(rows['n'], 'layer')}"
-    return f"{_reach(rows['mean'], 100)} points, {_span(rows['n'], 'seed')}"
-
-
-def comparison(claim: Claim, row: Mapping[str, Any]) -> str:
-    """ "against uniform on LeNet-5 on MNIST, MACs": what a deciding comparison compares."""
-    network = network_name(row["dataset"], row["model"])
-    if claim.kind == "paired":
-        return f"against {plain_name(row['rival'])}, {network}, {UNITS[row['unit']]}"
-    kept = "" if row["budget"] == "any" else f", {budget_name(row['budget'])} kept"
-    return f"{network}{kept}, {_percent(row['ratio'])} of a layer removed"
+    parts = list(rows.groupby("rival", sort=False))
+    if len(parts) == 1:
+        return _points(rows)
+    told = "; ".join(f"vs {plain_name(rival)} {_reach(part['mean'], 100)}" for rival, part in parts)
+    return f"{told} points; {_span(rows['n'], 'seed')}"
 
 
 def closest(judged: Judgement) -> str:
@@ -96,124 +106,29 @@ def closest(judged: Judgement) -> str:
     return f"Closest to another verdict: {what}. It would take {needs}."
 
 
-def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
-    """One comparison, deciding (`unit`, several budgets) or single (`budget`): effect, interval, n."""
-    if claim.kind == "rank":
-        return _rank_sentence(claim, row)
-    network = network_name(row["dataset"], row["model"])
-    if row.get("budget"):
-        where = f"at {budget_name(row['budget'])}"
-    else:
-        shares = [f"{100 * float(budget.partition(':')[2]):g}" for budget in row["budgets"].split(", ")]
-        where = f"averaged over budgets of {_listed(shares)} % of {UNITS[row['unit']]}"
-    ours, rival = plain_name(claim.ours), plain_name(row["rival"])
-    if row["mean"] == 0 and row.get("sd") == 0:
-        return f"{network}, {STAGES[claim.stage]}, {where}: {ours} and {rival} widths are equal in every seed (n = {row['n']})"
-    compared = _compared(row["mean"])
-    told = f"{network}, {STAGES[claim.stage]}, {where}: {ours} widths are {compared} {rival} widths"
-    if row["n"] < 2:
-        return f"{told} (one seed, so no interval)"
-    found = f"{_percent(claim.level)} interval {interval(row['low'], row['high'])} points, n = {row['n']} seeds"
-    return f"{told} ({found}{_chance(row)})"
+def _counts(rows: pd.DataFrame) -> str:
+    """ "supported in 2 of 3 comparisons, not supported in 1"; of a single comparison its verdict alone."""
+    counts = rows["verdict"].value_counts()
+    (first, number), *others = [(name, counts[name]) for name in (SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE) if name in counts]
+    if len(rows) == 1:
+        return first
+    return ", ".join([f"{first} in {number} of {len(rows)} comparisons", *(f"{name} in {count}" for name, count in others)])
 
 
-def would_change(claim: Claim, row: Mapping[str, Any]) -> str:
-    """What it would take for a deciding comparison to be judged otherwise."""
-    if claim.kind == "rank":
-        return _rank_change(claim, row)
-    found, mean, n = row["verdict"], row["mean"], int(row["n"])
-    if n < claim.min_seeds:
-        return f"{_count(claim.min_seeds - n, 'more seed')} to be judged at all"
-    if found == SUPPORTED:
-        return f"a mean lower by {_plain(row['low'])} points, at the same spread"
-    if found == NOT_SUPPORTED and mean == 0 and row["sd"] == 0:
-        return "other widths: here the two rules lead to the same accuracy in every seed"
-    if found == NOT_SUPPORTED:
-        return f"a mean higher by {_plain(-row['low'])} points, at the same spread"
-    if row["low"] > 0:
-        return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
-    needs = []
-    if mean > 0:
-        needs.append((_seeds_for(mean, row["sd"], claim.level), SUPPORTED))
-    if mean < claim.margin:
-        needs.append((_seeds_for(claim.margin - mean, row["sd"], claim.level), NOT_SUPPORTED))
-    seeds, verdict = min(needs)
-    told = f"more than {TOO_MANY:,}" if seeds > TOO_MANY else f"about {seeds:,}"
-    return f"{told} seeds, to be {verdict} at this mean and spread"
+def _points(rows: pd.DataFrame) -> str:
+    return f"{_reach(rows['mean'], 100)} points, {_span(rows['n'], 'seed')}"
 
 
-def _seeds_for(distance: float, sd: float, level: float) -> int:
-    """The least number of seeds whose t interval, at this standard deviation, is narrower than `distance` to each side."""
-    n = 2
-    while n <= TOO_MANY and stats.t.ppf((1 + level) / 2, n - 1) * sd / n**0.5 >= distance:
-        n += 1
-    return n
+def _plain_text(sentence: str) -> str:
+    """The marks that Markdown would read are taken as they stand."""
+    return re.sub(r"([*_`\[\]])", r"\\\1", sentence)
 
 
-def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
-    network = network_name(row["dataset"], row["model"])
-    at = "" if row["budget"] == "any" else f" at {budget_name(row['budget'])}"
-    what = "V / T" if row["rule"] == "neyman_score" else f"what {plain_name(row['rule'])} keeps{at}"
-    if row["rule"] == "depth":
-        what = "depth alone"
-    orders = f"{network}: the order of layers by {what} {_degree(row['spearman'])} their order by accuracy lost"
-    told = f"{orders} when {_percent(row['ratio'])} of a layer is removed"
-    found = f"Spearman {signed(row['spearman'])}, {_percent(claim.level)} interval {interval(row['low'], row['high'], 1)}"
-    within = "" if row["within"] != row["within"] else f"; within stages {signed(row['within'])}"
-    return f"{told} ({found}, n = {row['n']} layers{within}{_chance(row)})"
-
-
-def _rank_change(claim: Claim, row: Mapping[str, Any]) -> str:
-    if row["verdict"] == SUPPORTED:
-        return f"a coefficient lower by {row['low']:.2f}"
-    if row["verdict"] == NOT_SUPPORTED:
-        return f"a coefficient higher by {-row['low']:.2f}, at the same spread"
-    if row["low"] > 0:
-        return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
-    return f"an interval above 0 or below {claim.margin:g}: more layers, so other networks; more images only sharpen the drops"
-
-
-def _chance(row: Mapping[str, Any]) -> str:
-    return "; chance is not ruled out" if row["low"] <= 0 <= row["high"] else ""
-
-
-def _degree(rho: float) -> str:
-    if rho != rho:
-        return "cannot be compared with"
-    degrees = ((0.8, "agrees closely with"), (0.5, "agrees in the main with"), (0.2, "agrees weakly with"))
-    for least, told in (*degrees, (-0.2, "has nothing to do with")):
-        if rho >= least:
-            return told
-    return "is rather the reverse of"
-
-
-def _compared(mean: float) -> str:
-    if round(100 * mean, 2) == 0:
-        return "as accurate, to the hundredth of a point, as"
-    return f"{_plain(abs(mean))} points {'more' if mean > 0 else 'less'} accurate than"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:g} %"
-
-
-def _plain(value: float) -> str:
-    return f"{100 * value:.2f}"
-
-
-def _reach(values: Any, scale: float) -> str:
+def _reach(values: pd.Series, scale: float) -> str:
     low, high = (points(v) if scale == 100 else signed(v) for v in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
 
 
-def _span(counts: Any, what: str) -> str:
+def _span(counts: pd.Series, what: str) -> str:
     low, high = int(counts.min()), int(counts.max())
-    return _count(low, what) if low == high else f"{low} to {high} {what}s"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return counted(low, what) if low == high else f"{low} to {high} {what}s"

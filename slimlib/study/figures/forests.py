@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
 from slimlib.study.figures.style import BLACK, GREEN, GREY, RED, WIDE, look, nothing
-from slimlib.study.names import budget_name, budget_order, model_name, name, network_name
+from slimlib.study.names import UNITS, budget_name, budget_order, interval, model_name, name, network_name, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,23 +19,33 @@ FACES = {"supported": (GREEN, "o"), "not supported": (RED, "s"), "inconclusive":
 
 
 def forest(rows: pd.DataFrame, margin: float | None = None) -> Figure:
-    """Forest plot of paired differences in points: mean and t interval (bar), bootstrap interval (thin line below).
+    """Forest plot of paired differences in points, a panel a rival: mean and t interval (bar), bootstrap interval (thin line).
 
-    rows   of `Judgement.deciding` or `.cells`, or any table with mean, low, high, boot_low, boot_high, verdict, n,
-           and `label` or the columns rival, dataset, model and unit or budget
+    Panels have scales of their own, as a gain over one rival may be a hundred times the gain over another; the numbers
+    stand beside them.
+
+    rows   of `Judgement.deciding`: rival, dataset, model, unit, mean, low, high, boot_low, boot_high, verdict and n
     """
     if rows.empty:
         return nothing("no comparison can be made yet")
-    fig, axis = plt.subplots(figsize=(WIDE, 0.9 + 0.3 * len(rows)))
-    for y, row in enumerate(rows.to_dict("records")):
-        colour, marker = FACES[row["verdict"]]
-        axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.4)
-        axis.plot([100 * row["boot_low"], 100 * row["boot_high"]], [y + 0.24] * 2, color=colour, linewidth=0.9)
-        axis.plot(100 * row["mean"], y, marker, color=colour, markeredgecolor="white", markersize=7)
-        axis.annotate(
-            f" {row['verdict']}, n = {row['n']}", (1, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5
-        )
-    _finish(axis, rows, margin)
+    panels = list(rows.groupby("rival", sort=False))
+    sizes = [len(part) for _, part in panels]
+    size = (WIDE, 0.55 + 0.27 * len(rows) + 0.6 * len(panels))
+    fig, axes = plt.subplots(len(panels), 1, figsize=size, squeeze=False, height_ratios=[0.4 + count for count in sizes])
+    for axis, (rival, part) in zip(axes[:, 0], panels, strict=True):
+        for y, row in enumerate(part.to_dict("records")):
+            colour, marker = FACES[row["verdict"]]
+            axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.4)
+            axis.plot([100 * row["boot_low"], 100 * row["boot_high"]], [y + 0.24] * 2, color=colour, linewidth=0.9)
+            axis.plot(100 * row["mean"], y, marker, color=colour, markeredgecolor="white", markersize=7)
+            told = f"{points(row['mean'])} {interval(row['low'], row['high'])}  {row['verdict']}, n = {row['n']}"
+            axis.annotate(told, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
+        _lines(axis, margin)
+        axis.xaxis.set_major_locator(MaxNLocator(5))  # panels are narrow: more labels would overlap
+        axis.set_yticks(range(len(part)), [_row_label(row) for row in part.to_dict("records")], fontsize=8.5)
+        axis.set_ylim(len(part) - 0.4, -0.6)
+        axis.set_title(f"vs {name(rival)}", loc="left", fontsize=9.5)
+    axes[-1, 0].set_xlabel("difference in accuracy, points (right of 0: ours is better)")
     return fig
 
 
@@ -58,9 +68,7 @@ def control_forest(cells: pd.DataFrame, ours: str, margin: float | None = None) 
         for y, row in enumerate(cell.to_dict("records")):
             axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2)
             axis.plot(100 * row["mean"], y, marker, color=colour, markersize=7)
-        axis.axvline(0, color=BLACK, linewidth=1)
-        if margin:
-            axis.axvline(100 * margin, color=GREY, linewidth=1, linestyle=":")
+        _lines(axis, margin)
         axis.set_yticks(range(len(cell)), [f"{budget_name(b)} (n = {n})" for b, n in zip(cell["budget"], cell["n"], strict=True)])
         axis.set_ylim(len(cell) - 0.5, -0.5)
         axis.set_title(f"{name(ours)} vs {name(rival)}\n{network_name(dataset, model)}", loc="left")
@@ -87,9 +95,7 @@ def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figu
             axis.plot(row["spearman"], y, marker, color=colour, markersize=7)
             if row["within"] == row["within"]:
                 axis.plot(row["within"], y + 0.27, "|", color=colour, markersize=7, markeredgewidth=1.6)
-        axis.axvline(0, color=BLACK, linewidth=1)
-        if margin:
-            axis.axvline(margin, color=GREY, linewidth=1, linestyle=":")
+        _lines(axis, margin, 1)
         axis.set_title(f"{model_name(model)} ({part['n'].iloc[0]} layers)")
     axes[0, 0].set_yticks(range(len(rules)), [name(rule) for rule in rules])
     axes[0, 0].set_ylim(len(rules) - 0.4, -0.6)
@@ -98,17 +104,12 @@ def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figu
     return fig
 
 
-def _finish(axis: Any, rows: pd.DataFrame, margin: float | None) -> None:
+def _lines(axis: Any, margin: float | None, scale: float = 100) -> None:
+    """Where nothing is gained, and where a gain begins to matter."""
     axis.axvline(0, color=BLACK, linewidth=1)
     if margin:
-        axis.axvline(100 * margin, color=GREY, linewidth=1, linestyle=":")
-    axis.xaxis.set_major_locator(MaxNLocator(6))  # panels are narrow: more labels would overlap
-    axis.set_yticks(range(len(rows)), [_row_label(row) for row in rows.to_dict("records")], fontsize=8.5)
-    axis.set(xlabel="difference in accuracy, percentage points (right of 0: ours is better)", ylim=(len(rows) - 0.4, -0.6))
+        axis.axvline(scale * margin, color=GREY, linewidth=1, linestyle=":")
 
 
 def _row_label(row: Mapping[str, Any]) -> str:
-    if row.get("label"):
-        return str(row["label"])
-    budget = budget_name(row["budget"]) if row.get("budget") else {"macs": "MACs", "params": "parameters"}[row["unit"]]
-    return f"vs {name(row['rival'])}: {network_name(row['dataset'], row['model'])}, {budget}"
+    return f"{network_name(row['dataset'], row['model'])}, {UNITS[row['unit']]}"

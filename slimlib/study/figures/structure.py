@@ -41,7 +41,7 @@ def scree(spectra: Mapping[str, Sequence[float]], threshold: float | None = None
     if threshold is not None:
         right.axhline(threshold, color=BLACK, linestyle="--", linewidth=1)
         right.annotate(
-            f"threshold {threshold:g}", (1, threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom"
+            f"threshold {threshold:g}", (0.02, threshold), xycoords=("axes fraction", "data"), va="bottom"
         )
     left.set(xlabel="component", ylabel="eigenvalue (variance)", yscale="log", title="scree curve")
     right.set(
