@@ -1,5 +1,7 @@
 """ImageNet's folder form, on a small folder of real JPEGs: decoding, sharing among processes, training under torchrun."""
 
+import copy
+import dataclasses
 import json
 import os
 import shutil
@@ -11,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import slimlib
 from slimlib import study
+from slimlib.data import Split
 from slimlib.distributed import World
-from slimlib.imagenet import SIZE
+from slimlib.imagenet import SIZE, _Decoder
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES, TRAIN, TEST = ("bag", "boot", "coat"), 12, 2  # images a class
@@ -83,6 +87,25 @@ def test_each_epoch_has_another_order_and_other_crops(data):
     assert sorted(first.tolist()) == sorted(second.tolist()) and not torch.equal(first, second)
     same = int((second == first[0]).nonzero())
     assert not torch.equal(images[0], again[same])
+
+
+def test_a_student_learns_from_files_what_it_learns_from_the_same_pixels_in_memory(data, two_threads):
+    """Without augmentation the teacher's answers are kept: the files' are those of their pixels, in their order."""
+    decoder = _Decoder(data.train.files)
+    pixels = torch.stack([decoder[index, None][1] for index in range(len(data.train))])
+    in_memory = dataclasses.replace(data, train=Split(pixels, data.train.labels, data.mean, data.std))
+    torch.manual_seed(0)
+    teacher = nn.Sequential(nn.AvgPool2d(32), nn.Flatten(), nn.Linear(3 * 49, len(CLASSES)))
+    taught = []
+    for images in (data, in_memory):
+        student, recipe = copy.deepcopy(teacher), slimlib.Recipe(epochs=1, lr=0.1, batch_size=9, augment="none")
+        with torch.no_grad():
+            student[2].weight.zero_()
+        how = slimlib.Distill(kd_weight=1.0)
+        history = slimlib.fit(student, images, recipe, teacher=teacher, distill=how, validate="none", progress=False)
+        taught.append((history.loss, student[2].weight.detach()))
+    assert taught[0][0] == pytest.approx(taught[1][0], rel=1e-6) and taught[0][1].abs().max() > 0.01
+    torch.testing.assert_close(taught[0][1], taught[1][1])
 
 
 def test_errors_say_which_folder_is_missing(tmp_path, folder, monkeypatch):
