@@ -9,13 +9,14 @@ __version__ = "0.1.0"
 
 _HOME = {
     "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "layout",
-    "WidthPlan": "widths", "WidthPath": "widths", "plan_widths": "planning", "width_path": "planning", "RULES": "rules",
-    "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery", "save": "storage", "load": "storage",
-    "fresh_copy": "fresh", "sensitivity": "scan", "load_data": "data", "Recipe": "recipe", "History": "training",
-    "fit": "training", "evaluate": "evaluation", "calibrate_batchnorm": "evaluation", "Distill": "distillation",
+    "WidthPlan": "widths", "WidthPath": "widths", "plan_widths": "planning", "plan_from_widths": "planning",
+    "width_path": "planning", "RULES": "rules", "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery",
+    "save": "storage", "load": "storage", "fresh_copy": "fresh", "sensitivity": "scan", "load_data": "data",
+    "Recipe": "recipe", "History": "training", "fit": "training", "evaluate": "evaluation",
+    "calibrate_batchnorm": "evaluation", "Distill": "distillation",
 }
-_MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "cost",
-            "criteria", "surgery", "storage", "sampling", "latency"}
+_MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "steps",
+            "cost", "criteria", "surgery", "storage", "sampling", "latency"}
 
 __all__ = sorted({*_HOME, *_MODULES})
 

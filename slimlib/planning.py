@@ -1,10 +1,11 @@
-"""From a network to its widths: the two functions that users call."""
+"""From a network to its widths: the functions that users call."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-from inspect import signature
+from inspect import Parameter, signature
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,23 +13,29 @@ from torch import nn
 
 from slimlib.cost import UNITS, cost_model
 from slimlib.errors import SlimlibError
-from slimlib.layout import Layout, trace
+from slimlib.layout import Group, Layout, trace
 from slimlib.request import Request
 from slimlib.rules import RULES
+from slimlib.steps import Curves, Removals
 from slimlib.widths import WidthPath, WidthPlan
+
+Rule = Callable[..., Curves | Removals]
+"""A rule of one's own: called with a :class:`~slimlib.request.Request` and the options it names, it returns a path's steps."""
 
 
 def width_path(
-    model: nn.Module, example_input: torch.Tensor, *, rule: str = "pca", coupling: str = "inner", unit: str = "macs",
+    model: nn.Module, example_input: torch.Tensor, *, rule: str | Rule = "pca", coupling: str = "inner", unit: str = "macs",
     min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: Iterable[str] = (),
     spectra: Mapping[str, np.ndarray] | None = None, layout: Layout | None = None, **options,
 ) -> WidthPath:
     """All the plans of a rule for a network: PCA once, widths for every budget after it.
 
-    ``unit`` ("macs" or "params") is what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` are the
-    rule's own, the parameters of its function in :mod:`slimlib.rules`. The model is not changed.
+    ``rule`` is a name of :data:`slimlib.rules.RULES` or a function of one's own, :data:`Rule`; ``unit`` ("macs" or "params") is
+    what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` are the rule's own, the parameters of its
+    function. The model is not changed.
     """
-    _check_rule(rule, options)
+    rule, choose = _named(rule)
+    _check_options(rule, choose, options)
     if unit not in UNITS:
         raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
     for name, value in (("min_width", min_width), ("round_to", round_to)):
@@ -45,15 +52,27 @@ def width_path(
         raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
     costs = cost_model(model, layout, groups)
     request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra)
-    return WidthPath(rule, coupling, groups, RULES[rule](request, **options), costs, layout, min_width, round_to)
+    steps = choose(request, **options)
+    fault = steps.fault(request.full) if isinstance(steps, Curves | Removals) else f"a {type(steps).__name__}"
+    if fault:
+        raise SlimlibError(f"rule {rule!r} returned {fault}; it must return Curves or Removals, see slimlib.steps")
+    return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to)
 
 
-def _check_rule(rule: str, options: Mapping[str, object]) -> None:
-    """A rule that there is, all that it must be told, and nothing that it would not read: a misspelt name is an error."""
+def _named(rule: str | Rule) -> tuple[str, Rule]:
+    if callable(rule):
+        return getattr(rule, "__name__", type(rule).__name__), rule
     if rule not in RULES:
-        raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}")
-    own = list(signature(RULES[rule]).parameters.values())[1:]  # the first is what all rules read
-    if unknown := sorted(set(options) - {option.name for option in own}):
+        raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}, or give a function")
+    return rule, RULES[rule]
+
+
+def _check_options(rule: str, choose: Rule, options: Mapping[str, object]) -> None:
+    """All that a rule must be told, and nothing that it would not read: a misspelt name is an error."""
+    own = list(signature(choose).parameters.values())[1:]  # the first is what all rules read
+    takes_any = any(option.kind is Parameter.VAR_KEYWORD for option in own)
+    own = [option for option in own if option.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)]
+    if not takes_any and (unknown := sorted(set(options) - {option.name for option in own})):
         takes = " and ".join(option.name for option in own) or "none"
         close = get_close_matches(unknown[0], [*signature(width_path).parameters, *signature(plan_widths).parameters], 1)
         raise SlimlibError(f"{unknown[0]} is no option of rule={rule!r} (its own: {takes})"
@@ -64,7 +83,7 @@ def _check_rule(rule: str, options: Mapping[str, object]) -> None:
 
 def plan_widths(
     model: nn.Module, example_input: torch.Tensor, *, keep_macs: float | None = None, keep_params: float | None = None,
-    threshold: float | None = None, rule: str = "pca", fill: bool = False, **how,
+    threshold: float | None = None, rule: str | Rule = "pca", fill: bool = False, **how,
 ) -> WidthPlan:
     """The widest plan of ``rule`` that keeps at most a share of the dense MACs or parameters, or the plan at a threshold.
 
@@ -76,3 +95,37 @@ def plan_widths(
     unit = "params" if keep_params is not None else "macs"
     path = width_path(model, example_input, rule=rule, unit=unit, **how)
     return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold, fill=fill)
+
+
+def plan_from_widths(
+    model: nn.Module, example_input: torch.Tensor, widths: Mapping[str, int], *, coupling: str = "inner",
+    layout: Layout | None = None,
+) -> WidthPlan:
+    """The plan with widths that you name, all others full: a published architecture, or what another tool has chosen.
+
+    ``widths`` maps layers to numbers of filters; layers that share a width share what one of them is given. Raises
+    SlimlibError naming the layer that is not there, stays whole, or cannot have that width; the model is not changed.
+    """
+    layout = layout or trace(model, example_input)
+    groups = layout.slimmable(coupling)
+    group_of = {member.module: at for at, group in enumerate(groups) for member in group.writers()}
+    chosen: dict[int, int] = {}
+    for layer, width in widths.items():
+        if layer not in group_of:
+            why = layout.whole(coupling).get(layer, "the network has no such layer that could be slimmed")
+            raise SlimlibError(f"widths: {layer!r} keeps its width with coupling={coupling!r} ({why})")
+        group = groups[group_of[layer]]
+        _check_width(layer, width, group)
+        if chosen.setdefault(group_of[layer], width) != width:
+            raise SlimlibError(f"widths: {layer!r} cannot have {width} filters and {group.name!r}, whose width it shares, "
+                               f"{chosen[group_of[layer]]}")
+    full = np.array([group.width for group in groups])
+    wanted = np.array([chosen.get(at, group.width) for at, group in enumerate(groups)])
+    path = WidthPath("given", coupling, groups, Removals(full, np.zeros(0, int)), cost_model(model, layout, groups), layout)
+    return path.plan_of(wanted)
+
+
+def _check_width(layer: str, width: Any, group: Group) -> None:
+    if not isinstance(width, int | np.integer) or not 1 <= width <= group.width or width % group.blocks:
+        granule = f"a multiple of {group.blocks}, as its channels come in {group.blocks} blocks, " if group.blocks > 1 else ""
+        raise SlimlibError(f"widths: {width!r} filters for {layer!r} must be {granule}a whole number from 1 to {group.width}")

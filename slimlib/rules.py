@@ -63,7 +63,7 @@ def uniform(r: Request) -> Curves:
 def tilt(r: Request, power: float) -> Curves:
     """Weight-free control: kept fraction proportional to (full width) ** ``power``; power 0 is ``uniform``."""
     scale = (r.full / r.full.max()) ** float(power)
-    return _proportional(r.full, scale)
+    return proportional(r.full, scale)
 
 
 def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
@@ -72,7 +72,7 @@ def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
     if missing:
         raise SlimlibError(f"drops: no measured sensitivity for {', '.join(missing[:3])}")
     found = np.array([max(float(drops[g.name]), 1e-4) for g in r.groups])  # a layer that costs nothing still needs a filter
-    return _proportional(r.full, (found / found.max()) ** 0.25)
+    return proportional(r.full, (found / found.max()) ** 0.25)
 
 
 def random(r: Request) -> Curves:
@@ -99,12 +99,12 @@ def global_l1(r: Request) -> Removals:
     def scores(group: Group) -> np.ndarray:
         weights = sum(rows.shape[1] for rows in spectrum.filter_rows(r.model, group))
         return criteria.l1(r.model, group).numpy() / weights
-    return _ranked(r, scores)
+    return ranked(r, scores)
 
 
 def global_bn(r: Request) -> Removals:
     """Network slimming: rank all channels of the network by |gamma| (Liu et al. 2017)."""
-    return _ranked(r, lambda group: criteria.bn(r.model, group).numpy())
+    return ranked(r, lambda group: criteria.bn(r.model, group).numpy())
 
 
 def hand(r: Request, published: str) -> Curves:
@@ -176,13 +176,13 @@ def published_fractions(name: str, groups: tuple[Group, ...]) -> list[float]:
     return [k / n for k, n in zip(kept, dense, strict=True)] + [1.0] * (len(groups) - len(dense))
 
 
-def _proportional(full: np.ndarray, scale: np.ndarray) -> Curves:
-    """Kept fraction min(1, level x scale)."""
+def proportional(full: np.ndarray, scale: np.ndarray) -> Curves:
+    """Kept fractions min(1, level x scale): ``scale`` has one positive number a group, as a rule of one's own may compute."""
     return Curves(tuple(np.arange(1, n + 1) / n / s for n, s in zip(full, scale, strict=True)))
 
 
-def _ranked(r: Request, scores: Callable[[Group], np.ndarray]) -> Removals:
-    """Lowest score first over the whole network; the best filter of each group stays."""
+def ranked(r: Request, scores: Callable[[Group], np.ndarray]) -> Removals:
+    """Lowest score first over the whole network, ``scores(group)`` of shape (width,); the best filter of each group stays."""
     per_group = [np.sort(scores(g))[:-1] for g in r.groups]
     owner = np.repeat(np.arange(len(per_group)), [len(s) for s in per_group])
     return Removals(r.full, owner[np.argsort(np.concatenate(per_group), kind="stable")])

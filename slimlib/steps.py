@@ -20,11 +20,23 @@ class Curves:
     breaks: tuple[np.ndarray, ...]
 
     def __post_init__(self):
+        object.__setattr__(self, "breaks", tuple(np.asarray(b, float) for b in self.breaks))
         finite = np.concatenate([b[np.isfinite(b)] for b in self.breaks] or [np.zeros(0)])
         object.__setattr__(self, "levels", np.unique(finite) if finite.size else np.zeros(1))
 
     def __len__(self) -> int:
         return len(self.levels)
+
+    def fault(self, full: np.ndarray) -> str:
+        """What keeps these curves from being a path for groups of the widths ``full``; empty if nothing does."""
+        if len(self.breaks) != len(full):
+            return f"{len(self.breaks)} curves for {len(full)} groups"
+        for g, (b, n) in enumerate(zip(self.breaks, full, strict=True)):
+            if len(b) != n:
+                return f"a curve of {len(b)} levels for group {g}, which has {n} filters"
+            if np.isnan(b).any() or (b[1:] < b[:-1]).any():
+                return f"levels of group {g} that do not ascend"
+        return ""
 
     def level(self, step: int) -> float:
         return float(self.levels[step])
@@ -51,6 +63,17 @@ class Removals:
 
     def __len__(self) -> int:
         return len(self.order) + 1
+
+    def fault(self, full: np.ndarray) -> str:
+        """What keeps this order from being a path for groups of the widths ``full``; empty if nothing does."""
+        order = np.asarray(self.order)
+        if not np.array_equal(self.full, full):
+            return f"full widths {np.asarray(self.full).tolist()} for groups of {full.tolist()}"
+        if order.size and (order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= len(full)):
+            return f"an order that names groups other than 0 to {len(full) - 1}"
+        if (emptied := np.flatnonzero(np.bincount(order.astype(int), minlength=len(full)) >= full)).size:
+            return f"an order that leaves group {emptied[0]} without a filter"
+        return ""
 
     def level(self, step: int) -> None:
         return None

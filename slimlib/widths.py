@@ -135,7 +135,7 @@ class WidthPath:
         if fill:
             granules = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
             widths = fill_up(widths, self.widths(0), full, granules, self.steps, self.costs, unit, budget)
-        plan = self._as_plan(widths, self.steps.level(step), step)
+        plan = self.plan_of(widths, self.steps.level(step), step)
         if plan.wider is None and plan.rank_bound:
             some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
             warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {getattr(plan, name):.4f}, because "
@@ -183,9 +183,10 @@ class WidthPath:
         if not isinstance(self.steps, Curves) or self.rule in ("hand", "random", "tilt", "sensitivity"):
             raise SlimlibError(f"threshold={threshold}: rule {self.rule!r} has no threshold; give keep_macs or keep_params")
         step = int(np.searchsorted(self.steps.levels, threshold * (1 - TOLERANCE)))
-        return self._as_plan(self._rounded(self.steps.at(threshold)), threshold, min(step, len(self) - 1))
+        return self.plan_of(self._rounded(self.steps.at(threshold)), threshold, min(step, len(self) - 1))
 
-    def _as_plan(self, widths: np.ndarray, level: float | None, step: int) -> WidthPlan:
+    def plan_of(self, widths: np.ndarray, level: float | None = None, step: int = 0) -> WidthPlan:
+        """The plan with these widths, in the order of ``groups``; ``step`` of the path, from which the next wider is sought."""
         full = np.array([g.width for g in self.groups])
         name = [g.name for g in self.groups]
         widest = self.widths(len(self) - 1)
