@@ -13,7 +13,7 @@ _HOME = {
     "width_path": "planning", "RULES": "rules", "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery",
     "save": "storage", "load": "storage", "fresh_copy": "fresh", "sensitivity": "scan", "load_data": "data",
     "Recipe": "recipe", "History": "training", "fit": "training", "evaluate": "evaluation",
-    "calibrate_batchnorm": "evaluation", "Distill": "distillation",
+    "calibrate_batchnorm": "evaluation", "Distill": "distillation", "compare": "comparison",
 }
 _MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "steps",
             "cost", "criteria", "surgery", "storage", "sampling", "latency"}

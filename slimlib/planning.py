@@ -61,7 +61,8 @@ def width_path(
 
 def _named(rule: str | Rule) -> tuple[str, Rule]:
     if callable(rule):
-        return getattr(rule, "__name__", type(rule).__name__), rule
+        function = getattr(rule, "func", rule)  # functools.partial holds the function that it completes
+        return getattr(function, "__name__", type(function).__name__), rule
     if rule not in RULES:
         raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}, or give a function")
     return rule, RULES[rule]

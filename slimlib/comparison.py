@@ -1,0 +1,78 @@
+"""Rules side by side on a network of one's own: the same budget, the same training, seed by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from slimlib.data import Data
+from slimlib.errors import SlimlibError
+from slimlib.evaluation import evaluate
+from slimlib.layout import trace
+from slimlib.planning import Rule, plan_widths
+from slimlib.recipe import Recipe
+from slimlib.surgery import prune
+from slimlib.training import fit
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def compare(
+    model: nn.Module, data: Data, rules: Mapping[str, str | Rule] | Iterable[str | Rule], recipe: Recipe, *,
+    keep_macs: float | None = None, keep_params: float | None = None, coupling: str = "inner", criterion: str = "l1",
+    seeds: Iterable[int] = range(3), progress: bool = True,
+) -> pd.DataFrame:
+    """Prune a trained network to the widths of each rule and fine-tune it, once a seed: one row a rule and seed.
+
+    All plans are filled up to the one budget, and all arms of a seed share recipe, order of images and everything else, so
+    their differences are paired: ``slimlib.study.statistics.against(table, "uniform")`` gives means with intervals, and
+    ``slimlib.study.figures.accuracy_by_rule(table)`` draws them. Choose by ``val_accuracy``; ``test_accuracy`` is for the end.
+
+    Args:
+        model: a trained classifier, left alone.
+        rules: names or functions (:data:`slimlib.planning.Rule`), or {label: rule}. ``functools.partial`` gives a rule its
+            options: ``{"tilt": partial(slimlib.rules.tilt, power=0.5)}``.
+        seeds: each fixes the training and what a rule draws at random.
+
+    Raises:
+        SlimlibError: not exactly one budget, no rule, or two of one label; and whatever a rule or the training refuses.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    arms, seeds = _labelled(rules), list(seeds)
+    given = {unit: keep for unit, keep in (("macs", keep_macs), ("params", keep_params)) if keep is not None}
+    if len(given) != 1:
+        raise SlimlibError(f"give exactly one of keep_macs and keep_params, not {sorted(given) or 'none'}")
+    (unit, keep), = given.items()
+    example_input = data.example_input.to(next(model.parameters()).device)
+    layout = trace(model, example_input)
+    cell = {"dataset": data.name, "model": type(model).__name__, "stage": "prune", "criterion": criterion,
+            "budget": f"{unit}:{keep:g}", "budget_kind": unit, "budget_value": keep}
+    # all plans first: what a rule refuses is said before the first hour of training
+    plans = [(seed, arm, plan_widths(model, example_input, rule=rule, coupling=coupling, seed=seed, fill=True, layout=layout,
+                                     **{f"keep_{unit}": keep})) for seed in seeds for arm, rule in arms.items()]
+    rows = []
+    for seed, arm, plan in tqdm(plans, desc="compare", disable=not progress, mininterval=1):
+        slim = prune(model, plan, criterion=criterion, seed=seed)
+        fit(slim, data, recipe, seed=seed, progress=False, validate="none")
+        found = {"val_accuracy": evaluate(slim, data.val)} if len(data.val) else {}
+        found |= {"test_accuracy": evaluate(slim, data.test)}
+        costs = {"kept_macs": plan.keep_macs, "kept_params": plan.keep_params}
+        rows.append({**cell, "arm": arm, "seed": seed, **found, **costs, "key": f"{arm}, seed {seed}"})
+    return pd.DataFrame(rows)
+
+
+def _labelled(rules: Mapping[str, str | Rule] | Iterable[str | Rule]) -> dict[str, Any]:
+    if isinstance(rules, str) or callable(rules):
+        raise SlimlibError(f"rules={rules!r} must be a list or {{label: rule}}: a comparison needs two")
+    pairs = list(rules.items()) if isinstance(rules, Mapping) else [(getattr(r, "__name__", None) or str(r), r) for r in rules]
+    labels = [label for label, _ in pairs]
+    if twice := sorted({label for label in labels if labels.count(label) > 1}):
+        raise SlimlibError(f"rules: {twice[0]!r} is there twice; give {{label: rule}}")
+    if not pairs:
+        raise SlimlibError("rules is empty: name what is to be compared")
+    return dict(pairs)

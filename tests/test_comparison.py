@@ -1,0 +1,80 @@
+"""Rules compared on a network of one's own: the rows are what one would get by hand, and statistics and figures take them."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+import slimlib
+from slimlib.study import figures, statistics
+from tests.conftest import Chain, lively_norms
+
+RECIPE = slimlib.Recipe(epochs=1, lr=0.05, batch_size=32)
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (160, 16, 16, 3), dtype=np.uint8)
+    labels = np.arange(160) % 5
+    images[np.arange(160), labels] = 255  # one bright line tells the class
+    return slimlib.data.from_arrays(images[:120], labels[:120], images[120:], labels[120:], device="cpu", val_fraction=0.2)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return lively_norms(Chain())
+
+
+def wide_ends(request):
+    return slimlib.rules.proportional(request.full, 1.0 + np.abs(np.linspace(-1, 1, len(request.groups))))
+
+
+RULES = {"pca": "pca", "random": "random", "mine": wide_ends, "tilt": partial(slimlib.rules.tilt, power=0.5)}
+
+
+@pytest.fixture(scope="module")
+def table(model, data):
+    return slimlib.compare(model, data, RULES, RECIPE, keep_macs=0.5, seeds=[0, 1], progress=False)
+
+
+def test_each_row_is_what_one_would_get_by_hand(table, model, data):
+    before = copy.deepcopy(model.state_dict())
+    assert table[["arm", "seed"]].values.tolist() == [[arm, seed] for seed in (0, 1) for arm in RULES]
+    for arm, seed in (("mine", 1), ("random", 0)):
+        plan = slimlib.plan_widths(model, data.example_input, rule=RULES[arm], seed=seed, keep_macs=0.5, fill=True)
+        slim = slimlib.prune(model, plan)
+        slimlib.fit(slim, data, RECIPE, seed=seed, progress=False)
+        (row,) = table[(table["arm"] == arm) & (table["seed"] == seed)].to_dict("records")
+        assert row["test_accuracy"] == slimlib.evaluate(slim, data.test)
+        assert row["val_accuracy"] == slimlib.evaluate(slim, data.val)
+        assert (row["kept_macs"], row["kept_params"]) == (plan.keep_macs, plan.keep_params)
+    assert table["kept_macs"].between(0.4, 0.5).all()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_statistics_and_figures_take_the_table(table):
+    found = statistics.against(table, "pca").set_index("arm")
+    assert set(found.index) == {"random", "mine", "tilt"} and (found["n"] == 2).all()
+    by_hand = table.pivot(index="seed", columns="arm", values="test_accuracy")
+    assert found.loc["mine", "mean"] == pytest.approx((by_hand["mine"] - by_hand["pca"]).mean())
+    figures.accuracy_by_rule(table)
+    figures.differences_by_rule(statistics.against(table, "pca"))
+
+
+@pytest.mark.parametrize("rules, budgets, told", [
+    (["pca", "uniform"], {}, "exactly one of keep_macs and keep_params, not none"),
+    (["pca", "uniform"], {"keep_macs": 0.5, "keep_params": 0.5}, "exactly one"),
+    (["pca", "pca"], {"keep_macs": 0.5}, "'pca' is there twice"),
+    ("pca", {"keep_macs": 0.5}, "must be a list"),
+    (wide_ends, {"keep_macs": 0.5}, "must be a list"),
+    ([], {"keep_macs": 0.5}, "rules is empty"),
+    (["pca", "pcb"], {"keep_params": 0.5}, "rule='pcb' is not known"),
+    ({"tilt": slimlib.rules.tilt}, {"keep_params": 0.5}, "power must be given for rule='tilt'"),
+])  # fmt: skip
+def test_what_cannot_be_compared_is_refused(model, data, rules, budgets, told):
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.compare(model, data, rules, RECIPE, **budgets, seeds=[0], progress=False)
