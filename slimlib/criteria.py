@@ -34,7 +34,7 @@ def gm(model: nn.Module, group: Group) -> torch.Tensor:
 
 
 def bn(model: nn.Module, group: Group) -> torch.Tensor:
-    """|gamma| of the BatchNorm after the group's layers (Liu et al. 2017, network slimming)."""
+    """``|gamma|`` of the BatchNorm after the group's layers (Liu et al. 2017, network slimming)."""
     scores = torch.zeros(group.width, dtype=torch.float64)
     found = False
     for m in group.members:

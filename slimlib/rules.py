@@ -103,7 +103,7 @@ def global_l1(r: Request) -> Removals:
 
 
 def global_bn(r: Request) -> Removals:
-    """Network slimming: rank all channels of the network by |gamma| (Liu et al. 2017)."""
+    """Network slimming: rank all channels of the network by ``|gamma|`` (Liu et al. 2017)."""
     return ranked(r, lambda group: criteria.bn(r.model, group).numpy())
 
 

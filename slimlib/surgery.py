@@ -28,7 +28,7 @@ _CUT = ("weight", "bias", "running_mean", "running_var")  # what surgery replace
 def prune(model: nn.Module, plan: WidthPlan, criterion: str = "l1", seed: int = 0) -> nn.Module:
     """A new network of the planned widths that keeps, in each group, the filters ranked best by ``criterion``.
 
-    ``criterion``: ``l1`` (Li et al. 2017), ``l2``, ``gm`` (geometric median, He et al. 2019), ``bn`` (|gamma|, Liu et al.
+    ``criterion``: ``l1`` (Li et al. 2017), ``l2``, ``gm`` (geometric median, He et al. 2019), ``bn`` (``|gamma|``, Liu et al.
     2017) or ``random`` (by ``seed``). ``model`` is left as it was. Raises SlimlibError when the plan was made for other
     widths, or when the criterion cannot rank a group (``bn`` without BatchNorm).
     """
