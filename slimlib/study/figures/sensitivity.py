@@ -44,9 +44,9 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
     image = left.imshow(drops, aspect="auto", cmap="cividis_r", vmin=0, vmax=max(float(drops.max().max()), 1e-9))
     left.set_xticks(range(drops.shape[1]), [f"{ratio:g}" for ratio in drops.columns])
     left.set_yticks(range(len(drops)), drops.index, fontsize=8)
-    left.set(xlabel="share of filters removed", title="measured: loss of accuracy")
+    left.set(xlabel="share of filters removed", title="measured: loss of accuracy (points)")
     left.grid(False)
-    fig.colorbar(image, ax=left, label="percentage points", shrink=0.85)
+    fig.colorbar(image, ax=left, shrink=0.85)
     for arm, fractions in kept.items():
         colour, marker = look(arm)
         right.plot(
@@ -64,12 +64,16 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
 
 
 def agreement(layers: pd.DataFrame, label: str = "kept fraction", groups: str = "stage") -> Figure:
-    """A rule's score against the measured drop, one mark a layer, by stage (see `layers.layer_table`)."""
+    """A rule's score against the measured drop, one mark a layer, by stage (see `layers.layer_table`).
+
+    Layers that lose at least a quarter of the greatest drop are named; of five layers or fewer, all.
+    """
     fig, axis = plt.subplots(figsize=(WIDE * 0.6, 3.3))
     looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
     for (stage, part), (colour, marker) in zip(layers.groupby(groups, sort=False), looks, strict=False):
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
-    for layer, row in layers.iterrows() if len(layers) <= 15 else ():
+    named = layers if len(layers) <= 5 else layers[layers["drop"] >= layers["drop"].max() / 4]
+    for layer, row in named.iterrows():
         axis.annotate(
             str(layer), (row["score"], 100 * row["drop"]), xytext=(4, 3), textcoords="offset points", fontsize=7.5
         )
