@@ -50,6 +50,20 @@ def test_scans_are_averaged_over_seeds():
     assert table["group"].tolist()[:2] == ["l0", "l0"] and table["full_width"].dtype == int
 
 
+def test_two_scans_of_a_network_are_compared_layer_by_layer():
+    rising, reversed_drops = list(np.linspace(0.1, 0.9, 6)), [0.5, 0.4, 0.3, 0.2, 0.1, 0.0]
+    known = [scan("a", {"pca": rising}), scan("b", {"pca": rising}), scan("only known", {"pca": rising})]
+    unseen = [scan("a", {"pca": rising}), scan("b", {"pca": rising}, drops=reversed_drops), scan("only unseen", {"pca": rising})]
+    table = layers.known_and_unseen(known, unseen, ["pca", "depth"], "macs:0.5", [0.5]).set_index("model")
+    assert table.index.tolist() == ["a", "b"]
+    assert table.loc["a", ["drops", "pca, known", "pca, unseen", "depth, unseen"]].tolist() == pytest.approx([1, 1, 1, 1])
+    assert table.loc["b", ["drops", "pca, known", "pca, unseen"]].tolist() == pytest.approx([-1, 1, -1])
+    told = tables.known_and_unseen(table.reset_index())
+    assert told.columns.tolist()[:3] == ["order of both scans", "PCA (3AS), known", "PCA (3AS), unseen"]
+    assert told["PCA (3AS), unseen"].tolist() == ["+1.00", "−1.00"] and told.index[0][1] == "50%"
+    assert tables.known_and_unseen(layers.known_and_unseen(known, [], ["pca"], "macs:0.5", [0.5])).empty
+
+
 def test_rank_bounds_follow_from_shapes():
     assert layers.rank_bound("fashionmnist-10k", "vgg_small") == {"conv1": 8}, "9 weights a filter, one lost to centring"
     assert layers.rank_bound("fashionmnist-10k", "vgg_small", below=0.1) == {}

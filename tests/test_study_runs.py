@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import slimlib
 from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
@@ -400,6 +401,16 @@ def test_students_teachers_and_scans(tmp_path, tiny_data):
     assert records[1]["widths"] == records[2]["widths"] and records[1]["loss"] != records[2]["loss"]
     assert store.get(by_need.sensitivity_scan()) is not None
     assert by_need.dense() == taught.dense() == scan.dense()
+
+    # the same scan on test images: other accuracies, the same choices of the rules
+    unseen = study.execute(scan.but(options={**dict(scan.options), "split": "test"}), store, progress=False)
+    assert unseen["key"] != records[0]["key"] and unseen["kept"] == kept and "test" in unseen["label"]
+    dense_accuracy = [record["sensitivity"]["accuracy"][0] for record in (records[0], unseen)]
+    network, data = study.trained(scan.dense(), store)
+    splits = [split.first(40) for split in (data.val, data.test)]
+    assert dense_accuracy == pytest.approx([slimlib.evaluate(network, split) for split in splits], abs=1e-6)
+    with pytest.raises(SlimlibError, match="split='train' must be 'val' or 'test'"):
+        study.execute(scan.but(options={**dict(scan.options), "split": "train"}), store, progress=False)
 
 
 def test_a_run_that_diverges_does_not_keep_the_others_waiting(tmp_path, tiny_data):

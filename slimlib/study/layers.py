@@ -104,6 +104,31 @@ def correlations(
     return pd.DataFrame(rows)
 
 
+def known_and_unseen(
+    known: Sequence[dict[str, Any]], unseen: Sequence[dict[str, Any]], rules: Iterable[str], budget: str, ratios: Iterable[float]
+) -> pd.DataFrame:
+    """Two scans of the same networks, on images of their training and on new ones: do the layers come in the same order?
+
+    One row a network and ratio: `drops`, Spearman's coefficient of the drops of the two scans, and for each rule that of its
+    choice with the drops of either, "<rule>, known" and "<rule>, unseen". Networks without both scans are left out.
+    """
+    import pandas as pd
+
+    network, rules, rows = lambda record: (record["run"]["dataset"], record["run"]["model"]), list(rules), []
+    for which in dict.fromkeys(map(network, unseen)):
+        sides = {"known": [r for r in known if network(r) == which], "unseen": [r for r in unseen if network(r) == which]}
+        for ratio in ratios if sides["known"] else ():
+            row: dict[str, Any] = {"dataset": which[0], "model": which[1], "ratio": ratio}
+            drops = [layer_table(side, "depth", None, ratio)["drop"] for side in sides.values()]
+            row["drops"] = drops[0].corr(drops[1], method="spearman")
+            for rule in rules:
+                for name, side in sides.items():
+                    table = layer_table(side, rule, budget, ratio)
+                    row[f"{rule}, {name}"] = table["score"].corr(table["drop"], method="spearman")
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def published_agreement(
     records: Sequence[dict[str, Any]], rule: str, budget: str | None, ratio: float = 0.75
 ) -> dict[str, float]:

@@ -114,7 +114,8 @@ class Run:
     @property
     def label(self) -> str:
         """One line for progress bars and logs."""
-        parts = (self.dataset, self.model, self.stage, self.arm, self.criterion, self.budget, f"seed {self.seed}")
+        split = dict(self.options).get("split")
+        parts = (self.dataset, self.model, self.stage, self.arm, self.criterion, self.budget, split, f"seed {self.seed}")
         return " · ".join(part for part in parts if part)
 
     def budget_arguments(self) -> dict[str, float]:

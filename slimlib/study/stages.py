@@ -107,24 +107,30 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
 
 
 def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
-    """Accuracy against pruning one group at a time, on validation images, beside what rules keep of each group."""
+    """Accuracy against pruning one group at a time, beside what rules keep of each group.
+
+    On validation images, or on those that the option "split" names: "test" is for published networks, whose training has
+    seen the validation images; such a scan is looked at and selects nothing.
+    """
     clock, data, options = _Clock(), loaded(run.dataset), dict(run.options)
     with recorded(data) as provenance:
         dense, data, told = dense_network(run, store, data)
         provenance["notes"] += drift(run, store, told)
         provenance["precision"] = "float32"
-        validation = data.val.first(options.get("images"))
+        if options.get("split", "val") not in ("val", "test"):
+            raise SlimlibError(f"split={options['split']!r} must be 'val' or 'test'")
+        images = getattr(data, options.get("split", "val")).first(options.get("images"))
         scan = {"ratios": options["ratios"]} if "ratios" in options else {}
         with clock("sensitivity"):
             curve = slimlib.sensitivity(
-                dense, validation, criterion=run.criterion, coupling=run.coupling, progress=progress, **scan
+                dense, images, criterion=run.criterion, coupling=run.coupling, progress=progress, **scan
             )
         with clock("plan"):
             kept = list(_kept_by_rules(run, dense, data))
             spectra = slimlib.spectra(dense, data.example_input, center=run.center, coupling=run.coupling)
     return {
         "metrics": {"dense_test_accuracy": told["test_accuracy"]},
-        "images": len(validation),
+        "images": len(images),
         "sensitivity": _columns(curve.to_dict("list")),
         "kept": _columns({name: [row[name] for row in kept] for name in kept[0]}),
         "spectra": {name: [float(f"{value:.6g}") for value in values] for name, values in spectra.items()},

@@ -104,6 +104,19 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
 
 
+def known_and_unseen(table: pd.DataFrame) -> pd.DataFrame:
+    """Networks and ratios by Spearman's coefficients of two scans; see `layers.known_and_unseen`."""
+    import pandas as pd
+
+    rows = []
+    for row in table.to_dict("records"):
+        told = {"network": network_name(row.pop("dataset"), row.pop("model")), "removed": f"{row.pop('ratio'):.0%}"}
+        told |= {"order of both scans": signed(row.pop("drops"))}
+        pairs = {name.rpartition(", ")[::2]: value for name, value in row.items()}
+        rows.append(told | {f"{plain_name(rule)}, {images}": signed(value) for (rule, images), value in pairs.items()})
+    return pd.DataFrame(rows).set_index(["network", "removed"]) if rows else pd.DataFrame()
+
+
 def auc(table: pd.DataFrame) -> pd.DataFrame:
     """Rules by AUC against the published layers, with interval and p-values; see `layers.published_table`."""
     import pandas as pd
