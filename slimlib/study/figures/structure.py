@@ -66,7 +66,9 @@ def widths(plans: Mapping[str, Mapping[str, int]], full_widths: Mapping[str, int
         axis.bar(at, [kept[layer] for layer in layers], 0.8, color=look(arm)[0], label="kept")
         if len(layers) <= 16:
             for x, layer in enumerate(layers):
-                axis.annotate(str(kept[layer]), (x, kept[layer]), ha="center", va="bottom", fontsize=7.5)
+                told = f"{kept[layer]}/{full_widths[layer]}"
+                axis.annotate(told, (x, full_widths[layer]), (0, 1), textcoords="offset points", ha="center", fontsize=7)
+        axis.set(ylim=(0, 1.15 * full.max()))
         axis.set_title(name(arm), loc="left")
         axis.grid(False, axis="x")
     fig.supylabel("filters", fontsize=10)
