@@ -294,6 +294,13 @@ def test_no_two_rules_look_alike():
     assert figures.look("tilt(power=-0.5)") == figures.LOOKS["tilt"] and figures.name("tilt(power=-0.5)") == "tilt −0.5"
 
 
+def test_a_rule_far_off_and_intervals_of_two_seeds_do_not_stretch_the_panel():
+    kept = {"pca": (0.803, 0.809), "uniform": (0.812, 0.824), "global_l1": (0.45, 0.44)}
+    rows = [(arm, arm, "macs:0.2", seed, 0.9, value) for arm, values in kept.items() for seed, value in enumerate(values)]
+    (axis,) = figures.differences_by_rule(st.against(frame(rows))).axes
+    assert axis.get_xlim()[1] < 10 and [text.get_text() for text in axis.texts] == ["−37.3"]
+
+
 def test_figures_draw_and_repeat_exactly(tmp_path):
     figures.use_style()
     spectra = {"conv1": [3.0, 2.0, 1.0, 0.0], "conv2": [2.0, 1.0, 1.0]}

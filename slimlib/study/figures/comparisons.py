@@ -85,7 +85,7 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
             else:
                 axis.plot(mean, y, marker=marker, color=colour, markersize=6.5, linestyle="none")
         axis.set_xlim(-1.06 * reach, 1.06 * reach)
-    told = f"difference from {name(reference)}, percentage points; bars: {100 * level:g} % t intervals over seeds"
+    told = f"difference from {name(reference)}, percentage points; bars: {100 * level:g} % t intervals, from three seeds on"
     fig.supxlabel(told, fontsize=10)
     return fig
 
@@ -106,11 +106,12 @@ def _beyond(axis: Any, y: int, value: float, edge: float, told: str, colour: str
 
 
 def _reach(part: pd.DataFrame) -> float:
-    """Half the width of a panel, in points: all rules but those that know nothing fit in, with their intervals."""
-    ends = 100 * part[["mean", "low", "high"]].abs().max(axis=1)
+    """Half the width of a panel, in points: all rules but those that know nothing fit in, with their intervals if drawn."""
+    drawn = part[["low", "high"]].where(part["n"] > 2)
+    ends = 100 * part[["mean"]].join(drawn).abs().max(axis=1)
     competing = ends[~ends.index.isin(["random", "permuted", "pca_at_init"])]
     ends = competing if len(competing) else ends
-    return max(0.1, float(min(ends.max(), 4 * ends.median())))
+    return max(0.1, float(min(ends.max(), 4 * ends.quantile(interpolation="lower"))))
 
 
 def _panels(budgets: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tuple[Any, str]]]:
