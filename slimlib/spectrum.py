@@ -137,7 +137,7 @@ def cumulative(values: np.ndarray) -> np.ndarray:
     total = values.sum()
     if not total > 0:
         raise SlimlibError("spectra: a layer's filters have no variance at all (all weights of each filter are equal)")
-    r = np.cumsum(values) / total
+    r = np.minimum(np.cumsum(values) / total, 1.0)  # two ways to add up differ in the last digit
     r[-1] = 1.0
     return r
 

@@ -65,6 +65,13 @@ def test_width_is_the_least_that_reaches_the_threshold(values, threshold):
     assert width == 1 or r[width - 2] < threshold
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.floats(1e-9, 1e3), min_size=1, max_size=60), st.integers(0, 20))
+def test_contributions_ascend_to_one_in_the_last_digit_too(values, zeros):
+    r = spectrum.cumulative(np.r_[np.sort(values)[::-1], np.zeros(zeros)])  # zeros: components beyond the rank
+    assert (np.diff(r) >= 0).all() and r[0] > 0 and r[-1] == 1.0
+
+
 def test_spectra_of_a_model_layer_by_layer(chain):
     model, x = chain
     found = slimlib.spectra(model, x)
