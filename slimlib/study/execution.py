@@ -13,7 +13,7 @@ from slimlib.distributed import World
 from slimlib.errors import SlimlibError
 from slimlib.study.locks import RunBusy
 from slimlib.study.networks import dense_network, loaded
-from slimlib.study.runs import RECIPE_VERSION, Run
+from slimlib.study.runs import RECIPE_VERSION, Run, with_needs
 from slimlib.study.stages import STAGES
 from slimlib.study.store import Store
 
@@ -54,6 +54,8 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
 
     runs = list(dict.fromkeys(runs))
     missing = World.current().agreed(store.missing(runs))
+    for run in with_needs(runs) if train else ():
+        store.drop_dead_lock(run)
     if missing and train:
         with tqdm(total=len(missing), unit="run", disable=not progress, mininterval=1) as bar:
             failed = _work_off(missing, store, bar)

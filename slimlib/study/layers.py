@@ -114,9 +114,12 @@ def known_and_unseen(
     """
     import pandas as pd
 
-    network, rules, rows = lambda record: (record["run"]["dataset"], record["run"]["model"]), list(rules), []
+    def network(record: dict[str, Any]) -> tuple[str, str]:
+        return record["run"]["dataset"], record["run"]["model"]
+
+    rules, rows = list(rules), []
     for which in dict.fromkeys(map(network, unseen)):
-        sides = {"known": [r for r in known if network(r) == which], "unseen": [r for r in unseen if network(r) == which]}
+        sides = {name: [r for r in side if network(r) == which] for name, side in (("known", known), ("unseen", unseen))}
         for ratio in ratios if sides["known"] else ():
             row: dict[str, Any] = {"dataset": which[0], "model": which[1], "ratio": ratio}
             drops = [layer_table(side, "depth", None, ratio)["drop"] for side in sides.values()]

@@ -30,18 +30,25 @@ def locked(path: Path, label: str, wait: bool = True, poll: float = 0.5) -> Iter
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = json.dumps(_owner())
     while not _create(path, mine):
-        holder = _read(path)
-        if holder is not None and _stale(path, holder):
-            _take_away(path, holder)
-        elif not wait:
-            raise RunBusy(f"{label} is being run by another process ({holder})")
-        else:
-            time.sleep(poll)
+        if drop_if_dead(path):
+            continue
+        if not wait:
+            raise RunBusy(f"{label} is being run by another process ({_read(path)})")
+        time.sleep(poll)
     try:
         yield
     finally:
         if _read(path) == mine:
             path.unlink(missing_ok=True)
+
+
+def drop_if_dead(path: Path) -> bool:
+    """Remove the lock of a process that has died; whether there was one to remove."""
+    holder = _read(path)
+    if holder is None or not _stale(path, holder):
+        return False
+    _take_away(path, holder)
+    return True
 
 
 def _create(path: Path, text: str) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError
-from slimlib.study.locks import locked
+from slimlib.study.locks import drop_if_dead, locked
 from slimlib.study.runs import Run
 
 if TYPE_CHECKING:
@@ -124,7 +124,14 @@ class Store:
 
     def lock(self, run: Run, wait: bool = True) -> AbstractContextManager[None]:
         """Hold the run for this process; others wait, or get `RunBusy` when wait=False. See `slimlib.study.locks`."""
-        return locked(self.cache / "locks" / run.folder / f"{run.key}.lock", run.label, wait)
+        return locked(self._lock_path(run), run.label, wait)
+
+    def drop_dead_lock(self, run: Run) -> None:
+        """Remove what a process left that was killed at this run, even if only between its record and the unlocking."""
+        drop_if_dead(self._lock_path(run))
+
+    def _lock_path(self, run: Run) -> Path:
+        return self.cache / "locks" / run.folder / f"{run.key}.lock"
 
 
 def _parse(text: str, path: Path) -> dict[str, Any]:
