@@ -73,9 +73,13 @@ def _check_options(rule: str, choose: Rule, options: Mapping[str, object]) -> No
     own = list(signature(choose).parameters.values())[1:]  # the first is what all rules read
     takes_any = any(option.kind is Parameter.VAR_KEYWORD for option in own)
     own = [option for option in own if option.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)]
+    known = {name for function in (width_path, plan_widths) for name in signature(function).parameters}
+    if taken := [option.name for option in own if option.name in known]:
+        raise SlimlibError(f"rule {rule!r} calls an option {taken[0]}, which plan_widths takes itself and would never pass on: "
+                           "call it otherwise, or read it off the request")
     if not takes_any and (unknown := sorted(set(options) - {option.name for option in own})):
         takes = " and ".join(option.name for option in own) or "none"
-        close = get_close_matches(unknown[0], [*signature(width_path).parameters, *signature(plan_widths).parameters], 1)
+        close = get_close_matches(unknown[0], sorted(known), 1)
         raise SlimlibError(f"{unknown[0]} is no option of rule={rule!r} (its own: {takes})"
                            + (f"; did you mean {close[0]}?" if close else "; leave it out, or see slimlib.rules"))
     if missing := [option.name for option in own if option.default is option.empty and options.get(option.name) is None]:

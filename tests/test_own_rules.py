@@ -48,6 +48,14 @@ def test_a_rule_of_ones_own_may_take_options(model):
     assert anything.widths == plan.widths
 
 
+@pytest.mark.parametrize("rule, taken", [
+    (lambda request, seed=0: None, "seed"), (lambda request, *, fill: None, "fill"), (lambda request, unit: None, "unit"),
+])  # fmt: skip
+def test_an_option_that_could_never_reach_its_rule_is_refused(model, rule, taken):
+    with pytest.raises(slimlib.SlimlibError, match=f"rule '<lambda>' calls an option {taken}, .* call it otherwise"):
+        slimlib.plan_widths(model, X, rule=rule, keep_macs=0.5)
+
+
 WRONG = {
     "nothing": (lambda r: None, "a NoneType"),
     "a curve too few": (lambda r: Curves(rules.uniform(r).breaks[1:]), "2 curves for 3 groups"),
