@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -368,7 +369,8 @@ def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
     first = study.execute(dense, store, progress=False)
     store.checkpoint_path(dense).unlink()
     record = json.loads(store.path(dense).read_text())
-    record["metrics"]["test_accuracy"] = 0.123  # as another machine might have found
+    assert re.fullmatch("[0-9a-f]{64}", record["dense_sha256"])
+    record["metrics"]["test_accuracy"], record["dense_sha256"] = 0.123, "0" * 64  # as another machine might have found
     store.path(dense).write_text(json.dumps(record))
     after = study.execute(TINY_RUNS[0], store, progress=False)
     assert store.get(dense)["metrics"]["test_accuracy"] == 0.123 and store.checkpoint_path(dense).exists()
@@ -376,19 +378,40 @@ def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
     assert any("0.1230" in note for note in after["provenance"]["notes"])
 
 
-def test_evidence_refuses_an_arm_that_starts_from_another_dense_network(tmp_path, tiny_data):
+@pytest.mark.parametrize("known_by", ["fingerprint", "accuracy"])
+def test_evidence_refuses_an_arm_that_starts_from_another_dense_network(tmp_path, tiny_data, known_by):
     store = Store(tmp_path / "records", tmp_path / "cache", strict=True)
     first, same_cell, other_seed = (TINY_RUNS[i] for i in (0, 1, 3))
     study.execute(first, store, progress=False)
     record = json.loads(store.path(first).read_text())
-    record["metrics"]["dense_test_accuracy"] = 0.123  # as from another machine's dense network
+    if known_by == "fingerprint":  # networks of equal accuracy need not be equal
+        record["dense_sha256"] = "0" * 64
+    else:  # a record from before there were fingerprints
+        del record["dense_sha256"]
+        record["metrics"]["dense_test_accuracy"] = 0.123
     store.path(first).write_text(json.dumps(record))
-    with pytest.raises(SlimlibError, match=r"pca .*started from another dense network \(test accuracy 0\.1230"):
+    with pytest.raises(SlimlibError, match=r"pca .*rests on another dense network \(test accuracy 0\."):
         study.execute(same_cell, store, progress=False)
     assert not store.path(same_cell).exists()
     study.execute(other_seed, store, progress=False)
-    study.execute(same_cell, Store(store.root, store.cache), progress=False)  # an illustration may
-    assert store.path(same_cell).exists() and study.load_profile("laptop").store().strict
+    illustration = study.execute(same_cell, Store(store.root, store.cache), progress=False)  # one may, and its needs are the same
+    assert illustration["provenance"]["notes"] == [] and study.load_profile("laptop").store().strict
+
+
+@pytest.mark.parametrize("stage", ["dense", "sensitivity"])
+def test_evidence_refuses_what_was_found_on_another_dense_network(tmp_path, tiny_data, stage):
+    store, recipe = Store(tmp_path / "records", tmp_path / "cache", strict=True), Recipe(epochs=1, lr=0.05)
+    run = Run("fashionmnist-10k", "lenet5", "prune", rule="sensitivity", criterion="l1", budget="macs:0.4", recipe=recipe,
+              dense_recipe=recipe)  # fmt: skip
+    for needed in run.needs():
+        study.execute(needed, store, progress=False)
+    (found,) = (needed for needed in run.needs() if needed.stage == stage)
+    record = json.loads(store.path(found).read_text())
+    store.path(found).write_text(json.dumps(record | {"dense_sha256": "0" * 64}))
+    with pytest.raises(SlimlibError, match=rf"· {stage} .*rests on another dense network"):
+        study.execute(run, store, progress=False)
+    told = study.execute(run, Store(store.root, store.cache), progress=False)["provenance"]["notes"]
+    assert len(told) == 1 and f"· {stage} " in told[0], "an illustration goes on, and says so"
 
 
 def test_students_teachers_and_scans(tmp_path, tiny_data):

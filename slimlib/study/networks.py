@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,11 @@ import torch
 import slimlib
 from slimlib import models
 from slimlib.errors import SlimlibError
-from slimlib.study.runs import Run
+from slimlib.study.runs import SLIM_STAGES, Run
 from slimlib.study.store import Store
+
+COMPARED = ("stage", "criterion", "budget", "coupling", "seed")
+"""What runs of one network share that are arms of one comparison."""
 
 
 @lru_cache(maxsize=2)
@@ -21,10 +26,11 @@ def loaded(name: str) -> Any:
 
 
 def dense_network(run: Run, store: Store, data: Any) -> tuple[torch.nn.Module, Any, dict[str, Any]]:
-    """The dense network of a run, the data as it wants them normalised, and the accuracy of exactly these weights."""
+    """The dense network of a run, the data as it wants them normalised, and its own test accuracy and fingerprint."""
     if run.pretrained:
         model, data = published(run, data)
-        return model, data, {"test_accuracy": store.get(run.dense())["metrics"]["test_accuracy"]}
+        accuracy = store.get(run.dense())["metrics"]["test_accuracy"]
+        return model, data, {"test_accuracy": accuracy, "sha256": fingerprint(model)}
     path = store.checkpoint_path(run.dense())
     if not path.exists():
         raise SlimlibError(f"the checkpoint of {run.dense().label} vanished from {store.cache}; start the run again")
@@ -38,7 +44,7 @@ def _from_checkpoint(run: Run, cache: Path, written: int, data: Any) -> tuple[to
     teacher need answer only once (`slimlib.lesson`). `written` is the file's time, so that another file is read anew."""
     model = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device)
     told = Store("", cache).load_checkpoint(run, model)
-    return model.eval(), told
+    return model.eval(), {**told, "sha256": fingerprint(model)}
 
 
 def published(run: Run, data: Any) -> tuple[torch.nn.Module, Any]:
@@ -46,26 +52,52 @@ def published(run: Run, data: Any) -> tuple[torch.nn.Module, Any]:
     return model, slimlib.data.with_normalisation(data, *models.PRETRAINED_NORMALISATION)
 
 
-def drift(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
-    """A note when the checkpoint was remade and is not the network whose accuracy is on record (another machine)."""
-    there = store.get(run.dense())["metrics"]["test_accuracy"]
-    if there == told["test_accuracy"]:
-        return []
-    return [f"dense checkpoint remade: test accuracy {told['test_accuracy']:.4f}, on record {there:.4f}"]
+def fingerprint(model: torch.nn.Module) -> str:
+    """SHA-256 of a network's weights and buffers, by which a record names the network that it rests on."""
+    told = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        told.update(name.encode())
+        told.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return told.hexdigest()
 
 
-def same_start(run: Run, store: Store, told: dict[str, Any]) -> None:
-    """Refuse to add an arm to a comparison whose other arms started from another dense network.
+def same_start(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
+    """Notes on the records beside this run that rest on another dense network than it does; evidence refuses them.
 
-    The same seed trains another network on another processor, and arms that start from different networks are no pair.
+    The same seed trains another network on another processor. Arms that start from different networks are no pair, and
+    the accuracy or the scan of another network says nothing of this one.
     """
-    cell = ("stage", "criterion", "budget", "coupling", "seed")
-    for record in store.all(run.folder):
-        theirs = record.get("metrics", {}).get("dense_test_accuracy", told["test_accuracy"])
-        if theirs != told["test_accuracy"] and all(record["run"][name] == getattr(run, name) for name in cell):
+    notes = []
+    for record in _companions(run, store):
+        if _same_weights(record, told):
+            continue
+        theirs = f"{record['label']} rests on another dense network (test accuracy {_dense_accuracy(record):.4f}, here "
+        theirs += f"{told['test_accuracy']:.4f})"
+        if store.strict:
             raise SlimlibError(
-                f"{run.label}: {record['label']} started from another dense network (test accuracy {theirs:.4f}, here "
-                f"{told['test_accuracy']:.4f}), so the two could not be compared. Put its checkpoint, "
+                f"{run.label}: {theirs}, so the two do not belong together. Put its checkpoint, "
                 f"{store.checkpoint_path(run.dense()).name}, into {store.checkpoint_path(run.dense()).parent}, or remove the "
                 f"records of seed {run.seed} and run them all here"
             )
+        notes.append(theirs)
+    return notes
+
+
+def _companions(run: Run, store: Store) -> Iterator[dict[str, Any]]:
+    """The records that this run's own is read together with: what it needs, and in evidence its comparison's other arms."""
+    yield from filter(None, map(store.get, run.needs()))
+    if store.strict and run.stage in SLIM_STAGES:
+        for record in store.all(run.folder):
+            if all(record["run"][name] == getattr(run, name) for name in COMPARED):
+                yield record
+
+
+def _same_weights(record: Mapping[str, Any], told: Mapping[str, Any]) -> bool:
+    """By their fingerprint; a record from before there was one is known by its network's accuracy alone."""
+    if "dense_sha256" in record:
+        return record["dense_sha256"] == told["sha256"]
+    return _dense_accuracy(record) == told["test_accuracy"]
+
+
+def _dense_accuracy(record: Mapping[str, Any]) -> float:
+    return record["metrics"]["test_accuracy" if record["run"]["stage"] == "dense" else "dense_test_accuracy"]

@@ -13,7 +13,7 @@ import slimlib
 from slimlib import models
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.study.networks import dense_network, drift, loaded, published, same_start
+from slimlib.study.networks import dense_network, fingerprint, loaded, published, same_start
 from slimlib.study.provenance import recorded
 from slimlib.study.runs import Run
 from slimlib.study.store import Store
@@ -58,6 +58,7 @@ def _dense(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         "metrics": metrics,
         "cost": cost,
         "loss": _losses(history),
+        "dense_sha256": fingerprint(model),
         "seconds": clock.seconds,
         "provenance": provenance,
     }
@@ -68,9 +69,7 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
     clock, data = _Clock(), loaded(run.dataset)
     with recorded(data) as provenance:
         dense, data, told = dense_network(run, store, data)
-        if store.strict:
-            same_start(run, store, told)
-        provenance["notes"] += drift(run, store, told)
+        provenance["notes"] += same_start(run, store, told)
         with clock("plan"):
             # Filled, so that arms whose paths have coarse steps get as much of the budget as the others.
             how = run.budget_arguments() | rule_arguments(run, store, data)
@@ -101,6 +100,7 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         "wider_plan_exceeds": plan.wider,
         "loss": _losses(history),
         "dense_key": run.dense().key,
+        "dense_sha256": told["sha256"],
         "seconds": clock.seconds,
         "provenance": provenance,
     }
@@ -115,7 +115,7 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
     clock, data, options = _Clock(), loaded(run.dataset), dict(run.options)
     with recorded(data) as provenance:
         dense, data, told = dense_network(run, store, data)
-        provenance["notes"] += drift(run, store, told)
+        provenance["notes"] += same_start(run, store, told)
         provenance["precision"] = "float32"
         if options.get("split", "val") not in ("val", "test"):
             raise SlimlibError(f"split={options['split']!r} must be 'val' or 'test'")
@@ -135,6 +135,7 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         "kept": _columns({name: [row[name] for row in kept] for name in kept[0]}),
         "spectra": {name: [float(f"{value:.6g}") for value in values] for name, values in spectra.items()},
         "dense_key": run.dense().key,
+        "dense_sha256": told["sha256"],
         "seconds": clock.seconds,
         "provenance": provenance,
     }

@@ -55,7 +55,7 @@ class Store:
 
     root    folder of records: <root>/<dataset>-<model>/<key>.json
     cache   folder of checkpoints; None means `default_cache()`
-    strict  refuse a run whose comparison was begun from another dense network (`networks.same_start`): for evidence
+    strict  refuse a run beside records that rest on another dense network (`networks.same_start`): for evidence
     """
 
     def __init__(self, root: str | Path, cache: str | Path | None = None, strict: bool = False) -> None:
