@@ -6,7 +6,6 @@ it answered is kept for as long as it lives. Sixty students of one teacher cost 
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import ExitStack
 from weakref import WeakKeyDictionary
 
@@ -17,6 +16,7 @@ from slimlib.batches import in_channels_last
 from slimlib.data import Data
 from slimlib.distillation import Distill, Distiller, recorded
 from slimlib.errors import SlimlibError
+from slimlib.fingerprint import fingerprint
 from slimlib.modes import evaluation_mode
 from slimlib.precision import autocast
 from slimlib.recipe import Recipe
@@ -48,7 +48,8 @@ class Lesson:
     def _answers(self, data: Data, batch_size: int) -> Tensor:
         """The teacher's logits of all training images, (N, classes); those of last time if nothing has changed since."""
         split = data.train
-        rests_on = (_digest(self.teacher), str(self.device), self.precision, batch_size)
+        # the weights too, so that a teacher that was changed, in whatever way, is asked again
+        rests_on = (fingerprint(self.teacher), str(self.device), self.precision, batch_size)
         known = _ANSWERS.get(self.teacher)
         if known is None or known[0] is not split or known[1] != rests_on:
             known = split, rests_on, torch.cat([self._ask(images) for images, _ in split.in_order(batch_size)])
@@ -58,12 +59,3 @@ class Lesson:
     def __call__(self, index: Tensor, images: Tensor, logits: Tensor, label_loss: Tensor) -> Tensor:
         answer = self._ask(images) if self.known is None else self.known[index]
         return self.distiller(logits, label_loss, answer, *self.features)
-
-
-def _digest(model: nn.Module) -> bytes:
-    """Of every weight and buffer, so that a teacher that has changed is asked again, in whatever way it was changed."""
-    digest = hashlib.blake2b()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return digest.digest()

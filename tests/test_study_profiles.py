@@ -9,7 +9,7 @@ import pytest
 from slimlib import study
 from slimlib.errors import SlimlibError
 from slimlib.rules import RULES
-from slimlib.study.claims import load_claims, sensitive_layers
+from slimlib.study.claims import load_claims, published_layers
 from slimlib.study.runs import SLIM_STAGES
 
 PROFILES = study.profile_names()
@@ -124,9 +124,10 @@ def test_published_layers_exist():
     import slimlib
     from slimlib import models
 
-    for architecture, told in sensitive_layers().items():
+    for architecture, lists in published_layers().items():
         path = slimlib.width_path(models.build(architecture, 10, 3), torch.zeros(1, 3, 32, 32), rule="uniform")
-        assert set(told["sensitive"]) | set(told.get("exclude", ())) <= {group.name for group in path.groups}
+        for told in lists:
+            assert set(told["layers"]) | set(told.get("exclude", ())) <= {group.name for group in path.groups}
 
 
 def test_tilt_of_power_zero_is_uniform():

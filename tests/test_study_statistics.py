@@ -13,7 +13,7 @@ from scipy import stats
 from slimlib.errors import SlimlibError
 from slimlib.study import figures, ranks, wording
 from slimlib.study import statistics as st
-from slimlib.study.claims import Claim, load_claims
+from slimlib.study.claims import Claim, load_claims, published_layers
 from slimlib.study.judgement import judge
 from slimlib.study.layers import layer_table, published_agreement
 from slimlib.study.profiles import load_profile
@@ -98,8 +98,28 @@ def test_a_trend_between_stages_counts_for_nothing_within():
 
 def test_permutation_p_is_uniform_without_effect():
     generator = np.random.default_rng(3)
-    p = [ranks.rank_agreement(generator.normal(size=9), generator.normal(size=9), resamples=199).p for _ in range(150)]
+    draw = lambda: generator.normal(size=9)  # noqa: E731
+    p = [ranks.rank_agreement(draw(), draw(), permutations=199, resamples=9, seed=seed).p for seed in range(150)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+def test_the_least_p_survives_the_correction_for_all_that_a_page_looks_at():
+    claim = load_claims()["C2"]
+    rules = 10  # those that a scan holds on a network with BatchNorm, and two controls
+    looked_at = 2 * rules * len(claim.budgets) * len(claim.ratios)  # on two networks
+    perfect = ranks.rank_agreement(range(27), range(27)).p
+    assert st.holm([perfect, *[1.0] * (looked_at - 1)])[0] < 0.05
+
+
+def test_what_one_order_explains_beyond_another():
+    generator = np.random.default_rng(5)
+    y = generator.normal(size=27)
+    close, far = y + 0.2 * generator.normal(size=27), generator.normal(size=27)
+    value, low, high = ranks.gain(close, far, y)
+    assert value == pytest.approx(stats.spearmanr(close, y).statistic - stats.spearmanr(far, y).statistic)
+    assert 0 < low < value < high
+    value, low, high = ranks.gain(close, 10 * close, y)  # the same order
+    assert value == low == high == 0
 
 
 def test_rank_agreement_refuses_what_it_cannot_rank():
@@ -262,12 +282,15 @@ def test_rank_claims_find_the_order_that_was_put_in():
 
 
 def test_scores_against_the_published_layers():
-    records, sensitive = scan_records(np.linspace(0.2, 0.9, 27)), [7, 8, 9, 16, 18, 26]
-    found = published_agreement(records, "pca", "macs:0.5")
-    others = [i for i in range(27) if i not in sensitive]
-    expected = np.mean([[(i > j) + 0.5 * (i == j) for j in others] for i in sensitive])
-    assert found["auc"] == pytest.approx(expected) and found["positives"] == 6
-    assert published_agreement(records, "drop", None)["auc"] == pytest.approx(expected)
+    records = scan_records(np.linspace(0.2, 0.9, 27))
+    # block j's first convolution is their layer 2j
+    for listed, places in zip(published_layers()["resnet56"], ([20, 38, 54], [16, 18, 20, 34, 38, 54]), strict=True):
+        on = [place // 2 - 1 for place in places]
+        off = [i for i in range(27) if i not in on]
+        expected = np.mean([[(i > j) + 0.5 * (i == j) for j in off] for i in on])
+        found = published_agreement(records, "pca", "macs:0.5", listed)
+        assert found["auc"] == pytest.approx(expected) and found["positives"] == len(places)
+        assert published_agreement(records, "drop", None, listed)["auc"] == pytest.approx(expected)
     with pytest.raises(SlimlibError, match="do not hold all groups"):
         layer_table(records, "no_such_rule", "macs:0.5", 0.75)
 

@@ -80,8 +80,11 @@ def load_claims(path: str | Path | None = None) -> dict[str, Claim]:
     return claims
 
 
-def sensitive_layers(path: str | Path | None = None) -> dict[str, dict[str, Any]]:
-    """What Li et al. (2017) call sensitive, by claims.yml: {architecture: {"sensitive": [groups], "source"}}."""
+def published_layers(path: str | Path | None = None) -> dict[str, list[dict[str, Any]]]:
+    """What Li et al. (2017) say of layers, by claims.yml: {architecture: [{"layers": groups, "source": who says what of them}]}.
+
+    `exclude`, where it stands, names groups that are on neither side.
+    """
     import yaml
 
     path = Path(path) if path is not None else project_root() / "book" / "claims.yml"

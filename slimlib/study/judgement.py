@@ -22,7 +22,6 @@ from slimlib.study.statistics import (
     differences,
     holm,
     paired,
-    verdict,
     with_best_tilt,
 )
 
@@ -105,9 +104,17 @@ def judge_all(
     return judged
 
 
-def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim, enough: bool) -> str:
-    found = verdict(row["low"], row["high"], claim.margin) if enough else INCONCLUSIVE
-    return INCONCLUSIVE if found == SUPPORTED and not p_holm <= 1 - claim.level else found
+def decide(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """(Holm's p, verdict) of each deciding comparison, by the rules in book/claims.yml: the p of all are corrected together."""
+    enough = [claim.kind == "rank" or row["n"] >= claim.min_seeds for row in rows]
+    adjusted = holm([row["p"] if ok else np.nan for row, ok in zip(rows, enough, strict=True)])
+    return [(p, _decided(row, p, claim) if ok else INCONCLUSIVE) for row, p, ok in zip(rows, adjusted, enough, strict=True)]
+
+
+def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim) -> str:
+    if row["low"] > 0 and p_holm <= 1 - claim.level:
+        return SUPPORTED
+    return NOT_SUPPORTED if row["high"] < claim.margin else INCONCLUSIVE
 
 
 def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) -> tuple[pd.DataFrame, ...]:
@@ -138,9 +145,7 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
                 rows.append(
                     {**head, "budgets": ", ".join(budgets), **paired(together, claim.level, claim.margin).to_dict()}
                 )
-    adjusted = holm([row["p"] if row["n"] >= claim.min_seeds else np.nan for row in rows])
-    for row, p in zip(rows, adjusted, strict=True):
-        row |= {"p_holm": p, "verdict": _decided(row, p, claim, row["n"] >= claim.min_seeds)}
+    rows = [row | {"p_holm": p, "verdict": found} for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
     return pd.DataFrame(rows), pd.DataFrame(cells), pd.concat(all_pairs) if all_pairs else pd.DataFrame()
 
 
@@ -156,6 +161,5 @@ def _judge_rank(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) 
     if every.empty:
         return every, every, pd.DataFrame()
     rows = every[every["rule"] == claim.ours].to_dict("records")
-    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        row |= {"p_holm": p, "verdict": _decided(row, p, claim, True)}
+    rows = [row | {"p_holm": p, "verdict": found} for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
     return pd.DataFrame(rows), every, pd.DataFrame()

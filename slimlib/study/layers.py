@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slimlib.errors import SlimlibError
-from slimlib.study.claims import sensitive_layers
-from slimlib.study.ranks import auc, rank_agreement
+from slimlib.study.ranks import auc, gain, rank_agreement
 from slimlib.study.statistics import holm
 
 if TYPE_CHECKING:
@@ -80,7 +79,9 @@ def correlations(
 ) -> pd.DataFrame:
     """Rank agreement of each rule's choice with the measured drop: `RankAgreement` as columns.
 
-    One row a network, rule, budget and ratio; `low` and `high` are Spearman's interval. Networks with fewer layers than
+    One row a network, rule, budget and ratio; `low` and `high` are Spearman's interval. `over_depth` is how much higher the
+    coefficient is than that of depth alone, with its interval; `median_drop` and `largest_drop` are of the layers' accuracy,
+    as an order of drops that are next to nothing is next to chance. Networks with fewer layers than
     `min_groups` are left out. `exclude` holds groups to leave out by architecture. `rules` None means every rule that
     the network's records hold at all budgets, between the controls "depth" and "neyman_score".
     """
@@ -100,7 +101,10 @@ def correlations(
                     table = table[~table.index.isin(left_out)]
                     found = rank_agreement(table["score"], table["drop"], table["stage"].tolist(), level).to_dict()
                     row = {"dataset": dataset, "model": model, "rule": rule, "budget": budget, "ratio": ratio, **found}
-                    rows.append(row | {"low": row["spearman_low"], "high": row["spearman_high"]})
+                    row |= {"low": row["spearman_low"], "high": row["spearman_high"]}
+                    over = gain(table["score"], np.arange(len(table)), table["drop"], level)
+                    row |= dict(zip(("over_depth", "over_depth_low", "over_depth_high"), over, strict=True))
+                    rows.append(row | {"median_drop": table["drop"].median(), "largest_drop": table["drop"].max()})
     return pd.DataFrame(rows)
 
 
@@ -133,25 +137,21 @@ def known_and_unseen(
 
 
 def published_agreement(
-    records: Sequence[dict[str, Any]], rule: str, budget: str | None, ratio: float = 0.75
+    records: Sequence[dict[str, Any]], rule: str, budget: str | None, listed: Mapping[str, Any], ratio: float = 0.75
 ) -> dict[str, float]:
-    """AUC of a rule's score (rule "drop": of the measured drop) against the layers that Li et al. call sensitive."""
-    architecture = records[0]["run"]["model"].removesuffix(":pretrained")
-    known = sensitive_layers()
-    if architecture not in known:
-        raise SlimlibError(
-            f"model={architecture!r}: no published list of sensitive layers; there are {', '.join(known)}"
-        )
+    """AUC of a rule's score (rule "drop": of the measured drop) against a list of `claims.published_layers`."""
     layers = layer_table(records, "depth" if rule == "drop" else rule, budget, ratio)
-    layers = layers[~layers.index.isin(known[architecture].get("exclude", ()))]
-    return auc(layers["drop" if rule == "drop" else "score"], layers.index.isin(known[architecture]["sensitive"]))
+    layers = layers[~layers.index.isin(listed.get("exclude", ()))]
+    return auc(layers["drop" if rule == "drop" else "score"], layers.index.isin(listed["layers"]))
 
 
-def published_table(records: Sequence[dict[str, Any]], rules: Iterable[str], budget: str, ratio: float) -> pd.DataFrame:
+def published_table(
+    records: Sequence[dict[str, Any]], rules: Iterable[str], budget: str, listed: Mapping[str, Any], ratio: float = 0.75
+) -> pd.DataFrame:
     """`published_agreement` of the measured drop and of several rules, one row each, with Holm's p over the rows."""
     import pandas as pd
 
-    table = pd.DataFrame({rule: published_agreement(records, rule, budget, ratio) for rule in ("drop", *rules)}).T
+    table = pd.DataFrame({rule: published_agreement(records, rule, budget, listed, ratio) for rule in ("drop", *rules)}).T
     return table.assign(p_holm=holm(table["p"])).astype({"positives": int, "negatives": int})
 
 

@@ -99,8 +99,10 @@ def _rounding(slim: pd.DataFrame) -> str:
     if not slim["rounded"].any():
         return ""
     change = slim[slim["rounded"]]["realised"].median() - slim[~slim["rounded"]]["realised"].median()
-    return f" Rounded widths change the median by {change:+.2f}.".replace("-", "−")
+    way = "more" if change >= 0 else "less"
+    return f" With rounded widths {abs(change):.2f} percent {way} is saved."
 
 
 def _span(values: pd.Series) -> str:
-    return f"{100 * values.min():.0f} to {100 * values.max():.0f} %"
+    least, most = (f"{100 * value:.0f}" for value in (values.min(), values.max()))
+    return f"{least} %" if least == most else f"{least} to {most} %"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 NAMES = {
     "pca": "PCA (3AS)",
@@ -94,3 +95,9 @@ def interval(low: float, high: float, scale: float = 100) -> str:
 def counted(number: int, what: str) -> str:
     """ "1 seed", "5 seeds"."""
     return f"{number} {what}{'' if number == 1 else 's'}"
+
+
+def joined(parts: Iterable[str]) -> str:
+    """ "10", "10 and 20", "10, 20 and 40"."""
+    *first, last = parts
+    return f"{', '.join(first)} and {last}" if first else last

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 import slimlib
 from slimlib import models
 from slimlib.errors import SlimlibError
+from slimlib.fingerprint import fingerprint
 from slimlib.study.runs import SLIM_STAGES, Run
 from slimlib.study.store import Store
 
@@ -50,15 +50,6 @@ def _from_checkpoint(run: Run, cache: Path, written: int, data: Any) -> tuple[to
 def published(run: Run, data: Any) -> tuple[torch.nn.Module, Any]:
     model = models.pretrained(f"{run.dataset}/{run.architecture}").to(data.device).eval()
     return model, slimlib.data.with_normalisation(data, *models.PRETRAINED_NORMALISATION)
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """SHA-256 of a network's weights and buffers, by which a record names the network that it rests on."""
-    told = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        told.update(name.encode())
-        told.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-    return told.hexdigest()
 
 
 def same_start(run: Run, store: Store, told: dict[str, Any]) -> list[str]:

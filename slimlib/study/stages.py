@@ -13,7 +13,8 @@ import slimlib
 from slimlib import models
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.study.networks import dense_network, fingerprint, loaded, published, same_start
+from slimlib.fingerprint import fingerprint
+from slimlib.study.networks import dense_network, loaded, published, same_start
 from slimlib.study.provenance import recorded
 from slimlib.study.runs import Run
 from slimlib.study.store import Store

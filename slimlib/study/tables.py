@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from slimlib.study.figures.comparisons import in_order
 from slimlib.study.names import UNITS, budget_name, budget_order, interval, network_name, plain_name, points, signed
@@ -87,7 +87,7 @@ def by_criterion(frame: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Networks and rules by coefficients: Spearman and Kendall with intervals, within stages, p-values.
+    """Networks and rules by coefficients: Spearman and Kendall with intervals, beyond depth, within stages, p-values.
 
     table   of `layers.correlations`, one row a network and rule, with p_holm
     """
@@ -98,10 +98,35 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
         told = {"network": network_name(row["dataset"], row["model"]), "rule": plain_name(row["rule"]), "layers": row["n"]}
         told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
         told |= {"Kendall": f"{signed(row['kendall'])} {interval(row['kendall_low'], row['kendall_high'], 1)}"}
-        told |= {"within stages": signed(row["within"]), "p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
+        told |= {"more than depth": beyond_depth(row), "within stages (p)": within_stages(row)}
+        told |= {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
         rows.append(told)
-    columns = ["network", "rule", "layers", "Spearman", "Kendall", "within stages", "p", "p (Holm)"]
+    columns = ["network", "rule", "layers", "Spearman", "Kendall", "more than depth", "within stages (p)", "p", "p (Holm)"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
+
+
+def beyond_depth(row: Mapping[str, Any]) -> str:
+    """ "+0.04 [−0.20, +0.30]": by how much the coefficient exceeds that of depth alone."""
+    return f"{signed(row['over_depth'])} {interval(row['over_depth_low'], row['over_depth_high'], 1)}"
+
+
+def within_stages(row: Mapping[str, Any]) -> str:
+    """ "+0.31 (.04)": the mean of the stages' coefficients, and the p from permuting inside them."""
+    return "–" if row["within"] != row["within"] else f"{signed(row['within'])} ({row['p_within']:.2g})"
+
+
+def drops(table: pd.DataFrame) -> pd.DataFrame:
+    """Networks by ratio: the median and the largest drop of the layers' accuracy, in points.
+
+    table   of `layers.correlations`
+    """
+    import pandas as pd
+
+    told: dict[str, dict[str, str]] = {}
+    for row in table.drop_duplicates(["dataset", "model", "ratio"]).to_dict("records") if len(table) else ():
+        drop = f"{100 * row['median_drop']:.2f}, {100 * row['largest_drop']:.2f}"
+        told.setdefault(network_name(row["dataset"], row["model"]), {})[f"{row['ratio']:.0%} removed"] = drop
+    return pd.DataFrame(told).T.rename_axis("network")
 
 
 def known_and_unseen(table: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +151,7 @@ def auc(table: pd.DataFrame) -> pd.DataFrame:
         told = {"ordered by": "measured drop" if rule == "drop" else plain_name(rule)}
         told |= {"AUC": f"{row['auc']:.2f}", "95 % interval": f"[{row['low']:.2f}, {row['high']:.2f}]"}
         told |= {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
-        rows.append(told | {"sensitive layers": f"{row['positives']:.0f} of {row['positives'] + row['negatives']:.0f}"})
+        rows.append(told | {"layers on the list": f"{row['positives']:.0f} of {row['positives'] + row['negatives']:.0f}"})
     return pd.DataFrame(rows).set_index("ordered by")
 
 

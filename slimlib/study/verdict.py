@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimlib.study import findings, wording
+from slimlib.study import changes, findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import interval, network_name, points, signed
 from slimlib.study.runs import Run
+from slimlib.study.shapes import alike_in
+from slimlib.study.tables import beyond_depth, within_stages
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,17 +40,18 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
     """The comparisons that decide a claim, one row each, with what would change their verdict."""
     import pandas as pd
 
-    rows = []
-    for row in judged.deciding.to_dict("records"):
+    rows, deciding = [], judged.deciding.to_dict("records")
+    for at, row in enumerate(deciding):
         told = {"comparison": findings.comparison(judged.claim, row)}
         if judged.claim.kind == "paired":
             told |= {"points": f"{points(row['mean'])} {interval(row['low'], row['high'])}"}
             told |= {"bootstrap": interval(row["boot_low"], row["boot_high"])}
         else:
             told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
-            told |= {"within stages": signed(row["within"])}
+            told |= {"more than depth": beyond_depth(row), "within stages (p)": within_stages(row)}
+            told |= {"drops, median and largest": f"{100 * row['median_drop']:.2f}, {100 * row['largest_drop']:.2f}"}
         told |= {"n": row["n"], "p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
-        rows.append(told | {"would change with": findings.would_change(judged.claim, row)})
+        rows.append(told | {"would change with": changes.would_change(judged.claim, deciding, at)})
     return pd.DataFrame(rows).set_index("comparison") if rows else pd.DataFrame()
 
 
@@ -58,6 +61,8 @@ def report(judged: Judgement) -> str:
     parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
     told = wording.summary(judged)
     parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
+    if claim.kind == "paired" and len(judged.deciding):
+        parts.append(f"<p>{html.escape(' '.join(alike_in(judged)))}</p>")
     if len(judged.deciding):
         table = comparison_table(judged).reset_index().to_html(index=False, border=0)
         parts.append(_folded(f"The {len(judged.deciding)} deciding comparisons, and what would change each", table))
@@ -83,7 +88,7 @@ def missing(judged: Iterable[Judgement], root: str | Path | None = None) -> pd.D
 
 
 TRACE = ["claim", "value", "unit", "network", "what", "budget", "seed", "ours", "ours_record", "rival", "rival_record",
-         "commit", "data_sha256", "device", "precision", "started"]  # fmt: skip
+         "commit", "data_sha256", "dense_sha256", "device", "precision", "started", "notes"]  # fmt: skip
 
 
 def trace(judged: Mapping[str, Judgement]) -> pd.DataFrame:
@@ -100,13 +105,14 @@ def trace(judged: Mapping[str, Judgement]) -> pd.DataFrame:
         records = {record["key"]: record for record in one.records}
         for pair in one.pairs.to_dict("records"):
             ours, rival = records[pair["key_ours"]], records[pair["key_rival"]]
+            chosen = Run.from_dict(rival["run"]).arm  # another name than the rival's where the best of several was taken
             rows.append(
                 {
                     "claim": name,
                     "value": pair["difference"],
                     "unit": one.claim.metric,
                     "network": network_name(pair["dataset"], pair["model"]),
-                    "what": f"{pair['ours']} - {pair['rival']}",
+                    "what": f"{pair['ours']} - {pair['rival']}" + ("" if chosen == pair["rival"] else f" ({chosen})"),
                     "budget": pair["budget"],
                     "seed": pair["seed"],
                     **_files(ours, rival),
@@ -123,13 +129,16 @@ def trace(judged: Mapping[str, Judgement]) -> pd.DataFrame:
 def _files(ours: Mapping[str, Any], rival: Mapping[str, Any] | None = None) -> dict[str, Any]:
     told = {"ours": ours["key"], "ours_record": _path(ours)}
     told |= {"rival": rival["key"] if rival else None, "rival_record": _path(rival) if rival else None}
-    sides = [side["provenance"] for side in (ours, rival) if side]
+    records = [side for side in (ours, rival) if side]
+    told["dense_sha256"] = " / ".join(dict.fromkeys(side.get("dense_sha256", "unknown") for side in records))
+    sides = [side["provenance"] for side in records]
     facts = {
         "commit": lambda p: ((p.get("code") or {}).get("commit") or "unknown")[:12],
         "data_sha256": lambda p: (p.get("data") or {}).get("sha256", "unknown"),
         "device": lambda p: (p.get("machine") or {}).get("gpu") or (p.get("machine") or {}).get("cpu", "unknown"),
         "precision": lambda p: p.get("precision"),
         "started": lambda p: p.get("started"),
+        "notes": lambda p: "; ".join(p.get("notes", ())),
     }
     return told | {name: " / ".join(dict.fromkeys(str(fact(p)) for p in sides)) for name, fact in facts.items()}
 

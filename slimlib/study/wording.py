@@ -6,10 +6,13 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from slimlib.study.changes import nearest, would_change
 from slimlib.study.evidence import share
-from slimlib.study.findings import comparison, would_change
+from slimlib.study.findings import comparison
 from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
-from slimlib.study.names import counted, plain_name, points, signed
+from slimlib.study.names import budget_name, counted, interval, joined, network_name, plain_name, points, signed
+from slimlib.study.runs import Run
+from slimlib.study.shapes import STARVED, narrowest
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 if TYPE_CHECKING:
@@ -26,21 +29,63 @@ def summary(judged: Judgement) -> str:
 
 
 def found(judged: Judgement) -> str:
-    """ "Against uniform, supported in 2 of 3 comparisons, not supported in 1 (+0.03 to +0.64 points, 5 seeds); against ...".
+    """ "On LeNet-5 on MNIST: against uniform, supported in 2 of 3 comparisons, ... (+0.03 to +0.64 points, ...); against ...".
 
-    Rivals apart, as a gain over one says nothing of another. Empty before the first comparison.
+    Rivals apart, as a gain over one says nothing of another. Then whatever a reader has to know to make sense of it.
     """
-    rows = judged.deciding
+    rows, claim = judged.deciding, judged.claim
     if rows.empty:
-        return ""
-    if judged.claim.kind == "rank":
-        told = f"{_counts(rows)} ({effects(judged)})"
+        return undecided(judged)
+    networks = joined(dict.fromkeys(network_name(d, m) for d, m in zip(rows["dataset"], rows["model"], strict=True)))
+    if claim.kind == "rank":
+        beyond = int((rows["over_depth_low"] > 0).sum())
+        depth = f"; it says more than depth alone in {beyond} of {len(rows)}" if claim.ours != "depth" else ""
+        told = f"{_counts(rows)} ({effects(judged)}){depth}"
     else:
         parts = rows.groupby("rival", sort=False)
-        told = "; ".join(f"against {plain_name(rival)}, {_counts(part)} ({_points(part)})" for rival, part in parts)
+        told = "; ".join(f"against {plain_name(rival)}, {_counts(part)} ({_points(part, judged.cells)})" for rival, part in parts)
     doubt = int((~rows["agree"]).sum()) if "agree" in rows else 0
-    doubtful = f" In {counted(doubt, 'comparison')} t and bootstrap intervals disagree." if doubt else ""
-    return f"{told[0].upper()}{told[1:]}.{doubtful}"
+    doubtful = f"In {counted(doubt, 'comparison')} t and bootstrap intervals disagree." if doubt else ""
+    return " ".join(filter(None, [f"On {networks}: {told}.", undecided(judged), doubtful, *starved(judged), *reading(judged)]))
+
+
+def undecided(judged: Judgement) -> str:
+    """What is recorded of a paired claim at single budgets, while its comparison lacks seeds or budgets to be made."""
+    if judged.claim.kind != "paired" or judged.cells.empty:
+        return ""
+    names = ["rival", "dataset", "model", "unit"]
+    decided = {tuple(row[name] for name in names) for row in judged.deciding.to_dict("records")}
+    said = []
+    for cell in judged.cells.to_dict("records"):
+        if tuple(cell[name] for name in names) not in decided:
+            network = network_name(cell["dataset"], cell["model"])
+            size = f"{points(cell['mean'])} {interval(cell['low'], cell['high'])}".strip()
+            said.append(f"{plain_name(cell['rival'])} on {network}, {budget_name(cell['budget'])}: {size} points, "
+                        f"{counted(cell['n'], 'seed')}")
+    return f"Recorded in part, so not decided: against {'; against '.join(said)}." if said else ""
+
+
+def starved(judged: Judgement) -> list[str]:
+    """One sentence an arm that leaves some layer next to nothing: whoever it loses to need not be good."""
+    table = narrowest(judged.records) if judged.claim.kind == "paired" else None
+    if table is None or table.empty:
+        return []
+    table = table[(table["kept"] <= STARVED) & table["arm"].isin([judged.claim.ours, *judged.claim.rivals])]
+    least = table.loc[table.groupby("arm", sort=False)["kept"].idxmin()].to_dict("records") if len(table) else []
+    return [f"{plain_name(row['arm'])[0].upper()}{plain_name(row['arm'])[1:]} keeps as little as {row['width']} of "
+            f"{row['full_width']} filters of {row['layer']}." for row in least]
+
+
+def reading(judged: Judgement) -> list[str]:
+    """One sentence an arm that was given training images to choose widths by, beside its claim's other arms."""
+    told: dict[tuple[str, int], dict[str, None]] = {}
+    for record in judged.records:
+        run = Run.from_dict(record["run"])
+        images = dict(run.options).get("calibration")
+        if images and run.arm in (judged.claim.ours, *judged.claim.rivals):
+            told.setdefault((run.arm, images), {})[network_name(run.dataset, run.model)] = None
+    return [f"On {joined(networks)} {plain_name(arm)} reads {images} training images without their labels."
+            for (arm, images), networks in told.items()]
 
 
 def listed(sentences: Iterable[str]) -> Markdown:
@@ -89,21 +134,18 @@ def effects(judged: Judgement) -> str:
         return f"Spearman {_reach(rows['spearman'], 1)}, {_span(rows['n'], 'layer')}"
     parts = list(rows.groupby("rival", sort=False))
     if len(parts) == 1:
-        return _points(rows)
+        return _points(rows, judged.cells.iloc[:0])
     told = "; ".join(f"vs {plain_name(rival)} {_reach(part['mean'], 100)}" for rival, part in parts)
     return f"{told} points; {_span(rows['n'], 'seed')}"
 
 
 def closest(judged: Judgement) -> str:
     """The deciding comparison whose verdict would change first, and with what."""
-    rows = judged.deciding
-    if rows.empty:
+    rows, claim = judged.deciding.to_dict("records"), judged.claim
+    if not rows:
         return ""
-    open_ones = rows[rows["verdict"] == INCONCLUSIVE]
-    # when all are decided: the interval whose lower end is nearest to zero, from either side
-    row = open_ones.sort_values("p", na_position="last").iloc[0] if len(open_ones) else rows.loc[rows["low"].abs().idxmin()]
-    what, needs = comparison(judged.claim, row.to_dict()), would_change(judged.claim, row.to_dict())
-    return f"Closest to another verdict: {what}. It would take {needs}."
+    at = nearest(claim, rows)
+    return f"Closest to another verdict: {comparison(claim, rows[at])}. It would take {would_change(claim, rows, at)}."
 
 
 def _counts(rows: pd.DataFrame) -> str:
@@ -115,8 +157,12 @@ def _counts(rows: pd.DataFrame) -> str:
     return ", ".join([f"{first} in {number} of {len(rows)} comparisons", *(f"{name} in {count}" for name, count in others)])
 
 
-def _points(rows: pd.DataFrame) -> str:
-    return f"{_reach(rows['mean'], 100)} points, {_span(rows['n'], 'seed')}"
+def _points(rows: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """Means over budgets; and those of single budgets, which may differ more than their mean tells."""
+    keys = ["rival", "dataset", "model", "unit"]
+    single = cells.merge(rows[keys], on=keys)["mean"] if len(cells) else ()
+    at = f", at single budgets {_reach(single, 100)}" if len(single) > len(rows) else ""
+    return f"{_reach(rows['mean'], 100)} points{at}, {_span(rows['n'], 'seed')}"
 
 
 def _plain_text(sentence: str) -> str:

@@ -43,6 +43,6 @@ def latency_against_macs(table: pd.DataFrame) -> Figure:
         top = max(1.08, 1.05 * float(np.nanmax(part["relative_high"])))
         axis.set(xlim=(0, 1.04), ylim=(0, min(top, 2.0)))
     fig.supxlabel("multiply-adds, as a share of the dense network's", fontsize=10)
-    fig.supylabel("time, as a share", fontsize=10)
+    fig.supylabel("time, as a share of the dense network's", fontsize=10)
     fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)
     return fig
