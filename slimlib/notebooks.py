@@ -6,6 +6,7 @@ outputs elsewhere. papermill does the work and is called from here only, so that
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,9 @@ def execute(
             raise NotebookError(_describe(template, failed, error, root)) from error
 
     for cell in notebook.cells:
-        if "parameters" in cell.metadata.get("tags", []):  # the defaults; the values used stand in the cell below
-            cell.metadata.tags = sorted({*cell.metadata.tags, "hide-input"})
+        # the declared parameters stand on the page with their comments; papermill's cell below them only where it changes one
+        if "injected-parameters" in cell.metadata.get("tags", []) and _all_defaults(declared, parameters):
+            cell.metadata.tags = sorted({*cell.metadata.tags, "remove-input"})
         if cell.cell_type == "markdown" and parameters.get("profile", LIVE) != LIVE:
             cell.source = _labelled_for(parameters["profile"], cell.source)
     notebook.metadata.papermill.update(input_path=relative(template, root), output_path=relative(output, root))
@@ -118,6 +120,15 @@ def execute(
     partial.replace(output)
     failed.unlink(missing_ok=True)
     return True
+
+
+def _all_defaults(declared: Mapping[str, Mapping[str, str]], parameters: Mapping[str, Any]) -> bool:
+    def default(name: str) -> Any:
+        with suppress(ValueError, SyntaxError):  # what is no literal equals nothing
+            return ast.literal_eval(declared[name]["default"])
+        return object()
+
+    return all(default(name) == value for name, value in parameters.items())
 
 
 def _labelled_for(profile: str, text: str) -> str:

@@ -54,8 +54,10 @@ def test_parameters_reach_the_notebook_and_it_runs_in_the_root_with_this_python(
     assert outputs(output).split() == ["42", "quick", str(project), sys.executable]
     made = json.loads(output.read_text())
     assert made["metadata"]["slimlib"]["parameters"] == {"seed": 21}
-    assert "hide-input" in made["cells"][1]["metadata"]["tags"], "the defaults are folded away"
-    assert "hide-input" not in made["cells"][2]["metadata"].get("tags", []), "the values used are shown"
+    hidden = [{"hide-input", "remove-input"} & set(cell["metadata"].get("tags", [])) for cell in made["cells"][1:3]]
+    assert hidden == [set(), set()], "the declared parameters are shown, and the values that differ"
+    assert notebooks.execute(template, output, {"profile": "quick"})
+    assert "remove-input" in json.loads(output.read_text())["cells"][2]["metadata"]["tags"], "a default is not shown twice"
     assert str(project) not in json.dumps(made["metadata"]), "no machine's path in the page's metadata"
     assert [p.name for p in output.parent.iterdir()] == ["one.ipynb"], "nothing half-made beside it"
 
