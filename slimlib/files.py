@@ -1,0 +1,59 @@
+"""Files that appear under their name only when they are complete; what is wrong with a path is said by name."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from slimlib.errors import SlimlibError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it takes the place of `path` when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        mask = os.umask(0)  # mkstemp makes files private; records are for everyone, as the umask says
+        os.umask(mask)
+        temporary.chmod(0o666 & ~mask)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def saving(path: str | Path) -> Iterator[Path]:
+    """:func:`replacing` for a file that a user has named: its folder must be there, and what forbids writing is refused."""
+    path = Path(path)
+    folder_must_exist(path)
+    try:
+        with replacing(path) as temporary:
+            yield temporary
+    except OSError as error:
+        raise SlimlibError(f"path={str(path)!r} cannot be written ({first_line(error)}); give another file") from error
+
+
+def folder_must_exist(path: str | Path, parameter: str = "path") -> None:
+    """Refuse a name for a new file whose folder is not there: made unasked, a misspelt one would hide the file."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise SlimlibError(f"{parameter}={str(path)!r}: there is no folder {str(folder)!r}; make it first")
+
+
+def must_exist(path: str | Path, parameter: str = "path") -> None:
+    if not Path(path).is_file():
+        raise SlimlibError(f"{parameter}={str(path)!r}: no such file")
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, or its kind where it says nothing."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
