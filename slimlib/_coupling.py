@@ -9,9 +9,11 @@ from torch import nn
 from torch_pruning._helpers import _HybridIndex
 from torch_pruning.ops import OPTYPE
 
-from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS, TRUSTED, Member, is_depthwise
+from slimlib._forward import ForwardFacts
+from slimlib._probing import NEEDED, NO_RUN
+from slimlib._trust import doubt_about, is_attention, over_positions
+from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS, Member, is_depthwise
 
-PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)}
 REFUSED = {
     OPTYPE.OUTPUT: "its width is the width of the model's output",
     OPTYPE.PARAMETER: "it shares its width with a parameter that belongs to no layer (a class token, a layer scale)",
@@ -23,8 +25,10 @@ REFUSED = {
     OPTYPE.CUSTOMIZED: "it passes through a layer that the dependency graph does not know",
 }
 MEETING = "several of its channels meet in one channel of {} (a gate over halves)"
-DOUBTFUL = {OPTYPE.RESHAPE: "a reshape", OPTYPE.SPLIT: "a split or chunk", OPTYPE.UNBIND: "an unbind",
-            OPTYPE.EXPAND: "an expand", OPTYPE.SLICE: "a slice"}
+LAST_AXIS = "a Linear layer on the last axis beside layers that have their channels on another"
+ATTENTION = "it is the width of an attention product, which is scaled by it and whose multiply-adds plans count as constant"
+PAD = ("it meets a padding that adds channels (zero-padded, option A shortcuts) or may do so; only the inner layers of its "
+       "blocks can be slimmed")
 
 
 @dataclass
@@ -33,6 +37,8 @@ class RawGroup:
     members: list[Member]
     reason: str = ""
     splits: list[np.ndarray] = field(default_factory=list)
+    misfit: str = ""  # which member has not the positions that the channels would have there
+    by_linear: bool = False  # one of the layers that write it is a Linear one
 
 
 @dataclass
@@ -104,38 +110,62 @@ def _mapped(dep, idxs: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, np.nd
     return np.array([p.idx for p in pairs], int), np.array([p.root_idx for p in pairs], int)
 
 
-def read_group(graph, items: list[_Touched], names, width: int, constants: set) -> tuple[RawGroup, str]:
-    """Members, reason to refuse (or ""), and the operation that makes the group doubtful (or "").
-
-    ``constants``: the autograd nodes that also take a tensor which no layer makes.
-    """
-    raw, doubt = RawGroup(width, []), ""
+def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFacts) -> tuple[RawGroup, str]:
+    """Members, reason to refuse (or ""), and the operation that makes the group doubtful (or "")."""
+    raw, doubt, pooling = RawGroup(width, []), "", ""
     for item in items:
         node, module = item.node, item.node.module
-        channels, index = item.roots, item.idxs
         if node.type in REFUSED:
             raw.reason = raw.reason or REFUSED[node.type]
         elif item.lost:
             raw.reason = raw.reason or "its channels pass through reshapes that cannot be followed"
+        elif is_attention(node):
+            raw.reason = raw.reason or ATTENTION
         elif node.type == OPTYPE.SPLIT and node.module.offsets is not None:
             run = np.full(width, -1)
-            run[channels] = np.searchsorted(np.asarray(node.module.offsets), index, side="right")
+            run[item.roots] = np.searchsorted(np.asarray(node.module.offsets), item.idxs, side="right")
             raw.splits.append(run)
         elif module in names and node.type != OPTYPE.ELEMENTWISE:
-            out = graph.is_out_channel_pruning_fn(item.handler)
-            role = ("out" if out else "in") if isinstance(module, LAYERS) else "norm"
-            member, fault = _member(names[module], role, channels, index)
-            raw.members.append(member)
-            raw.reason = raw.reason or (MEETING.format(names[module]) if item.meet else fault) or _layer_fault(module)
+            _add_member(raw, names[module], item, graph.is_out_channel_pruning_fn(item.handler))
         if not node.outputs and (raw.members[-1].role != "in" if module in names and raw.members else True):
             raw.reason = REFUSED[OPTYPE.OUTPUT]
-        operation = _operation(node, constants)
+        operation = doubt_about(node, names, facts.constants)
         if operation == "pad":
-            raw.reason = ("it meets a padding that adds channels (zero-padded, option A shortcuts) or may do so; only the "
-                          "inner layers of its blocks can be slimmed")
+            raw.reason = PAD
         elif not raw.reason or not doubt:
             doubt = doubt or operation
-    return raw, doubt
+        pooling = pooling or over_positions(node)
+    return raw, _settled(raw, doubt, pooling, facts.last_axis)
+
+
+def _add_member(raw: RawGroup, name: str, item: _Touched, out: bool) -> None:
+    module = item.node.module
+    role = ("out" if out else "in") if isinstance(module, LAYERS) else "norm"
+    member, fault = _member(name, role, item.roots, item.idxs)
+    raw.members.append(member)
+    raw.reason = raw.reason or (MEETING.format(name) if item.meet else fault) or _layer_fault(module)
+    raw.misfit = raw.misfit or _misfit(module, member)
+    raw.by_linear |= role == "out" and isinstance(module, nn.Linear)
+
+
+def _settled(raw: RawGroup, doubt: str, pooling: str, last_axis: set[str]) -> str:
+    """What is doubtful when all members are known. Those of a misfit need no trial, and have their reason here."""
+    if 0 < sum(m.module in last_axis for m in raw.members) < len(raw.members):
+        doubt = LAST_AXIS
+    if raw.misfit and not raw.reason:
+        raw.reason = NEEDED.format(doubt) + NO_RUN if doubt else raw.misfit
+    return doubt or (pooling if raw.by_linear else "")  # which is over the channels, if these are on the last axis
+
+
+def _misfit(module: nn.Module, member: Member) -> str:
+    """Are there positions that the module does not have? (A Linear layer reads the image's columns, not channels.)"""
+    if member.role == "norm":
+        size = module.num_features if isinstance(module, PER_CHANNEL_NORMS) else module.num_parameters
+    elif isinstance(module, CONV):
+        size = module.out_channels if member.role == "out" else module.in_channels
+    else:
+        size = module.out_features if member.role == "out" else module.in_features
+    return "" if member.positions.max() < size else f"its channels do not fit {member.module}, which has {size} there"
 
 
 def _member(name: str, role: str, channels: np.ndarray, index: np.ndarray) -> tuple[Member, str]:
@@ -157,34 +187,3 @@ def _layer_fault(module: nn.Module) -> str:
     if module.groups == module.out_channels > 1 and not is_depthwise(module):
         return "a convolution in it has one filter per group of several inputs"
     return "a grouped transposed convolution is not followed" if module.transposed and module.groups > 1 else ""
-
-
-def _operation(node, constants: set) -> str:
-    """"" for what acts on each channel by itself, "pad" for zero-padded channels, else a name: to be probed."""
-    if node.type in DOUBTFUL:
-        return "" if _flattens_pooled(node) else DOUBTFUL[node.type]
-    if isinstance(node.module, LAYERS):
-        return "" if type(node.module).forward in PLAIN_FORWARDS else f"a {type(node.module).__name__}"
-    if node.type not in (OPTYPE.ELEMENTWISE, OPTYPE.CONCAT) or node.grad_fn is None:
-        return ""
-    name = node.grad_fn.name()
-    if node.grad_fn in constants and "BatchNorm" not in name:  # whose running statistics are cut with it
-        return f"a tensor that no layer makes, in the operation {name}"
-    if node.type == OPTYPE.CONCAT:
-        return "" if node.module.offsets is not None else "a concatenation"
-    if name.startswith(("ConstantPad", "Pad")):
-        pad = getattr(node.grad_fn, "_saved_pad", ())
-        return "pad" if len(pad) > 4 and any(pad[4:]) else ""
-    if name.startswith("Mean"):  # pooling over the image is per channel; a mean over channels is not
-        dims = getattr(node.grad_fn, "_saved_dim", ())
-        spatial = dims and 1 not in dims and 2**64 - 3 not in dims and -3 not in dims
-        return "" if spatial else "a mean"
-    own_weight = name.startswith("TBackward") and not node.inputs  # a Linear layer's transposed weight, not what it reads
-    return "" if own_weight or TRUSTED.match(name) else f"the operation {name}"
-
-
-def _flattens_pooled(node) -> bool:
-    """A flattening of an image pooled to one pixel, as before most classifiers: each channel is one input of the Linear."""
-    sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", ()) if node.type == OPTYPE.RESHAPE else ()
-    return (len(sizes) > 2 and all(s == 1 for s in sizes[2:]) and bool(node.outputs)
-            and all(isinstance(o.module, nn.Linear) and o.module.in_features == sizes[1] for o in node.outputs))

@@ -11,8 +11,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, LAYERS
+from slimlib.errors import SlimlibError, first_line
+from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS
 from slimlib.outputs import tensors_in
 
 
@@ -24,46 +24,72 @@ class ForwardFacts:
     fixed_macs: int  # multiply-adds outside Conv and Linear modules, per example
     constants: set  # autograd's nodes of operations that also take a tensor which no layer makes
     unread: bool  # something is computed that no output depends on, of which the graph of the outputs knows nothing
+    detached: bool  # so has some output no gradient, and the graph does not tell what it is made of
+    last_axis: set[str]  # Linear layers called on more than (batch, channels): theirs is not the axis of a convolution
+    ends: set  # autograd's nodes of the returned tensors, one that the model uses for nothing else each
 
 
 def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, list[torch.Tensor]]:
-    """The facts, multiply-adds counted by ``torch.utils.flop_counter`` and by layer; and the outputs that have a gradient."""
-    order: dict[str, int] = {}
-    calls: dict[str, int] = defaultdict(int)
-    positions: dict[str, float] = defaultdict(float)
-    batch = example_input.shape[0]
-
-    def hook(name):
-        def record(module, inputs, output):
-            order.setdefault(name, len(order))
-            calls[name] += 1
-            if isinstance(module, CONV) and module.transposed:
-                positions[name] += inputs[0].numel() / (batch * module.in_channels)
-            elif isinstance(module, LAYERS):
-                positions[name] += output.numel() / (batch * module.weight.shape[0])
-        return record
-
-    hooks = [m.register_forward_hook(hook(n)) for n, m in model.named_modules() if n and not list(m.children())]
+    """The facts, multiply-adds counted by ``torch.utils.flop_counter`` and by layer; and the outputs that have a gradient, each
+    as a copy, so that a tensor which the model returns and reads as well is an end of the graph too."""
+    calls = _Calls(len(example_input))
+    own = (*LAYERS, *PER_CHANNEL_NORMS)  # of which a subclass may have modules in it
+    hooks = [m.register_forward_hook(calls.hook(n), with_kwargs=True)
+             for n, m in model.named_modules() if n and (isinstance(m, own) or not list(m.children()))]
     try:
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
         with FlopCounterMode(display=False) as counter, _Watch() as seen:
             output = model(example_input)
-    except (RuntimeError, ValueError, IndexError, TypeError) as e:
-        raise SlimlibError(
-            f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
-            f"{str(e).splitlines()[0]}; give one batch of the shape that the model was made for"
-        ) from e
+    except Exception as e:  # whatever a model may raise
+        raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
+                           f"{first_line(e)}; give one batch of the shape that the model was made for") from e
     finally:
         for h in hooks:
             h.remove()
-    macs = sum(p * model.get_submodule(n).weight.numel() for n, p in positions.items())
-    fixed = round(counter.get_total_flops() / 2 / batch - macs)
-    outputs = [tensor for tensor in tensors_in(output) if tensor.grad_fn is not None]
+    if calls.unbatched and calls.first_size == example_input.numel() and len(example_input) > 1:
+        raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} is taken for one example by {calls.unbatched}; "
+                           "give one batch, batch first (example_input[None])")
+    macs = sum(p * model.get_submodule(n).weight.numel() for n, p in calls.positions.items())
+    fixed = round(counter.get_total_flops() / 2 / len(example_input) - macs)
+    returned = tensors_in(output)
+    outputs = [tensor for tensor in returned if tensor.grad_fn is not None]
     if not outputs:
         raise SlimlibError("model: no tensor that it returns has a gradient, so its graph cannot be read; return what the layers "
                            "compute, not only what is chosen from it, and without torch.no_grad()")
-    unread = not seen.made <= _before(outputs)
-    return ForwardFacts(order, dict(calls), dict(positions), fixed, seen.constants, unread), outputs
+    unread, detached = not seen.made <= _before(outputs), len(outputs) < len(returned)
+    ends = [tensor.clone() for tensor in outputs]
+    return ForwardFacts(calls.order, dict(calls.calls), dict(calls.positions), fixed, seen.constants, unread, detached,
+                        calls.last_axis, {tensor.grad_fn for tensor in ends}), ends
+
+
+class _Calls:
+    """What a forward hook on every layer notes."""
+
+    def __init__(self, batch: int):
+        self.batch = batch
+        self.order: dict[str, int] = {}
+        self.calls: dict[str, int] = defaultdict(int)
+        self.positions: dict[str, float] = defaultdict(float)
+        self.last_axis: set[str] = set()
+        self.first_size, self.unbatched = 0, ""  # elements that the first layer reads; its name, where it saw no batch
+
+    def hook(self, name: str):
+        def record(module, inputs, named, output):
+            self.order.setdefault(name, len(self.order))
+            self.calls[name] += 1
+            if isinstance(module, LAYERS):
+                self._layer(name, module, next(_tensors((*inputs, *named.values()))), tensors_in(output)[0])
+        return record
+
+    def _layer(self, name: str, module: nn.Module, read: torch.Tensor, written: torch.Tensor) -> None:
+        if not self.positions:
+            self.first_size, self.unbatched = read.numel(), name if read.dim() < module.weight.dim() else ""
+        if isinstance(module, nn.Linear) and read.dim() > 2:
+            self.last_axis.add(name)
+        if isinstance(module, CONV) and module.transposed:
+            self.positions[name] += read.numel() / (self.batch * module.in_channels)
+        else:
+            self.positions[name] += written.numel() / (self.batch * module.weight.shape[0])
 
 
 def _before(outputs: list[torch.Tensor]) -> set:

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from slimlib.layout import Group, Layout
-from slimlib.masking import masking_error
+from slimlib.copying import copied
+from slimlib.cost import cost_model
+from slimlib.layout import PER_CHANNEL_NORMS, Group, Layout
+from slimlib.masking import OtherShapes, difference, masked
+from slimlib.modes import unmarked
+from slimlib.outputs import tensors_in
+from slimlib.surgery import Keep, cut
+
+NEEDED, NO_RUN = "its channels pass through {}, which needs them all: ", "without some, the network does not run"
+PRODUCT = "it is the width of a product outside Conv and Linear layers (attention), whose multiply-adds plans count as constant"
 
 
 def probed(
     layout: Layout, doubtful: dict[int, str], model: nn.Module, example_input: torch.Tensor, unread: bool = False
 ) -> Layout:
-    """Thin the doubtful groups; refuse those at which the network fails or differs from zero-masking the same channels.
+    """Thin the doubtful groups; refuse those at which the network fails or differs from zero-masking the same channels, or has
+    not the multiply-adds that plans would promise.
 
     All are tried at once, and halves of them where that goes wrong, so a network without fault costs one probe; or two, where
     it computes what no output depends on (``unread``): there a fault shows only when too few channels are left.
@@ -29,31 +40,99 @@ def probed(
         # an image of one colour, as plans are traced with again, would let a fault pass
         noise = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0))
         example_input = noise.to(example_input)
+    lively = _lively(model)
     pending = [(asked, narrow) for narrow in ((False, True) if unread else (False,))]
     while pending:
         batch, narrow = pending.pop()
         batch = [i for i in batch if not groups[i].reason]
-        fault = _fault(model, layout, [groups[i] for i in batch], example_input, narrow) if batch else ""
+        with unmarked(model):  # by hooks that know the model and not its copies
+            fault = _fault(lively, layout, [groups[i] for i in batch], example_input, narrow) if batch else ""
         if fault and len(batch) > 1:
             pending += [(batch[: len(batch) // 2], narrow), (batch[len(batch) // 2 :], narrow)]
         elif fault:
             (i,) = batch
-            groups[i] = replace(groups[i], reason=f"its channels pass through {doubtful[i]}, which needs them all: {fault}")
+            groups[i] = replace(groups[i], reason=fault.format(doubtful[i]))
     return replace(layout, groups=tuple(groups))
 
 
+def _lively(model: nn.Module) -> nn.Module:
+    """The model, or a copy in which parameters and statistics that are the same for all channels, as at the start of training,
+    are drawn at random: behind a head of zeros or a scale of 1e-6 no fault would be seen."""
+    if not list(_constant(model)):
+        return model
+    model, generator = copied(model), torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in _constant(model):
+            drawn = torch.rand(tensor.shape, generator=generator)
+            tensor.copy_(drawn + 0.5 if tensor.max() else drawn / 5)  # a variance must not be negative
+    return model
+
+
+def _constant(model: nn.Module) -> Iterator[torch.Tensor]:
+    """Parameters, and statistics of norms, of one value."""
+    statistics = (b for m in model.modules() if isinstance(m, PER_CHANNEL_NORMS) for b in m.buffers(recurse=False))
+    for tensor in (*model.parameters(), *statistics):
+        if tensor.is_floating_point() and tensor.numel() > 1:
+            first, last = tensor.detach()[(0,) * tensor.dim()], tensor.detach()[(-1,) * tensor.dim()]
+            if first == last and tensor.min() == tensor.max():  # the ends tell it faster
+                yield tensor
+
+
 def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor, narrow: bool) -> str:
-    """What goes wrong when the groups are thinned, or ""; ``narrow``: to one channel a block, else to about half."""
+    """What goes wrong when the groups are thinned, with a place for the doubtful operation, or "".
+
+    ``narrow``: thinned to one channel a block, else to about half.
+    """
     turn: dict[tuple[int, int], int] = defaultdict(int)
     keep = {}
     for g in groups:  # groups of one width get other numbers of channels: else one that binds two of them would not be seen
         keep[g.name] = _some(g, None if narrow else turn[g.width, g.blocks])
         turn[g.width, g.blocks] += 1
     try:
-        error = masking_error(model, layout, keep, example_input)
-    except (RuntimeError, ValueError, IndexError, AssertionError):
-        return "without some, the network does not run"
-    return "" if error <= 1e-3 else "removing channels is not the same as zeroing them there"
+        want, inert = _masked_answers(masked(model, layout, keep).eval(), groups, keep, example_input)
+        got, counted = _counted(cut(model, layout, keep).eval(), example_input)
+        error = difference(got, want)
+    except OtherShapes:
+        return NEEDED + "without some, the network answers with other shapes"
+    except Exception:  # whatever a model may raise
+        return NEEDED + NO_RUN
+    if not (error <= 1e-3 and inert):
+        return NEEDED + "removing channels is not the same as zeroing them there"
+    planned = cost_model(model, layout, tuple(groups)).macs(np.array([len(keep[g.name]) for g in groups]))
+    return "" if abs(counted - planned) < 1 else PRODUCT
+
+
+@torch.no_grad()
+def _masked_answers(network: nn.Module, groups: list[Group], keep: Keep, x: torch.Tensor) -> tuple[list[torch.Tensor], bool]:
+    """Outputs of the masked network, and whether no layer is told anything where the channels were: a number there that is the
+    same everywhere (a sigmoid of zero) tells nothing, but a sum over other channels does."""
+    told = []
+
+    def hook(positions):
+        def look(module, inputs, named):
+            read = next(value for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor))
+            axis = read.dim() + 1 - module.weight.dim()  # the last for a Linear layer, else before those of the kernel
+            there = read.movedim(axis, 0)[torch.as_tensor(positions.reshape(-1), device=read.device)]
+            there = there.reshape(len(positions), -1)  # of each channel all that is read of it
+            constant = there[:, :1] if there.shape[1] > 1 else 0
+            told.append((there - constant).abs().max() / read.abs().max().clamp_min(1e-12))
+        return look
+
+    for g in groups:
+        for m in g.members:
+            gone = m.positions[~np.isin(m.channels, keep[g.name])]
+            if m.role == "in" and gone.size:
+                network.get_submodule(m.module).register_forward_pre_hook(hook(gone), with_kwargs=True)
+    return tensors_in(network(x)), all(bool(spread <= 1e-3) for spread in told)
+
+
+def _counted(network: nn.Module, example_input: torch.Tensor) -> tuple[list[torch.Tensor], float]:
+    """Outputs, and multiply-adds of one example: with gradients on, see forward_facts."""
+    for parameter in network.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+        outputs = tensors_in(network(example_input))
+    return [tensor.detach() for tensor in outputs], counter.get_total_flops() / 2 / len(example_input)
 
 
 def _some(g: Group, turn: int | None) -> np.ndarray:

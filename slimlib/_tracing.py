@@ -6,7 +6,8 @@ the cutting itself are slimlib's own.
 
 from __future__ import annotations
 
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +15,11 @@ import torch
 import torch_pruning as tp
 from torch import nn
 from torch_pruning.dependency import index_mapping
-from torch_pruning.ops import OPTYPE
 
 from slimlib._coupling import RawGroup, coupled, read_group
 from slimlib._forward import ForwardFacts, forward_facts
+from slimlib._index_mapping import steady_index_mapping
+from slimlib._operations import Op, norm_after, operations
 from slimlib.errors import SlimlibError
 from slimlib.layout import LAYERS, Member
 
@@ -28,19 +30,6 @@ class RawGroups:
     doubtful: dict[int, str]
     norm_after: dict[str, str]
     ops: list[Op]
-
-
-@dataclass(frozen=True)
-class Op:
-    """One node of the traced graph: ``module`` is a name or "", ``kind`` a type or an autograd operation's name, ``inputs`` the
-    indices of the nodes before it, ``pad`` the amounts of a padding (last dimension first, as torch has them), ``calls`` how
-    often a module is called in one pass."""
-
-    kind: str
-    module: str
-    inputs: tuple[int, ...]
-    pad: tuple[int, ...] = ()
-    calls: int = 1
 
 
 def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, RawGroups]:
@@ -58,7 +47,7 @@ def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, R
         told.append(facts)
         return outputs
 
-    with _steady_index_mapping():
+    with steady_index_mapping(), _same_hooks(model):
         graph = tp.DependencyGraph()
         # with one slope for all channels it couples nothing, though one module may stand behind every layer
         graph.IGNORED_LAYERS_IN_TRACING += [m for m in model.modules() if isinstance(m, nn.PReLU) and m.num_parameters == 1]
@@ -71,48 +60,15 @@ def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, R
 
 
 @contextmanager
-def _steady_index_mapping():
-    """Mends of Torch-Pruning 1.6.1 while the graph is built, undone afterwards.
-
-    It fails at a reshape or a concatenation whose channels it cannot infer (ShuffleNet; a part of a split, joined to a sum of
-    its parts), and makes mappings without an end where it cannot infer the parts of a split (nn.GRU); all are probed here, so
-    the mapping is left out. And it takes the parts of a split in the order in which the trace meets their readers; autograd
-    knows which part each one reads.
-    """
-    names = ("update_reshape_index_mapping", "update_concat_index_mapping", "update_split_index_mapping")
-    original = {name: getattr(index_mapping, name) for name in names}
-
-    def reshape_or_skip(graph, node):
-        with suppress(ZeroDivisionError):
-            original["update_reshape_index_mapping"](graph, node)
-
-    def concat_or_skip(graph, node):
-        with suppress(TypeError):
-            original["update_concat_index_mapping"](graph, node)
-
-    def split_by_number(graph, node):
-        original["update_split_index_mapping"](graph, node)
-        for reader in node.outputs:
-            parts = {nr for f, nr in getattr(reader.grad_fn, "next_functions", ()) if f is node.grad_fn}
-            for dep, reverse in [(d, False) for d in node.dependencies if d.target is reader] + [
-                (d, True) for d in reader.dependencies if d.target is node
-            ]:
-                offsets = node.module.offsets or []
-                if len(offsets) < 2:  # not worked out (in a recurrent layer): what is split there is probed
-                    dep.index_mapping[0] = None
-                elif len(parts) == 1 and isinstance(dep.index_mapping[0], index_mapping._SplitIndexMapping):
-                    (nr,) = parts
-                    if nr + 2 > len(offsets):  # parts that nobody reads are left out; they are all of one size
-                        offsets = [i * offsets[1] for i in range(nr + 2)]
-                    dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
-
-    for name, mended in zip(names, (reshape_or_skip, concat_or_skip, split_by_number), strict=True):
-        setattr(index_mapping, name, mended)
+def _same_hooks(model: nn.Module) -> Iterator[None]:
+    """Afterwards modules have the forward hooks that they had: Torch-Pruning leaves its own where the pass is broken off."""
+    before = [(module, set(module._forward_hooks)) for module in model.modules()]
     try:
         yield
     finally:
-        for name in names:
-            setattr(index_mapping, name, original[name])
+        for module, keys in before:
+            for key in set(module._forward_hooks) - keys:
+                del module._forward_hooks[key]
 
 
 def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
@@ -128,60 +84,18 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
             alone = Member(names[layer], "out", np.zeros(1, int), np.zeros((1, 1), int))
             groups.append(RawGroup(1, [alone], "it has a single channel"))
             continue
-        raw, operation = read_group(graph, coupled(graph, layer, width, most), names, width, facts.constants)
+        raw, operation = read_group(graph, coupled(graph, layer, width, most), names, width, facts)
         seen.update(model.get_submodule(m.module) for m in raw.members if m.role == "out")
         if operation:
             doubtful[len(groups)] = operation
         groups.append(raw)
-    if facts.unread:
-        doubtful = dict.fromkeys(range(len(groups)), "something that is computed and not read") | doubtful
+    for about_all, operation in ((facts.unread, "something that is computed and not read"),
+                                 (facts.detached, "an output without a gradient")):
+        doubtful = (dict.fromkeys(range(len(groups)), operation) if about_all else {}) | doubtful
     called = {names[m] for m in layers}
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in called:  # its weight is used without calling it
             n = module.weight.shape[0]
             member = Member(name, "out", np.arange(n), np.arange(n)[:, None])
             groups.append(RawGroup(n, [member], "it is not called as a module of its own in the forward pass"))
-    return RawGroups(groups, doubtful, _norm_after(graph, layers, names), _operations(graph, names, facts.calls))
-
-
-def _through_batch_norm(node):
-    """The node after ``node``; a norm with a built-in activation shows its bare operation first, which is stepped over."""
-    after = node.outputs[0]
-    if after.type == OPTYPE.ELEMENTWISE and after.grad_fn is not None and "BatchNorm" in after.grad_fn.name():
-        after = after.outputs[0] if len(after.outputs) == 1 else after
-    return after
-
-
-def _norm_after(graph, layers, names) -> dict[str, str]:
-    """Layer -> the BatchNorm that alone reads its output."""
-    found = {}
-    for layer in layers:
-        node = graph.module2node[layer]
-        if len(node.outputs) == 1:
-            after = _through_batch_norm(node)
-            if after.type == OPTYPE.BN and after.module.running_var is not None and after.module.affine:
-                found[names[layer]] = names[after.module]
-    return found
-
-
-def _operations(graph, names, calls: dict[str, int]) -> list[Op]:
-    """The traced graph, inputs before users; a layer that reads what it wrote itself, being called again, comes before that."""
-    index: dict = {}
-    ops: list[Op] = []
-    opened = set()
-    for start in graph.module2node.values():
-        stack = [(start, False)]
-        while stack:
-            node, ready = stack.pop()
-            if ready:
-                module = names.get(node.module, "")
-                kind = node.grad_fn.name() if not module and node.grad_fn is not None else type(node.module).__name__
-                index[node] = len(ops)
-                pad = tuple(getattr(node.grad_fn, "_saved_pad", ()) if kind.startswith("ConstantPad") else ())
-                inputs = tuple(index[i] for i in node.inputs if i in index)
-                ops.append(Op(kind, module, inputs, pad, calls.get(module, 1)))
-            elif node not in opened:
-                opened.add(node)
-                stack.append((node, True))
-                stack.extend((i, False) for i in node.inputs if i not in opened)
-    return ops
+    return RawGroups(groups, doubtful, norm_after(graph, layers, names), operations(graph, names, facts))

@@ -74,7 +74,8 @@ def cost_model(model: nn.Module, layout: Layout, groups: tuple[Group, ...]) -> C
         for m in g.members:
             module, share = model.get_submodule(m.module), m.positions.size / g.width  # entries a channel
             if m.role == "norm":
-                per_channel = [p for p in module.parameters(recurse=False) if p.dim() == 1 and p.numel() > 1]
+                entries = getattr(module, "num_features", getattr(module, "num_parameters", 0))  # a PReLU may have one for all
+                per_channel = [p for p in module.parameters(recurse=False) if p.shape == (entries,) != (1,)]
                 per_width[column[g.name]] += share * len(per_channel)
             elif m.role == "out":
                 out_w[row[m.module], column[g.name]] += share

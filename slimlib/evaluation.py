@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,19 +13,31 @@ from slimlib.modes import evaluation_mode
 
 
 def evaluate(model: nn.Module, data: Data | Split, batch_size: int = 1000) -> float:
-    """Top-1 accuracy in [0, 1], in float32; of ``data.test`` if a whole :class:`~slimlib.data.Data` is given.
+    """Top-1 accuracy in [0, 1]; of ``data.test`` if a whole :class:`~slimlib.data.Data` is given.
 
-    The model is moved to the data's device. Its mode and its statistics stay as they are.
+    In float32, or in the type of the model's parameters (after ``model.half()``, say). The model is moved to the data's device.
+    Its mode and its statistics stay as they are.
     """
     split = data.test if isinstance(data, Data) else data
-    if not len(split):
-        raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
+    must_have_images(split)
     model.to(split.device)
+    as_parameters = _caster(model)
     right = torch.zeros((), dtype=torch.int64, device=split.device)
     with torch.inference_mode(), evaluation_mode(model):
         for images, labels in split.in_order(batch_size):
-            right += (logits_of(model(images)).argmax(1) == labels).sum()
+            right += (logits_of(model(as_parameters(images))).argmax(1) == labels).sum()
     return right.item() / len(split)
+
+
+def must_have_images(split: Split) -> None:
+    if not len(split):
+        raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
+
+
+def _caster(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """What gives images the one floating type that all parameters have; where they have several, the model sees to it."""
+    types = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    return lambda images: images.to(*types) if len(types) == 1 and images.is_floating_point() else images
 
 
 def logits_of(output: object) -> Tensor:
@@ -47,6 +61,7 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
         raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
     momenta = [norm.momentum for norm in norms]
     model.to(split.device)
+    as_parameters = _caster(model)
     try:
         with torch.no_grad(), evaluation_mode(model):
             for norm in norms:
@@ -54,7 +69,7 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
                 norm.momentum = None  # a cumulative average
                 norm.train()
             for part in range(batches):
-                model(split.normalised(slice(part * count // batches, (part + 1) * count // batches)))
+                model(as_parameters(split.normalised(slice(part * count // batches, (part + 1) * count // batches))))
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

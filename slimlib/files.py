@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, first_line
 
 
 @contextmanager
@@ -52,8 +52,3 @@ def folder_must_exist(path: str | Path, parameter: str = "path") -> None:
 def must_exist(path: str | Path, parameter: str = "path") -> None:
     if not Path(path).is_file():
         raise SlimlibError(f"{parameter}={str(path)!r}: no such file")
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, or its kind where it says nothing."""
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 
 
 def fresh_copy(model: nn.Module, seed: int = 0, reset: Callable[[nn.Module], None] | None = None) -> nn.Module:
     """A copy of ``model`` with weights drawn under ``seed``: by ``reset(copy)`` if given, else by the network's own
-    ``reset_parameters``, else by that of each of its layers. The global random state is left as it was.
+    ``reset_parameters``, else by that of each of its layers. What was drawn is trainable, also where ``model`` is frozen, but for
+    what ``reset`` freezes; parameters that it leaves alone are as they were. The global random state is left as it was.
 
     Raises SlimlibError naming the parameters that no layer can draw; pass ``reset`` then.
     """
-    network = copy.deepcopy(model)
+    network = copied(model)
+    frozen = [p for p in network.parameters() if not p.requires_grad and (p.is_floating_point() or p.is_complex())]
+    before = [(p.detach().clone(), p._version) for p in frozen]
+    for parameter in frozen:
+        parameter.requires_grad_(True)  # before the drawing, so that ``reset`` may freeze what it likes
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         (reset or _reset)(network)
+    for parameter, (values, version) in zip(frozen, before, strict=True):
+        if parameter._version == version and torch.equal(parameter, values):
+            parameter.requires_grad_(False)
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._NormBase):
             module.reset_running_stats()

@@ -6,12 +6,12 @@ reads it. Surgery then cuts all groups at once from the dense tensors, so no ind
 
 The graph takes any operation that it does not know for element-wise. So the paths it takes are sorted here: operations known
 to act on each channel by itself are trusted, those that mix channels are refused by name, and anything else is *probed*: the
-group is thinned alone, and the thin network must answer as the dense one does with the same channels set to zero.
+group is thinned alone, and the thin network must answer as the dense one does with the same channels set to zero, and take the
+multiply-adds that plans count.
 """
 
 from __future__ import annotations
 
-import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,21 +20,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.modules.lazy import LazyModuleMixin
 
 from slimlib.errors import SlimlibError
-from slimlib.modes import evaluation_mode
+from slimlib.modes import evaluation_mode, unmarked
 
 CONV = nn.modules.conv._ConvNd
 LAYERS = (CONV, nn.Linear)
 PER_CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
-
-# Autograd names of operations that treat every channel by itself whatever the number of channels.
-TRUSTED = re.compile(
-    r"^(Relu|Hardtanh|HardtanhB|LeakyRelu|PreluKernel|Elu|Celu|Selu|Gelu|Silu|Mish|Hardswish|Hardsigmoid|Sigmoid|Tanh|Softplus|Clamp\w*|"
-    r"Add|Sub|Mul|Div|Neg|Exp|Pow|MaxPool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|MkldnnAdaptive\w*|Upsample\w*|"
-    r"NativeDropout|FusedDropout|Clone|ToCopy|Alias|Contiguous|NativeBatchNorm|CudnnBatchNorm|MiopenBatchNorm)Backward\d*$"
-)
 
 
 @dataclass(frozen=True)
@@ -106,14 +98,16 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
     Raises SlimlibError when the forward pass fails on ``example_input`` or the model holds no Conv or Linear layer.
     """
+    from slimlib._checks import check
     from slimlib._probing import probed
     from slimlib._tracing import read  # the only user of Torch-Pruning: loaded when first needed
 
-    _check(model, example_input)
-    required = {p: p.requires_grad for p in model.parameters()}
+    check(model, example_input)
+    required = {p: p.requires_grad for p in model.parameters() if p.is_floating_point() or p.is_complex()}
     try:
-        model.requires_grad_(True)
-        with evaluation_mode(model), torch.enable_grad(), warnings.catch_warnings():  # the graph is read off autograd's
+        for parameter in required:
+            parameter.requires_grad_(True)
+        with evaluation_mode(model), unmarked(model), torch.enable_grad(), warnings.catch_warnings():  # the graph is autograd's
             warnings.simplefilter("ignore")  # Torch-Pruning warns of bare parameters; the reasons below say it by name
             facts, raw = read(model, example_input)
     finally:
@@ -123,29 +117,6 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     layout = Layout(tuple(_group(g, model, facts.order, tied) for g in raw.groups), facts.positions, raw.norm_after,
                     tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape))
     return probed(layout, raw.doubtful, model, example_input, facts.unread)
-
-
-def _check(model: nn.Module, example_input: torch.Tensor) -> None:
-    """Refuse, by name, what no plan could be made of."""
-    if not isinstance(example_input, torch.Tensor):
-        raise SlimlibError(f"example_input must be a tensor, batch first, but is a {type(example_input).__name__}")
-    if not any(isinstance(m, LAYERS) for m in model.modules()):
-        raise SlimlibError(f"model ({type(model).__name__}) has no Conv or Linear layer: there is no width to choose")
-    for name, m in model.named_modules():
-        if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():
-            raise SlimlibError(f"model: {name} has no shape yet; call the model once on an example before")
-        for key in ("weight", "bias") if isinstance(m, (*LAYERS, *PER_CHANNEL_NORMS)) else ():
-            if key not in m._parameters:  # None, where a layer has none, stands there as well
-                raise SlimlibError(f"model: the {key} of {name} is computed from other tensors at each pass (weight_norm, "
-                                   "spectral_norm, a pruning mask); make it a plain parameter first: by remove_parametrizations "
-                                   "in torch.nn.utils.parametrize, remove_weight_norm in torch.nn.utils, or remove in "
-                                   "torch.nn.utils.prune")
-    tensors = dict(model.named_parameters())
-    for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities
-        tensors |= {f"{name}.{k}": b for k, b in m.named_buffers()} if isinstance(m, PER_CHANNEL_NORMS) else {}
-    for name, t in tensors.items():
-        if not (torch.isfinite(t.detach().sum()) or torch.isfinite(t).all()):  # the sum tells it faster, if it does
-            raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

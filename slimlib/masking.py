@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-import copy
-
-import numpy as np
 import torch
 from torch import nn
 
-from slimlib.layout import Layout
+from slimlib.copying import copied
+from slimlib.layout import Layout, is_depthwise
 from slimlib.outputs import tensors_in
 from slimlib.surgery import Keep, cut, dropped
 
 
 def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
-    """A copy of ``model`` at full width in which every dropped channel is zero wherever it is written.
+    """A copy of ``model`` at full width in which every dropped channel is zero wherever it is written, and is read nowhere: an
+    activation may make something of the zero, as a sigmoid does.
 
     On it, and on the network that :func:`~slimlib.surgery.cut` returns, every input gives the same output.
     """
-    copy_ = copy.deepcopy(model)
+    copy_ = copied(model)
     with torch.no_grad():
         for name, sides in dropped(layout, keep).items():
             module = copy_.get_submodule(name)
-            index = torch.as_tensor(sides.get("out", sides.get("norm", np.zeros(0, int))), dtype=torch.long)
-            weight = getattr(module, "weight", None)
-            if weight is not None and len(index) and not isinstance(module, nn.PReLU):
-                weight.index_fill_(1 if getattr(module, "transposed", False) else 0, index.to(weight.device), 0)
+            if isinstance(module, nn.PReLU) or getattr(module, "weight", None) is None:
+                continue
+            written, read = (torch.as_tensor(sides[s], dtype=torch.long, device=module.weight.device) if s in sides else None
+                             for s in ("norm" if "norm" in sides else "out", "in"))
+            transposed = getattr(module, "transposed", False)
+            if written is not None:
+                module.weight.index_fill_(1 if transposed else 0, written, 0)
                 if module.bias is not None:
-                    module.bias.index_fill_(0, index.to(weight.device), 0)
+                    module.bias.index_fill_(0, written, 0)
+            if read is not None and not is_depthwise(module):  # which is both in one
+                _columns(module, transposed, read)
     return copy_
+
+
+def _columns(module: nn.Module, transposed: bool, index: torch.Tensor) -> None:
+    """Zero what a layer has for these inputs: of a grouped convolution each group has its own."""
+    if isinstance(module, nn.Linear):  # which may have very many, and fills them slowly
+        module.weight.mul_(module.weight.new_ones(module.in_features).index_fill_(0, index, 0))
+    elif transposed:
+        module.weight.index_fill_(0, index, 0)
+    else:
+        by_group = module.weight.unflatten(0, (module.groups, -1))
+        by_group[index // by_group.shape[2], :, index % by_group.shape[2]] = 0
+
+
+class OtherShapes(ValueError):
+    """Two networks do not answer with tensors of the same shapes."""
 
 
 @torch.no_grad()
@@ -37,10 +56,17 @@ def masking_error(model: nn.Module, layout: Layout, keep: Keep, example_input: t
 
     Of several outputs, the worst. Raises ValueError where the two do not answer with tensors of the same shapes.
     """
-    slim, reference = cut(model, layout, keep).eval(), masked(model, layout, keep).eval()
-    got, want = ([t for t in tensors_in(network(example_input)) if t.is_floating_point()] for network in (slim, reference))
+    networks = cut(model, layout, keep).eval(), masked(model, layout, keep).eval()
+    return difference(*(tensors_in(network(example_input)) for network in networks))
+
+
+def difference(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
+    """The worst of several outputs: of numbers the largest difference over the scale of those wanted, of whole numbers the
+    share that differs."""
     if [t.shape for t in got] != [t.shape for t in want]:
-        raise ValueError(f"the thin network answers with shapes {[tuple(t.shape) for t in got]}, not those of the dense one, "
-                         f"{[tuple(t.shape) for t in want]}")
-    errors = [(ours - its).abs().max() / its.abs().max().clamp_min(1e-12) for ours, its in zip(got, want, strict=True)]
-    return float(torch.stack(errors).max())  # not a number, if one of them is none
+        raise OtherShapes(f"the thin network answers with shapes {[tuple(t.shape) for t in got]}, not those of the dense one, "
+                          f"{[tuple(t.shape) for t in want]}")
+    pairs = [(ours, its) for ours, its in zip(got, want, strict=True) if its.numel()]
+    errors = [(ours - its).abs().max() / its.abs().max().clamp_min(1e-12) if its.is_floating_point() or its.is_complex()
+              else (ours != its).double().mean() for ours, its in pairs]
+    return float(torch.stack([e.double() for e in errors]).max()) if errors else 0.0  # not a number, if one of them is none

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+from torch import Tensor, nn
+
+REGISTERED = set(vars(nn.Module())) - {"_buffers"}  # what torch keeps of any module, where no activation is
 
 
 @contextmanager
@@ -18,3 +20,37 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def unmarked(model: nn.Module) -> Iterator[None]:
+    """Afterwards no attribute of a module (nor a list or dict in one) holds a tensor of an autograd graph that was not there,
+    as in models that keep their features for Grad-CAM: such a tensor keeps the graph alive, and no copy can be made of it.
+    """
+    before = {module: dict(vars(module)) for module in model.modules()}
+    contents = {id(value): (value, value.copy()) for held in before.values() for name, value in held.items()
+                if name not in REGISTERED and isinstance(value, (dict, list))}
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            held = before.get(module, {})
+            for name, value in list(vars(module).items()):
+                if name in REGISTERED:
+                    continue
+                if id(value) in contents and list(graph_tensors(value)):
+                    value.clear()
+                    (value.update if isinstance(value, dict) else value.extend)(contents[id(value)][1])
+                elif value is not held.get(name) and list(graph_tensors(value)):
+                    vars(module).pop(name)
+                    vars(module).update({name: held[name]} if name in held else {})
+
+
+def graph_tensors(value: object, depth: int = 3) -> Iterator[Tensor]:
+    """The tensors of an autograd graph in an attribute, or in the lists, tuples and dicts there."""
+    if isinstance(value, Tensor):
+        if value.grad_fn is not None:
+            yield value
+    elif isinstance(value, (list, tuple, dict)) and depth:
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from graph_tensors(inner, depth - 1)

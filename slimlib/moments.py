@@ -21,17 +21,25 @@ from slimlib.layout import Layout
 Moments = tuple[np.ndarray, np.ndarray]  # mean and variance of each channel
 
 ACTIVATIONS: dict[str, Callable] = {
-    "Relu": F.relu, "Silu": F.silu, "Gelu": F.gelu, "Hardswish": F.hardswish, "Hardtanh": F.relu6, "Sigmoid": torch.sigmoid,
-    "Tanh": torch.tanh, "LeakyRelu": F.leaky_relu, "Elu": F.elu, "Hardsigmoid": F.hardsigmoid, "Mish": F.mish,
+    "Relu": F.relu, "Silu": F.silu, "Gelu": F.gelu, "Hardswish": F.hardswish, "Hardtanh": F.hardtanh, "Sigmoid": torch.sigmoid,
+    "Tanh": torch.tanh, "LeakyRelu": F.leaky_relu, "Elu": torch.ops.aten.elu, "Hardsigmoid": F.hardsigmoid, "Mish": F.mish,
     "Softplus": F.softplus,
 }
+CONSTANTS = {  # what an activation must be told beside its input
+    "LeakyRelu": ("negative_slope",), "Hardtanh": ("min_val", "max_val"), "Elu": ("alpha", "scale", "input_scale"),
+    "Softplus": ("beta", "threshold"), "Gelu": ("approximate",),
+}
+BUILT_IN = {"ReLU": "Relu", "SiLU": "Silu", "GELU": "Gelu", "ReLU6": "Hardtanh", "LeakyReLU": "LeakyRelu"}
 UNCHANGED = re.compile(r"^(MaxPool|AvgPool|AdaptiveAvgPool|AdaptiveMaxPool|MkldnnAdaptive|Mean|Slice|View|Reshape|Unsafe|"
                        r"NativeDropout|FusedDropout|Clone|Alias|ToCopy|Upsample|Squeeze|AsStrided)")
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
-def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray) -> Moments:
-    """Mean and variance of an activation of Gaussian channels: closed form for ReLU, 80-point quadrature for others."""
+def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray, **constants) -> Moments:
+    """Mean and variance of an activation of Gaussian channels: closed form for ReLU, 80-point quadrature for others.
+
+    ``constants``: those of :data:`CONSTANTS` that are not torch's defaults.
+    """
     if name == "Relu":
         from torch.special import ndtr
 
@@ -45,7 +53,7 @@ def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray) -> Mom
     nodes, weights = np.polynomial.hermite_e.hermegauss(80)
     weights = weights / weights.sum()
     z = torch.from_numpy(mean[:, None] + np.sqrt(variance)[:, None] * nodes)
-    values = ACTIVATIONS[name](z).numpy()
+    values = ACTIVATIONS[name](z, **constants).numpy()
     first = values @ weights
     return first, np.maximum((values - first[:, None]) ** 2 @ weights, 0.0)
 
@@ -72,13 +80,14 @@ class ChannelMoments:
             built_in = getattr(module, "act", None)  # a norm with its activation, as timm has them
             if built_in is None or isinstance(built_in, nn.Identity):
                 return moments
-            name = {"ReLU": "Relu", "SiLU": "Silu", "GELU": "Gelu", "ReLU6": "Hardtanh"}.get(type(built_in).__name__)
-            return activation_moments(name or self._unknown(index, op), *moments)
-        name = op.kind.partition("Backward")[0].rstrip("_B")
-        if name in ACTIVATIONS:
-            return activation_moments(name, *self(op.inputs[0]))
-        if name == "Add" and len(op.inputs) >= 1:
-            parts = [self(i) for i in op.inputs]
+            name = BUILT_IN.get(type(built_in).__name__) or self._unknown(index, op)
+            constants = {key: getattr(built_in, key) for key in CONSTANTS.get(name, ()) if hasattr(built_in, key)}
+            return activation_moments(name, *moments, **constants)
+        name, told = op.kind.partition("Backward")[0].rstrip("_B"), dict(op.constants)
+        if name in ACTIVATIONS and told.keys() >= set(CONSTANTS.get(name, ())):
+            return activation_moments(name, *self(op.inputs[0]), **{key: told[key] for key in CONSTANTS.get(name, ())})
+        if name == "Add":
+            parts = self.summands(index)
             if len({len(p[0]) for p in parts}) == 1:  # else one of them is a slice of channels
                 return sum(p[0] for p in parts), sum(p[1] for p in parts)
         if name == "Cat":
@@ -90,6 +99,14 @@ class ChannelMoments:
         if UNCHANGED.match(name) and op.inputs:
             return self(op.inputs[0])
         return self._unknown(index, op)
+
+    def summands(self, index: int, but: int | None = None) -> list[Moments]:
+        """Moments of what an addition adds up, ``but`` one operation: of independent things, so not of one with itself. And a
+        number, or a tensor that no layer makes, leaves no trace."""
+        op = self.ops[index]
+        if len(set(op.inputs)) < 2 or dict(op.constants).get("alpha", 1) != 1:
+            self._unknown(index, op)
+        return [self(i) for i in op.inputs if i != but]
 
     def _unknown(self, index: int, op):
         """Refuse; an operation outside any module is placed by the next module behind it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from inspect import Parameter, signature
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimlib.arguments import count
 from slimlib.cost import UNITS, cost_model
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout, trace
@@ -25,7 +27,7 @@ Rule = Callable[..., Curves | Removals]
 
 def width_path(
     model: nn.Module, example_input: torch.Tensor, *, rule: str | Rule = "pca", coupling: str = "inner", unit: str = "macs",
-    min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: Iterable[str] = (),
+    min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: str | Iterable[str] = (),
     spectra: Mapping[str, np.ndarray] | None = None, layout: Layout | None = None, **options,
 ) -> WidthPath:
     """All the plans of a rule for a network: PCA once, widths for every budget after it.
@@ -38,15 +40,9 @@ def width_path(
     _check_options(rule, choose, options)
     if unit not in UNITS:
         raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
-    for name, value in (("min_width", min_width), ("round_to", round_to)):
-        if not isinstance(value, int) or value < 1:
-            raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
-    layout = layout or trace(model, example_input)
-    skip = set(skip)
-    groups = tuple(g for g in layout.slimmable(coupling) if not skip & {m.module for m in g.writers()})
-    unknown = skip - {n for n, _ in model.named_modules()}
-    if unknown:
-        raise SlimlibError(f"skip: the model has no layer {', '.join(sorted(unknown))}")
+    min_width, round_to = count("min_width", min_width), count("round_to", round_to)
+    layout = _without(skip, model, layout or trace(model, example_input))
+    groups = layout.slimmable(coupling)
     if not groups:
         reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
         raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
@@ -56,7 +52,32 @@ def width_path(
     fault = steps.fault(request.full) if isinstance(steps, Curves | Removals) else f"a {type(steps).__name__}"
     if fault:
         raise SlimlibError(f"rule {rule!r} returned {fault}; it must return Curves or Removals, see slimlib.steps")
-    return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to)
+    return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to, _dtype(example_input))
+
+
+def _without(skip: str | Iterable[str], model: nn.Module, layout: Layout) -> Layout:
+    """The layout in which the groups of all layers at or below the names in ``skip`` stay whole, with that as the reason."""
+    named = dict(model.named_modules(remove_duplicate=False))
+    traced_as = {module: name for name, module in model.named_modules()}  # of a module's several names the first
+    writers = {m.module for g in layout.groups for m in g.writers()}
+    skipped: dict[str, str] = {}
+    for name in [skip] if isinstance(skip, str) else skip:
+        if name not in named:
+            raise SlimlibError(f"skip: the model has no layer {name}")
+        layers = writers & {traced_as[module] for module in named[name].modules()}
+        if not layers:
+            raise SlimlibError(f"skip: {name!r} ({type(named[name]).__name__}) holds no layer that has a width of its own; "
+                               "name the Conv or Linear layer before it")
+        skipped |= dict.fromkeys(layers, f"left out with skip=[{name!r}]")
+    if not skipped:
+        return layout
+    reasons = [g.reason or next((skipped[m.module] for m in g.writers() if m.module in skipped), "") for g in layout.groups]
+    return replace(layout, groups=tuple(replace(g, reason=why) for g, why in zip(layout.groups, reasons, strict=True)))
+
+
+def _dtype(example_input: torch.Tensor) -> str:
+    """Its name; with a layout that is traced already, the example may be missing."""
+    return str(getattr(example_input, "dtype", torch.float32)).removeprefix("torch.")
 
 
 def _named(rule: str | Rule) -> tuple[str, Rule]:
@@ -97,6 +118,9 @@ def plan_widths(
     <slimlib.widths.WidthPath.plan>`. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
     the remedy; the model is not changed.
     """
+    if "unit" in how:
+        raise SlimlibError(f"unit={how['unit']!r}: plan_widths saves what its budget counts; give keep_macs or keep_params, or "
+                           "call width_path, which takes a unit")
     unit = "params" if keep_params is not None else "macs"
     path = width_path(model, example_input, rule=rule, unit=unit, **how)
     return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold, fill=fill)
@@ -126,7 +150,8 @@ def plan_from_widths(
                                f"{chosen[group_of[layer]]}")
     full = np.array([group.width for group in groups])
     wanted = np.array([chosen.get(at, group.width) for at, group in enumerate(groups)])
-    path = WidthPath("given", coupling, groups, Removals(full, np.zeros(0, int)), cost_model(model, layout, groups), layout)
+    path = WidthPath("given", coupling, groups, Removals(full, np.zeros(0, int)), cost_model(model, layout, groups), layout,
+                     input_dtype=_dtype(example_input))
     return path.plan_of(wanted)
 
 

@@ -1,13 +1,13 @@
 """The rules that choose widths: 3AS, its variants, its rivals, and the controls that read no weights.
 
 A rule returns the steps of a path (:class:`~slimlib.steps.Curves` or :class:`~slimlib.steps.Removals`), so that each of them
-answers every budget by the same exact search. What a rule may look at is what :class:`~slimlib.request.Request` holds; what
+answers every budget: the widest plan that fits is found by one search for all rules. What a rule may look at is what :class:`~slimlib.request.Request` holds; what
 else it must be told are the parameters after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
@@ -24,18 +24,18 @@ from slimlib.steps import Curves, Removals
 
 def pca(r: Request) -> Curves:
     """3AS: one threshold on every layer's cumulative contribution (Wang et al. 2022)."""
-    return Curves(tuple(spectrum.cumulative(v) for v in r.spectra()))
+    return contributions(r, r.spectra())
 
 
 def pca_folded(r: Request) -> Curves:
     """3AS on filters with the BatchNorm that follows folded in: a function of the network, unlike the plain spectrum."""
-    return Curves(tuple(spectrum.cumulative(v) for v in r.spectra(folded=True)))
+    return contributions(r, r.spectra(folded=True))
 
 
 def pca_at_init(r: Request, reset: Callable[[nn.Module], None] | None = None) -> Curves:
     """Control: the spectra of the same architecture before any training (weights drawn under ``seed``, by ``reset`` if given)."""
     untrained = fresh_copy(r.model, r.seed, reset)
-    return Curves(tuple(spectrum.cumulative(v) for v in r.spectra(untrained)))
+    return contributions(r, r.spectra(untrained))
 
 
 def activation_pca(r: Request, calibration: torch.Tensor) -> Curves:
@@ -43,7 +43,10 @@ def activation_pca(r: Request, calibration: torch.Tensor) -> Curves:
     from slimlib.responses import response_spectra
 
     found = response_spectra(r.model, r.groups, calibration)
-    return Curves(tuple(spectrum.cumulative(found[g.name]) for g in r.groups))
+    if dead := [name for name, values in found.items() if not values.sum() > 0]:
+        raise SlimlibError(f"rule='activation_pca': {dead[0]} answers all calibration images alike, so no share of variance says "
+                           f"how wide it must be; give other images, or leave it whole with skip=[{dead[0]!r}]")
+    return contributions(r, [found[g.name] for g in r.groups])
 
 
 def pca_budgeted(r: Request, folded: bool = False) -> Removals:
@@ -82,7 +85,7 @@ def random(r: Request) -> Curves:
 
 
 def permuted(r: Request) -> Curves:
-    """Control: the kept fractions of ``pca``, dealt out to other layers by a permutation drawn by ``seed``."""
+    """Control: the curves of ``pca``, dealt out among the layers, not in their own order, by a permutation drawn by ``seed``."""
     curves, generator = pca(r).breaks, np.random.default_rng(r.seed)
     order = np.arange(len(curves))
     while len(order) > 1 and (order == np.arange(len(curves))).all():
@@ -174,6 +177,11 @@ def published_fractions(name: str, groups: tuple[Group, ...]) -> list[float]:
     if [g.width for g in groups[: len(dense)]] != dense:
         raise SlimlibError(f"published={name!r} is for {expected}; this model has {[g.width for g in groups]}")
     return [k / n for k, n in zip(kept, dense, strict=True)] + [1.0] * (len(groups) - len(dense))
+
+
+def contributions(r: Request, spectra: Iterable[np.ndarray]) -> Curves:
+    """One threshold on the cumulative contributions of all groups' ``spectra``, in the order of ``r.groups``."""
+    return Curves(tuple(spectrum.cumulative(v, g.name) for g, v in zip(r.groups, spectra, strict=True)))
 
 
 def proportional(full: np.ndarray, scale: np.ndarray) -> Curves:

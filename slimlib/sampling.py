@@ -88,7 +88,7 @@ def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str,
             users = follow.users[norm]
             for user in users:
                 if layout.ops[user].kind.startswith("Add"):
-                    own += sum(float(follow(i)[1].sum()) for i in layout.ops[user].inputs if i != norm)
+                    own += sum(float(joins.sum()) for _, joins in follow.summands(user, but=norm))
         found[op.module] = (variance, own)
     return found
 

@@ -9,7 +9,7 @@ from torch import nn
 
 from slimlib.criteria import choose_filters
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import evaluate
+from slimlib.evaluation import evaluate, must_have_images
 from slimlib.layout import Layout, trace
 from slimlib.prefix import SharedPrefix
 from slimlib.surgery import cut
@@ -32,6 +32,7 @@ def sensitivity(
     if any(not 0 < r < 1 for r in ratios):
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
     split = getattr(data, "val", data)
+    must_have_images(split)
     layout = layout or trace(model, split.normalised(slice(0, 1)))
     groups = layout.slimmable(coupling)
     dense, shared = evaluate(model, split), SharedPrefix(model, split)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimlib.arguments import share
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout, trace
 
@@ -132,11 +133,16 @@ def _lower_gram(x: torch.Tensor, block: int = 256) -> torch.Tensor:
     return gram
 
 
-def cumulative(values: np.ndarray) -> np.ndarray:
-    """Cumulative contribution r_1 <= ... <= r_n = 1: the share of variance in the first i directions."""
+def cumulative(values: np.ndarray, group: str = "") -> np.ndarray:
+    """Cumulative contribution r_1 <= ... <= r_n = 1: the share of variance in the first i directions.
+
+    ``group`` is the name to give in the error where there is no variance to share.
+    """
     total = values.sum()
     if not total > 0:
-        raise SlimlibError("spectra: a layer's filters have no variance at all (all weights of each filter are equal)")
+        raise SlimlibError(f"spectra: there is no variance at all in {group or 'a layer'} (all weights of each filter are equal, "
+                           f"as where it has only one); leave the layer whole with skip=[{group!r}], or, where its weights are "
+                           "not 0, give center=False")
     r = np.minimum(np.cumsum(values) / total, 1.0)  # two ways to add up differ in the last digit
     r[-1] = 1.0
     return r
@@ -144,11 +150,14 @@ def cumulative(values: np.ndarray) -> np.ndarray:
 
 def width_at(values: np.ndarray, threshold: float) -> int:
     """The least i with r_i >= threshold (up to one part in 10^12), at least 1."""
-    return int(np.searchsorted(cumulative(values), threshold * (1 - TOLERANCE))) + 1
+    return _width_at(cumulative(values), threshold)
+
+
+def _width_at(contributions: np.ndarray, threshold: float) -> int:
+    return int(np.searchsorted(contributions, threshold * (1 - TOLERANCE))) + 1
 
 
 def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, int]:
     """The paper's one step: every group's width at one threshold in (0, 1]."""
-    if not 0 < threshold <= 1:
-        raise SlimlibError(f"threshold={threshold} must lie in (0, 1]: it is the share of each layer's variance to keep")
-    return {name: width_at(v, threshold) for name, v in values.items()}
+    share("threshold", threshold, "it is the share of each layer's variance to keep")
+    return {name: _width_at(cumulative(v, name), threshold) for name, v in values.items()}

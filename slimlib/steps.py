@@ -61,14 +61,20 @@ class Removals:
     full: np.ndarray
     order: np.ndarray
 
+    def __post_init__(self):  # a rule of one's own may well return lists
+        object.__setattr__(self, "full", np.asarray(self.full))
+        object.__setattr__(self, "order", np.asarray(self.order) if len(self.order) else np.zeros(0, int))
+
     def __len__(self) -> int:
         return len(self.order) + 1
 
     def fault(self, full: np.ndarray) -> str:
         """What keeps this order from being a path for groups of the widths ``full``; empty if nothing does."""
-        order = np.asarray(self.order)
+        order = self.order
         if not np.array_equal(self.full, full):
-            return f"full widths {np.asarray(self.full).tolist()} for groups of {full.tolist()}"
+            return f"full widths {self.full.tolist()} for groups of {full.tolist()}"
+        if order.ndim != 1:
+            return f"an order of {order.ndim} dimensions"
         if order.size and (order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= len(full)):
             return f"an order that names groups other than 0 to {len(full) - 1}"
         if (emptied := np.flatnonzero(np.bincount(order.astype(int), minlength=len(full)) >= full)).size:

@@ -12,10 +12,12 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, first_line
+from slimlib.files import must_exist, saving
+from slimlib.fitting import checked, deviation, first_channels, layout_for
 from slimlib.modes import evaluation_mode
-from slimlib.surgery import checked, cut, deviation, first_channels, layout_for
-from slimlib.widths import WidthPlan
+from slimlib.plans import WidthPlan
+from slimlib.surgery import cut
 
 _PLAN = "slimlib_plan"  # the key of the plan in the file's metadata
 
@@ -29,18 +31,17 @@ def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
 
     if fault := deviation(model, plan):
         raise SlimlibError(f"model: {fault}; give the network that prune or thin made by this plan, without a wrapper")
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
-    save_file(tensors, part, metadata={_PLAN: json.dumps(plan.to_dict())})
-    part.replace(path)
+    with saving(path) as temporary:
+        save_file(tensors, temporary, metadata={_PLAN: json.dumps(plan.to_dict())})
 
 
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that :func:`save` wrote. ``build`` makes the dense network, whose weights do not matter."""
+    """The network that :func:`save` wrote, with parameters of the types that they had (float16, say). ``build`` makes the dense
+    network, whose weights do not matter."""
     from safetensors import safe_open
 
-    _must_exist(path, "path")
+    must_exist(path)
     with _refused_if_damaged(path, "path"), safe_open(str(path), framework="pt") as f:
         metadata = f.metadata() or {}
         if _PLAN not in metadata:
@@ -51,6 +52,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     layout = layout_for(model, plan)
     keep = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
     slim = cut(model, layout, keep)
+    _cast(slim, tensors)
     _fill(slim, tensors, f"path={str(path)!r}")
     return checked(slim, plan)
 
@@ -69,7 +71,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a file by name, on the CPU; see :func:`load_weights`."""
-    _must_exist(path, "weights")
+    must_exist(path, "weights")
     with _refused_if_damaged(path, "weights"):
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -117,9 +119,11 @@ def _fill(model: nn.Module, tensors: Mapping[str, torch.Tensor], origin: str) ->
     model.load_state_dict(tensors, strict=False)
 
 
-def _must_exist(path: str | Path, parameter: str) -> None:
-    if not Path(path).is_file():
-        raise SlimlibError(f"{parameter}={str(path)!r}: no such file")
+def _cast(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give parameters and buffers the types of those of the same name."""
+    for name, own in [*model.named_parameters(), *model.named_buffers()]:
+        if name in tensors:
+            own.data = own.data.to(tensors[name].dtype)
 
 
 @contextmanager
@@ -130,6 +134,6 @@ def _refused_if_damaged(path: str | Path, parameter: str) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, UnpicklingError, EOFError, OSError, RuntimeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        raise SlimlibError(f"{parameter}={str(path)!r} cannot be read ({reason[:120]}): give a .safetensors file, or one "
+        reason = first_line(error)[:120]
+        raise SlimlibError(f"{parameter}={str(path)!r} cannot be read ({reason}): give a .safetensors file, or one "
                            "that torch.save wrote of a state dict alone, which holds no code") from error

@@ -7,7 +7,6 @@ date, and the widths and costs that were asked for are asserted before it is ret
 
 from __future__ import annotations
 
-import copy
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
@@ -15,13 +14,16 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimlib.copying import copied
 from slimlib.criteria import choose_filters
 from slimlib.errors import SlimlibError
+from slimlib.fitting import checked, first_channels, layout_for
 from slimlib.fresh import fresh_copy
-from slimlib.layout import CONV, Layout, is_depthwise, trace
-from slimlib.widths import WidthPlan
+from slimlib.layout import CONV, Layout, is_depthwise
+from slimlib.plans import WidthPlan
 
 Keep = Mapping[str, np.ndarray]  # group -> its kept channels, ascending
+Index = torch.Tensor | slice  # what stays of a side of a layer
 _CUT = ("weight", "bias", "running_mean", "running_var")  # what surgery replaces in a layer or norm
 
 
@@ -49,17 +51,21 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
 
 
 def cut(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
-    """A copy of ``model`` with only the kept channels of the groups named in ``keep``; the others stay whole."""
+    """A copy of ``model`` with only the kept channels of the groups named in ``keep``; the others stay whole.
+
+    What else refers to a weight (a list of those to penalise) refers to the cut one in the copy.
+    """
     gone = dropped(layout, keep)
-    slim = copy.deepcopy(model, _left_out(model, set(gone)))
+    slim = copied(model, _left_out(model, set(gone)))
     for name, sides in gone.items():
         dense, module = model.get_submodule(name), slim.get_submodule(name)
+        kept = _kept(name, dense, sides)
         if isinstance(module, CONV):
-            _cut_convolution(dense, module, sides)
+            _cut_convolution(dense, module, kept)
         elif isinstance(module, nn.Linear):
-            _cut_linear(dense, module, sides)
+            _cut_linear(dense, module, kept)
         else:
-            _cut_norm(dense, module, sides["norm"])
+            _cut_norm(dense, module, kept["norm"])
     return slim
 
 
@@ -84,35 +90,60 @@ def dropped(layout: Layout, keep: Keep) -> dict[str, dict[str, np.ndarray]]:
     return {n: {s: np.unique(np.concatenate(parts)) for s, parts in sides.items()} for n, sides in gone.items()}
 
 
-def _kept(size: int, gone: np.ndarray | None) -> torch.Tensor | slice:
-    """What stays of ``size`` indices: all of them as a slice, which copies nothing, else a list."""
-    if gone is None or not len(gone):
-        return slice(None)
-    stays = np.ones(size, bool)
-    stays[gone] = False
-    return torch.as_tensor(np.flatnonzero(stays))
+def _kept(name: str, layer: nn.Module, gone: Mapping[str, np.ndarray]) -> dict[str, Index]:
+    """What stays on each side of a layer: all as a slice, which copies nothing, else a list of indices."""
+    kept: dict[str, Index] = {}
+    for side, size in _sizes(layer).items():
+        positions = gone.get(side, np.zeros(0, int))
+        if side == "norm" and size == 1:  # a PReLU with one slope for all channels
+            positions = positions[:0]
+        if len(positions) and positions.max() >= size:
+            raise SlimlibError(f"model: one of the channels that go is number {positions.max()} on the {side} side of {name}, "
+                               f"which has {size}: it reads another axis than that of the channels, so the layers before it "
+                               "cannot be slimmed; leave them whole with skip=")
+        stays = np.ones(size, bool)
+        stays[positions] = False
+        kept[side] = torch.as_tensor(np.flatnonzero(stays)) if len(positions) else slice(None)
+    return kept
+
+
+def _sizes(layer: nn.Module) -> dict[str, int]:
+    """Entries on each side of a layer, or of a norm."""
+    if isinstance(layer, CONV):
+        return {"out": layer.out_channels, "in": layer.in_channels}
+    if isinstance(layer, nn.Linear):
+        return {"out": layer.out_features, "in": layer.in_features}
+    return {"norm": getattr(layer, _count_of(layer))}
+
+
+def _count_of(norm: nn.Module) -> str:
+    """The attribute that says how many channels a BatchNorm, InstanceNorm or PReLU has."""
+    return "num_features" if hasattr(norm, "num_features") else "num_parameters"
 
 
 def _set(dense: nn.Module, module: nn.Module, name: str, value: torch.Tensor) -> None:
     """Give ``module`` a parameter or buffer of its own, contiguous, as trainable as the dense one."""
-    old = getattr(dense, name)
+    old, new = getattr(dense, name), getattr(module, name)
     value = value.detach().contiguous()
     if value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():  # nothing was cut from it
         value = value.clone()
-    setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+    if not new.numel():  # left out of the copy; filled in place, it is what all that refers to it sees
+        new.data = value
+    else:
+        setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
 
 
-def _cut_linear(dense: nn.Linear, module: nn.Linear, sides: dict[str, np.ndarray]) -> None:
-    out, inputs = _kept(dense.out_features, sides.get("out")), _kept(dense.in_features, sides.get("in"))
+def _cut_linear(dense: nn.Linear, module: nn.Linear, kept: Mapping[str, Index]) -> None:
+    out, inputs = kept["out"], kept["in"]
     _set(dense, module, "weight", dense.weight[out][:, inputs])
     if dense.bias is not None:
         _set(dense, module, "bias", dense.bias[out])
     module.out_features, module.in_features = module.weight.shape
 
 
-def _cut_convolution(dense: nn.Module, conv: nn.Module, sides: dict[str, np.ndarray]) -> None:
+def _cut_convolution(dense: nn.Module, conv: nn.Module, kept: Mapping[str, Index]) -> None:
     weight = dense.weight.transpose(0, 1) if dense.transposed else dense.weight  # (out, in / groups, k...)
-    out, inputs = _kept(dense.out_channels, sides.get("out")), _kept(dense.in_channels, sides.get("in"))
+    out, inputs = kept["out"], kept["in"]
     if is_depthwise(dense):
         weight = weight[out]
         conv.groups = conv.in_channels = len(weight)
@@ -130,60 +161,10 @@ def _cut_convolution(dense: nn.Module, conv: nn.Module, sides: dict[str, np.ndar
         _set(dense, conv, "bias", dense.bias[out])
 
 
-def _cut_norm(dense: nn.Module, norm: nn.Module, gone: np.ndarray) -> None:
+def _cut_norm(dense: nn.Module, norm: nn.Module, kept: Index) -> None:
     """BatchNorm, InstanceNorm or PReLU: every tensor with one entry a channel."""
-    size = "num_features" if hasattr(dense, "num_features") else "num_parameters"
-    count = getattr(dense, size)
-    kept = slice(None) if count == 1 else _kept(count, gone)  # a PReLU may have one slope for all channels
+    count = getattr(dense, _count_of(dense))
     for name, tensor in [*dense.named_parameters(recurse=False), *dense.named_buffers(recurse=False)]:
-        if tensor.dim() == 1:
+        if tensor.shape == (count,):
             _set(dense, norm, name, tensor[kept])
-    setattr(norm, size, len(torch.arange(count)[kept]))
-
-
-def first_channels(group, width: int) -> np.ndarray:
-    """The first ``width`` channels, equally many of each block: which they are does not matter to the shape."""
-    per_block = width // group.blocks
-    return np.sort(np.concatenate([np.flatnonzero(group.block_of == b)[:per_block] for b in range(group.blocks)]))
-
-
-def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
-    """The plan's own layout where it is at hand, else traced anew from an input of the recorded shape."""
-    layout = plan.layout
-    if layout is None:
-        parameter = next(model.parameters())
-        layout = trace(model, torch.zeros(plan.input_shape, device=parameter.device, dtype=parameter.dtype))
-    for name, full in plan.full_widths.items():
-        width = _width(model, name)
-        if width is None:
-            raise SlimlibError(f"plan: the model has no layer {name!r}; the plan was made for another network")
-        if width != full:
-            raise SlimlibError(f"plan: layer {name} has {width} filters, but the plan was made for {full}; "
-                               "give the dense network that the plan was made from")
-    return layout
-
-
-def checked(slim: nn.Module, plan: WidthPlan) -> nn.Module:
-    """Assert that what was planned is what was built, widths and parameters."""
-    if fault := deviation(slim, plan):
-        raise AssertionError(f"{fault}: a fault of slimlib, please report it")
-    return slim
-
-
-def deviation(slim: nn.Module, plan: WidthPlan) -> str:
-    """Where a network is not what the plan says: the first such layer, or the parameters. Empty where it is."""
-    for name, width in plan.widths.items():
-        got = _width(slim, name)
-        if got != width:
-            return f"there is no layer {name}" if got is None else f"layer {name} is {got} wide instead of {width}"
-    params = sum(p.numel() for p in slim.parameters())
-    return "" if params == plan.params else f"there are {params} parameters instead of {plan.params}"
-
-
-def _width(model: nn.Module, name: str) -> int | None:
-    """Filters of a layer, or None where there is no such layer."""
-    try:
-        layer = model.get_submodule(name)
-        return layer.weight.shape[1 if getattr(layer, "transposed", False) else 0]
-    except AttributeError:
-        return None
+    setattr(norm, _count_of(dense), len(torch.arange(count)[kept]))

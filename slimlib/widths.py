@@ -1,91 +1,25 @@
 """From a rule to a plan: one path of nested widths for a network, and the exact search along it for a budget.
 
 Every rule orders the widths of all groups on one *path*, from the narrowest network to the widest. Costs change only at its
-steps, so a budget is met exactly by bisection over the steps: the answer is the widest plan of the path that fits.
+steps, so bisection over the steps finds the widest plan of the path that fits a budget, with no tolerance.
 """
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from slimlib.arguments import share
 from slimlib.cost import UNITS, CostModel
 from slimlib.errors import SlimlibError
 from slimlib.filling import fill_up
 from slimlib.layout import Group, Layout
+from slimlib.plans import WidthPlan
 from slimlib.spectrum import TOLERANCE
 from slimlib.steps import Curves, Removals
-
-
-@dataclass(frozen=True)
-class WidthPlan:
-    """The widths chosen for a network, what they cost, and how they were chosen.
-
-    ``widths`` and ``full_widths`` map the first layer of each slimmed group to its number of filters. Costs: ``params`` in
-    elements, ``macs`` in multiply-adds of one example. ``threshold`` is the level of the path (for PCA rules the share of
-    variance) or None where the rule has none. ``wider`` holds the costs of the next plan on the path, None at its end.
-    ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can never keep whole (a
-    layer of p weights a filter has at most p - 1 centred components), with the most it can give them.
-    """
-
-    rule: str
-    coupling: str
-    widths: dict[str, int]
-    full_widths: dict[str, int]
-    threshold: float | None
-    params: int
-    macs: int
-    full_params: int
-    full_macs: int
-    input_shape: tuple[int, ...]
-    wider: dict[str, int] | None = None
-    whole: dict[str, str] = field(default_factory=dict)
-    rank_bound: dict[str, int] = field(default_factory=dict)
-    layout: Layout | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def kept(self) -> dict[str, float]:
-        """Kept fraction of each group's filters."""
-        return {n: w / self.full_widths[n] for n, w in self.widths.items()}
-
-    @property
-    def keep_params(self) -> float:
-        """Achieved share of the dense network's parameters."""
-        return self.params / self.full_params
-
-    @property
-    def keep_macs(self) -> float:
-        """Achieved share of the dense network's multiply-adds."""
-        return self.macs / self.full_macs
-
-    def to_dict(self) -> dict:
-        """Everything but the traced layout, as plain JSON types."""
-        bare = asdict(WidthPlan(**{f.name: getattr(self, f.name) for f in fields(self) if f.name != "layout"}))
-        bare.pop("layout")
-        return {**bare, "input_shape": list(self.input_shape)}
-
-    @classmethod
-    def from_dict(cls, values: Mapping) -> WidthPlan:
-        """The inverse of :meth:`to_dict`; unknown or missing entries are refused by name."""
-        known = {f.name for f in fields(cls)} - {"layout"}
-        if set(values) != known:
-            wrong = ", ".join(sorted(set(values) ^ known))
-            raise SlimlibError(f"plan: the entries {wrong} are missing or not known; was it written by this version?")
-        return cls(**{**values, "input_shape": tuple(values["input_shape"])})
-
-    def save(self, path: str | Path) -> None:
-        """Write the plan as JSON."""
-        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
-
-    @classmethod
-    def load(cls, path: str | Path) -> WidthPlan:
-        """Read a plan that :meth:`save` wrote."""
-        return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True)
@@ -100,6 +34,7 @@ class WidthPath:
     layout: Layout
     min_width: int = 1
     round_to: int = 1
+    input_dtype: str = "float32"
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -121,8 +56,7 @@ class WidthPath:
         if len(given) != 1:
             raise SlimlibError(f"give exactly one of keep_macs, keep_params and threshold, not {sorted(given) or 'none'}")
         (name, value), = given.items()
-        if not 0 < value <= 1:
-            raise SlimlibError(f"{name}={value} must lie in (0, 1]: it is a share")
+        share(name, value)
         if name == "threshold":
             return self._plan_at_threshold(value)
         unit = name.removeprefix("keep_")
@@ -130,7 +64,7 @@ class WidthPath:
         budget = int(value * int(self.costs.cost(unit, full)) * (1 + TOLERANCE))
         step = self._widest(unit, budget)
         if step < 0:
-            raise SlimlibError(self._unreachable(name, value, unit, int(self.costs.cost(unit, full))))
+            raise SlimlibError(self._unreachable(name, value, unit, budget))
         widths = self.widths(step)
         if fill:
             granules = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
@@ -171,13 +105,22 @@ class WidthPath:
                 high = middle - 1
         return low
 
-    def _unreachable(self, name: str, value: float, unit: str, dense: int) -> str:
-        least = int(self.costs.cost(unit, self.widths(0))) / dense
-        whole = self.layout.whole(self.coupling)
-        some = "; ".join(f"{n}: {why}" for n, why in list(whole.items())[:2])
+    def _unreachable(self, name: str, value: float, unit: str, budget: int) -> str:
+        """The least share that can be asked for, and what stands in the way: limits that the caller set, layers left whole."""
+        dense, least = (int(self.costs.cost(unit, w)) for w in (np.array([g.width for g in self.groups]), self.widths(0)))
+        unlimited = int(self.costs.cost(unit, replace(self, min_width=1, round_to=1).widths(0)))
+        reasons, remedies = [], ["ask for at least that"]
+        if unlimited < least:
+            limits = {n: v for n, v in (("min_width", self.min_width), ("round_to", self.round_to)) if v > 1}
+            reasons.append("no layer may be narrower under " + " and ".join(f"{n}={v}" for n, v in limits.items()))
+            remedies.append(f"lower {' or '.join(limits)}")
+        if unlimited > budget:
+            whole = self.layout.whole(self.coupling)
+            some = "; ".join(f"{n}: {why}" for n, why in list(whole.items())[:2])
+            reasons.append(f"{len(whole)} layers stay whole ({some})")
+            remedies += ["give coupling='joint'"] * (self.coupling == "inner")
         return (f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling {self.coupling!r} "
-                f"keeps {least:.4f}, as {len(whole)} layers stay whole ({some}); ask for at least that"
-                + (", or give coupling='joint'" if self.coupling == "inner" else ""))
+                f"keeps {least / dense:.4f}, as {', and '.join(reasons)}; {', or '.join(remedies)}")
 
     def _plan_at_threshold(self, threshold: float) -> WidthPlan:
         if not isinstance(self.steps, Curves) or self.rule in ("hand", "random", "tilt", "sensitivity"):
@@ -196,7 +139,8 @@ class WidthPath:
             dict(zip(name, full.tolist(), strict=True)), level,
             int(self.costs.params(widths)), int(self.costs.macs(widths)),
             int(self.costs.params(full)), int(self.costs.macs(full)),
-            self.layout.example_shape, self._next_wider(widths, step), self.layout.whole(self.coupling), bound, self.layout,
+            self.layout.example_shape, self._next_wider(widths, step), self.layout.whole(self.coupling), bound,
+            self.input_dtype, self.layout,
         )
 
     def _next_wider(self, widths: np.ndarray, step: int) -> dict[str, int] | None:

@@ -11,6 +11,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from slimlib.errors import SlimlibError
+from slimlib.files import folder_must_exist
 
 if TYPE_CHECKING:  # nothing heavy is loaded before a command is known
     from torch import nn
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> None:
     if args.rule in NEED_DATA:
         raise SlimlibError(f"--rule {args.rule} needs data: call slimlib.plan_widths(..., rule={args.rule!r}, "
                            f"{NEED_DATA[args.rule]}) from Python")
+    if args.output:
+        folder_must_exist(args.output, "--output")
     model, shape = _network(args)
     budget = {k: v for k in ("keep_macs", "keep_params", "threshold") if (v := getattr(args, k)) is not None}
     options = {k: v for k in ("power", "published") if (v := getattr(args, k)) is not None}

@@ -56,6 +56,18 @@ def test_an_option_that_could_never_reach_its_rule_is_refused(model, rule, taken
         slimlib.plan_widths(model, X, rule=rule, keep_macs=0.5)
 
 
+@pytest.mark.parametrize("fill", [False, True])
+def test_an_order_may_be_a_list(model, fill):
+    def mine(request, as_list: bool):
+        order = [g for g, n in enumerate(request.full) for _ in range(n - 1)]
+        return Removals(request.full.tolist(), order) if as_list else Removals(request.full, np.array(order))
+
+    plans = [slimlib.plan_widths(model, X, rule=mine, as_list=kind, keep_macs=0.5, fill=fill) for kind in (True, False)]
+    assert plans[0].widths == plans[1].widths
+    whole = slimlib.plan_widths(model, X, rule=lambda request: Removals(request.full, []), keep_macs=1.0)
+    assert whole.widths == whole.full_widths
+
+
 WRONG = {
     "nothing": (lambda r: None, "a NoneType"),
     "a curve too few": (lambda r: Curves(rules.uniform(r).breaks[1:]), "2 curves for 3 groups"),
@@ -65,6 +77,7 @@ WRONG = {
     "a negative scale": (lambda r: rules.proportional(r.full, [-1.0, 1.0, 1.0]), "group 0 that do not ascend"),
     "other widths": (lambda r: Removals(r.full + 1, np.zeros(0, int)), "full widths"),
     "no such group": (lambda r: Removals(r.full, np.array([0, 3])), "groups other than 0 to 2"),
+    "no row": (lambda r: Removals(r.full, [[0, 1], [1, 0]]), "an order of 2 dimensions"),
     "an emptied group": (lambda r: Removals(r.full, np.zeros(r.full[0], int)), "leaves group 0 without a filter"),
 }
 
@@ -74,6 +87,29 @@ def test_what_is_no_path_is_refused(model, case):
     rule, told = WRONG[case]
     with pytest.raises(slimlib.SlimlibError, match=rf"rule '<lambda>' returned .*{told}"):
         slimlib.plan_widths(model, X, rule=rule, keep_macs=0.5)
+
+
+def test_a_layer_without_variance_is_named_with_what_helps():
+    """A filter of one weight has none about its own mean."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(1, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    x = torch.randn(8, 1)
+    for rule in ("pca", "permuted", "pca_at_init"):
+        with pytest.raises(slimlib.SlimlibError, match=r"no variance at all in 0 .*skip=\['0'\].*center=False"):
+            slimlib.plan_widths(model, x, rule=rule, keep_params=0.5)
+    with pytest.raises(slimlib.SlimlibError, match=r"no variance at all in 0 "):
+        slimlib.widths_at(slimlib.spectra(model, x), 0.9)
+    assert set(slimlib.plan_widths(model, x, keep_params=0.5, skip=["0"]).widths) == {"2"}
+    assert set(slimlib.plan_widths(model, x, threshold=0.9, center=False).widths) == {"0", "2"}
+
+
+def test_a_layer_whose_answers_do_not_vary_is_named(model):
+    images = torch.randn(4, 3, 16, 16)
+    nn.init.zeros_(model[9].weight)
+    with pytest.raises(slimlib.SlimlibError, match=r"rule='activation_pca': 9 answers all .* alike.*skip=\['9'\]"):
+        slimlib.plan_widths(model, X, rule="activation_pca", calibration=images, keep_macs=0.5)
+    plan = slimlib.plan_widths(model, X, rule="activation_pca", calibration=images, keep_macs=0.9, skip="9")
+    assert set(plan.widths) == {"0", "4"}
 
 
 # ---- widths that are named

@@ -2,7 +2,10 @@
 
 import copy
 import math
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -51,7 +54,13 @@ X = torch.zeros(1, 3, 16, 16)
 REFUSED = {
     "unreachable MACs": (X, {"keep_macs": 1e-4}, r"keep_macs=0\.0001 cannot be reached: .* ask for at least that"),
     "unreachable parameters": (X, {"keep_params": 1e-4, "coupling": "joint"}, r"keep_params=0\.0001 cannot be reached: .* keeps"),
-    "unreachable by min_width": (X, {"keep_macs": 0.3, "min_width": 6}, r"keep_macs=0\.3 cannot be reached: .* ask for at least"),
+    "unreachable by min_width": (X, {"keep_macs": 0.9, "min_width": 6}, r"keep_macs=0\.9 cannot be reached: .* keeps 1\.0000, as "
+                                 r"no layer may be narrower under min_width=6; ask for at least that, or lower min_width$"),
+    "unreachable by limits": (X, {"keep_macs": 0.9, "min_width": 2, "round_to": 8, "coupling": "joint"}, "as no layer may be "
+                              r"narrower under min_width=2 and round_to=8; .*, or lower min_width or round_to$"),
+    "unreachable by both": (X, {"keep_macs": 0.3, "min_width": 6}, r"as no layer may be narrower under min_width=6, and 4 layers "
+                            r"stay whole \(.*\); ask for at least that, or lower min_width, or give coupling='joint'$"),
+    "unreachable by skip": (X, {"keep_macs": 0.1, "skip": "stem", "coupling": "joint"}, r"stem: left out with skip=\['stem'\]"),
     "threshold 0": (X, {"threshold": 0.0}, r"threshold=0\.0 must lie in \(0, 1\]"),
     "threshold below 0": (X, {"threshold": -0.5}, r"threshold=-0\.5 must lie in \(0, 1\]"),
     "threshold above 1": (X, {"threshold": 1 + 1e-9}, r"threshold=1\.0\d* must lie in \(0, 1\]"),
@@ -60,16 +69,20 @@ REFUSED = {
     "budget 0": (X, {"keep_macs": 0}, r"keep_macs=0 must lie in \(0, 1\]"),
     "budget above 1": (X, {"keep_params": 1.5}, r"keep_params=1\.5 must lie in \(0, 1\]"),
     "budget NaN": (X, {"keep_macs": math.nan}, r"keep_macs=nan must lie in \(0, 1\]"),
+    "budget in words": (X, {"keep_macs": "0.5"}, r"keep_macs='0\.5' must be a number in \(0, 1\], not a str"),
     "two budgets": (X, {"keep_macs": 0.5, "threshold": 0.9}, "give exactly one of keep_macs, keep_params and threshold"),
     "no budget": (X, {}, "give exactly one of keep_macs, keep_params and threshold"),
     "other channels": (torch.zeros(1, 4, 16, 16), {"keep_macs": 0.5}, r"example_input of shape \(1, 4, 16, 16\)"),
     "no image": (torch.zeros(1, 3), {"keep_macs": 0.5}, r"example_input of shape \(1, 3\)"),
     "no tensor": ([0.0] * 768, {"keep_macs": 0.5}, "example_input must be a tensor, batch first, but is a list"),
+    "a unit as well": (X, {"keep_macs": 0.5, "unit": "params"}, r"unit='params': .* give keep_macs or keep_params, or call"),
     "rule": (X, {"keep_macs": 0.5, "rule": "PCA"}, r"rule='PCA' is not known; use one of pca,"),
     "coupling": (X, {"keep_macs": 0.5, "coupling": "all"}, r"coupling='all' is not known; use 'inner' or 'joint'"),
     "min_width": (X, {"keep_macs": 0.5, "min_width": 0}, r"min_width=0 must be a whole number of filters, at least 1"),
     "round_to": (X, {"keep_macs": 0.5, "round_to": 2.5}, r"round_to=2\.5 must be a whole number of filters, at least 1"),
     "skip": (X, {"keep_macs": 0.5, "skip": ["nope"]}, "skip: the model has no layer nope"),
+    "skip in one word": (X, {"keep_macs": 0.5, "skip": "nope"}, "skip: the model has no layer nope$"),
+    "skip a norm": (X, {"keep_macs": 0.5, "skip": ["bn1"]}, r"skip: 'bn1' \(BatchNorm2d\) holds no layer .* before it"),
     "all skipped": (X, {"keep_macs": 0.5, "skip": ["inner", "squeeze"]}, "model: no layer can be slimmed with coupling='inner'"),
     "no data": (X, {"keep_macs": 0.5, "rule": "activation_pca"}, "calibration must be given for rule='activation_pca'"),
     "misspelt": (X, {"keep_macs": 0.5, "min_widht": 4}, r"min_widht is no option of rule='pca' .*did you mean min_width\?"),
@@ -147,6 +160,48 @@ def test_what_works_leaves_the_model_as_well():
             slimlib.prune(model, plan, criterion=criterion)
         slimlib.thin(model, plan)
         unchanged(before, model)
+
+
+def test_a_scan_needs_images():
+    pixels, labels = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), np.uint8), np.arange(8) % 2
+    data = slimlib.data.from_arrays(pixels, labels, pixels, labels, val_fraction=0)
+    with pytest.raises(slimlib.SlimlibError, match=r"no images to evaluate on: load it with val_fraction > 0"):
+        slimlib.sensitivity(lively_norms(Chain()), data, [0.5], progress=False)
+
+
+@pytest.mark.parametrize("content, told", [
+    (None, "no such file"), ("{", "holds no plan .* Expecting property name"), ("[1, 2]", "holds no plan .*a list holds no"),
+    ('{"widths": {}}', "holds no plan .* coupling, full_macs"), ("\0", "holds no plan"), (b"\xff", "holds no plan"),
+])  # fmt: skip
+def test_a_file_that_holds_no_plan_is_named(tmp_path, content, told):
+    path = tmp_path / "plan.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(slimlib.SlimlibError, match=rf"path='.*plan\.json'.* {told}"):
+        slimlib.WidthPlan.load(path)
+
+
+def test_what_cannot_be_written_is_said_and_leaves_what_was_there(tmp_path, monkeypatch):
+    model = lively_norms(Chain())
+    plan = slimlib.plan_widths(model, X, keep_macs=0.5)
+    for save in (plan.save, partial(slimlib.save, slimlib.prune(model, plan), plan)):
+        with pytest.raises(slimlib.SlimlibError, match=r"path='.*none/file': there is no folder '.*none'; make it first"):
+            save(tmp_path / "none" / "file")
+        with pytest.raises(slimlib.SlimlibError, match=r"path='.*' cannot be written"):
+            save(tmp_path)
+    assert not (tmp_path / "none").exists()
+
+    plan.save(tmp_path / "plan.json")
+    write = Path.write_text
+
+    def full_disk(path, text, **how):
+        write(path, text[:20], **how)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(slimlib.SlimlibError, match=r"cannot be written .*No space left"):
+        slimlib.plan_widths(model, X, keep_macs=0.7).save(tmp_path / "plan.json")
+    assert slimlib.WidthPlan.load(tmp_path / "plan.json") == plan and [p.name for p in tmp_path.iterdir()] == ["plan.json"]
 
 
 def test_a_mask_may_hold_infinities():

@@ -1,11 +1,16 @@
 """The sampling rule: known values, and Gaussian moments against simulation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 import slimlib
 from slimlib import moments, sampling
+from tests.conftest import lively_norms
+from tests.test_user_networks import Net, conv, pooled
 
 V = [1.346, 1.897, 2.003, 5.157, 2.933, 3.190, 24.046, 24.903, 44.446]
 T = [5.960, 7.996, 10.114, 19.761, 17.178, 16.547, 63.227, 59.875, 158.953]
@@ -32,6 +37,65 @@ def test_activation_moments_equal_simulation(name):
     got = moments.activation_moments(name, mean, std**2)
     np.testing.assert_allclose(got[0], values.mean(0), atol=0.01)
     np.testing.assert_allclose(got[1], values.var(0), rtol=0.02, atol=1e-3)
+
+
+ACTS = {
+    "LeakyReLU": nn.LeakyReLU(0.5), "ReLU6": nn.ReLU6(), "Hardtanh": nn.Hardtanh(-1, 1.5), "ELU": nn.ELU(3.0), "SELU": nn.SELU(),
+    "GELU": nn.GELU(), "GELU by tanh": nn.GELU("tanh"), "Softplus": nn.Softplus(3.0), "Softplus, cut": nn.Softplus(1, 0.5),
+    "in place": nn.LeakyReLU(0.3, inplace=True), "Tanh": nn.Tanh(), "Mish": nn.Mish(),
+}  # fmt: skip
+
+
+def behind_a_norm(act) -> Net:
+    torch.manual_seed(0)
+    return lively_norms(Net(lambda m, x: m.head(pooled(m.last(m.b(act(m.norm(m.a(x))))))), a=conv(3, 16),
+                            norm=nn.BatchNorm2d(16), b=conv(16, 8), last=nn.BatchNorm2d(8), head=nn.Linear(8, 5)))
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_an_activation_is_taken_with_its_constants(name):
+    """Followed from the BatchNorm to the next layer, against a sample of what the BatchNorm is taken to write."""
+    model, act = behind_a_norm(ACTS[name]), ACTS[name]
+    layout = slimlib.trace(model, torch.randn(2, 3, 12, 12))
+    follow = moments.ChannelMoments(model, layout)
+    reader = next(op for op in layout.ops if op.module == "b")
+    mean, std = model.norm.bias.detach().double().numpy(), model.norm.weight.detach().abs().double().numpy()
+    values = act(torch.from_numpy(np.random.default_rng(0).normal(mean, std, (200_000, 16)))).numpy()
+    got = follow(reader.inputs[0])
+    np.testing.assert_allclose(got[0], values.mean(0), atol=0.03)
+    np.testing.assert_allclose(got[1], values.var(0), rtol=0.1)
+
+
+@pytest.mark.parametrize("name, act", {
+    "a number": lambda x: (x + 3.0).relu(), "a weight": lambda x: torch.add(x, x.relu(), alpha=0.5), "itself": lambda x: x + x,
+    "a tensor": lambda x: (x + torch.linspace(-1, 0, 12)).relu(),
+}.items())  # fmt: skip
+def test_a_sum_that_the_trace_does_not_tell_is_refused(name, act):
+    """The graph keeps no trace of what is added, beside the channels of a layer."""
+    model, x = behind_a_norm(act), torch.randn(64, 3, 12, 12)
+    with pytest.raises(slimlib.SlimlibError, match=r"moments cannot be followed through Add, on the way to b.*calibration="):
+        slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.6)
+    assert slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.6, calibration=x).keep_macs <= 0.6
+
+
+def test_an_activation_inside_a_norm_is_taken_with_its_constants():
+    class NormAct(nn.BatchNorm2d):
+        def __init__(self, width):
+            super().__init__(width)
+            self.act = nn.LeakyReLU(0.5)
+
+        def forward(self, x):
+            return self.act(super().forward(x))
+
+    model = behind_a_norm(lambda x: x)
+    norm = NormAct(16)
+    norm.load_state_dict(model.norm.state_dict())
+    model.norm = norm.eval()
+    op = SimpleNamespace(module="norm", kind="NormAct", inputs=(), constants=(), pad=())
+    follow = moments.ChannelMoments(model, SimpleNamespace(ops=[op]))
+    want = moments.activation_moments("LeakyRelu", norm.bias.detach().double().numpy(),
+                                      norm.weight.detach().double().square().numpy(), negative_slope=0.5)
+    np.testing.assert_allclose(follow(0), want)
 
 
 def test_what_cannot_be_followed_is_refused_by_name():

@@ -1,6 +1,7 @@
 """Cutting: keep-all is the identity, keeping S equals zeroing the rest, and what was planned is what comes out."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -159,6 +160,112 @@ def test_tracing_does_not_depend_on_the_callers_gradient_mode(chain):
     with torch.no_grad():
         quiet = slimlib.plan_widths(model, x, keep_macs=0.5)
     assert quiet == slimlib.plan_widths(model, x, keep_macs=0.5)
+
+
+@pytest.mark.parametrize("part", ["all", "some"])
+def test_what_thin_draws_can_learn_though_the_teacher_is_frozen(chain, part):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+    for p in [*model.parameters()][: 4 if part == "some" else None]:
+        p.requires_grad_(False)
+    student = slimlib.thin(model, plan)
+    assert all(p.requires_grad for p in student.parameters()) and not model[0].weight.requires_grad
+
+
+def test_what_a_reset_leaves_or_freezes_stays_frozen(chain):
+    model, _ = chain
+    model.table = nn.Parameter(torch.ones(3), requires_grad=False)
+    model.index = nn.Parameter(torch.arange(3), requires_grad=False)
+    model.requires_grad_(False)
+
+    def reset(network):
+        for m in network.modules():
+            if hasattr(m, "reset_parameters"):
+                m.reset_parameters()
+        network[9].weight.requires_grad_(False)
+
+    drawn = slimlib.fresh_copy(model, reset=reset)
+    assert {n for n, p in drawn.named_parameters() if not p.requires_grad} == {"table", "index", "9.weight"}
+
+
+def test_what_else_refers_to_a_weight_refers_to_the_cut_one(chain):
+    model, x = chain
+    model.penalised, model.also = [model[0].weight, model[4].weight], {"norm": (model[1].running_mean,)}
+    slim = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5))
+    assert slim.penalised[0] is slim[0].weight and slim.penalised[1] is slim[4].weight
+    assert slim.also["norm"][0] is slim[1].running_mean and slim[0].weight.numel() < model[0].weight.numel()
+    assert model.penalised[0] is model[0].weight and len(model[0].weight) == 8
+
+
+def test_a_kept_activation_is_no_obstacle(chain):
+    """copy.deepcopy refuses a tensor with a graph; such a one is copied without it, and the model keeps its own."""
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+    model.feature = model[0](x)  # as for a heat map, or by a hook
+    model[2].held = [{"squared": (model.feature**2, model.feature)}]
+    for made in (slimlib.prune(model, plan), slimlib.thin(model, plan), slimlib.fresh_copy(model)):
+        squared, same = made[2].held[0]["squared"]
+        assert same is made.feature and squared.grad_fn is None and same.grad_fn is None
+        assert torch.equal(same, model.feature) and same.data_ptr() != model.feature.data_ptr()
+    assert model.feature.grad_fn is not None and model[2].held[0]["squared"][1] is model.feature
+
+
+class Counted(nn.BatchNorm2d):
+    """With tensors that have no entry a channel."""
+
+    def __init__(self, width):
+        super().__init__(width)
+        self.register_buffer("steps", torch.zeros(1))
+        self.register_buffer("clip", torch.ones(2))
+        self.slope = nn.Parameter(torch.ones(3))
+        self.register_buffer("seen", torch.arange(width))
+
+
+def test_a_norm_with_tensors_of_its_own(chain):
+    model, x = chain
+    model[1] = Counted(8)
+    plan = slimlib.plan_widths(model.eval(), x, keep_macs=0.5, rule="uniform")
+    slim = slimlib.prune(model, plan)
+    shapes = {k: tuple(v.shape) for k, v in slim[1].state_dict().items()}
+    width = (plan.widths["0"],)
+    assert shapes == {"weight": width, "bias": width, "running_mean": width, "running_var": width, "seen": width,
+                      "num_batches_tracked": (), "steps": (1,), "clip": (2,), "slope": (3,)}
+    assert sum(p.numel() for p in slim.parameters()) == plan.params and width < (8,)
+
+
+@pytest.mark.parametrize("side", ["in", "out", "norm"])
+def test_a_position_that_a_layer_has_not_is_refused_by_name(chain, side):
+    """As where a Linear is traced on another axis than the channels'."""
+    model, x = chain
+    layout = slimlib.trace(model, x)
+    group = next(g for g in layout.groups if g.name == "0")
+    beyond = [replace(m, positions=m.positions + 6) if m.role == side else m for m in group.members]
+    name = next(m.module for m in group.members if m.role == side)
+    with pytest.raises(slimlib.SlimlibError, match=rf"number 13 on the {side} side of {name}, which has 8: .* with skip="):
+        cut(model, replace(layout, groups=(replace(group, members=tuple(beyond)),)), {"0": np.arange(4)})
+
+
+def test_plans_of_earlier_versions_are_read(chain):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+    older = {k: v for k, v in plan.to_dict().items() if k != "input_dtype"}
+    assert slimlib.WidthPlan.from_dict(older) == plan
+    assert slimlib.prune(model, slimlib.WidthPlan.from_dict(older))(x).shape == (2, 5)
+    with pytest.raises(slimlib.SlimlibError, match="plan: input_dtype='int65' is no type of torch"):
+        slimlib.prune(model, slimlib.WidthPlan.from_dict(older | {"input_dtype": "int65"}))
+
+
+@pytest.mark.parametrize("saved", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("built", [torch.float32, torch.float64])
+def test_a_network_comes_back_in_the_type_it_was_saved_in(chain, tmp_path, saved, built):
+    model, x = chain
+    plan = slimlib.plan_widths(model.to(saved), x.to(saved), keep_macs=0.5)
+    slim = slimlib.prune(model, plan)
+    slimlib.save(slim, plan, tmp_path / "slim.safetensors")
+    again = slimlib.load(tmp_path / "slim.safetensors", build=lambda: Chain().to(built)).eval()
+    assert {k: (v.dtype, v.tolist()) for k, v in again.state_dict().items()} == {
+        k: (v.dtype, v.tolist()) for k, v in slim.state_dict().items()}
+    assert torch.equal(again(x.to(saved)), slim(x.to(saved)))
 
 
 class TwiceHeld(nn.Module):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -247,6 +250,90 @@ def test_half_precision_is_not_taken_for_a_fault(dtype):
     assert {g.name for g in slimlib.trace(model, x).slimmable()} == {"0", "2", "4", "6", "8", "10", "13"}
     slim = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5))
     assert slim(x).dtype == dtype and {p.dtype for p in model.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_is_evaluated_in_its_own_type(dtype):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 12, 12, 3), np.uint8)
+    data = slimlib.data.from_arrays(pixels, np.arange(40) % 5, pixels, np.arange(40) % 5)
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.head(pooled(m.norm(m.a(x)).relu())), a=conv(3, 16), norm=nn.BatchNorm2d(16), head=nn.Linear(16, 5))
+    model = model.to(dtype)
+    slimlib.calibrate_batchnorm(model, data.train)
+    with torch.no_grad():
+        right = model.eval()(data.test.normalised().to(dtype)).argmax(1) == data.test.labels
+    assert slimlib.evaluate(model, data) == right.double().mean().item()
+    assert {p.dtype for p in model.parameters()} == {dtype}
+
+
+class Tokens(nn.Module):
+    """Reads whole numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.a, self.b = nn.Embedding(30, 8), nn.Linear(8, 24), nn.Linear(24, 12)
+        self.head = nn.Linear(12, 4)
+
+    def forward(self, tokens):
+        return self.head(self.b(self.a(self.embedding(tokens)).relu()).relu().mean(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int32])
+def test_a_network_that_reads_whole_numbers_goes_through_files(tmp_path, dtype):
+    torch.manual_seed(0)
+    model, tokens = Tokens().eval(), torch.randint(0, 30, (2, 7), dtype=dtype)
+    plan = slimlib.plan_widths(model, tokens, keep_params=0.7)
+    slim = slimlib.prune(model, plan)
+    plan.save(tmp_path / "plan.json")
+    again = slimlib.prune(model, slimlib.WidthPlan.load(tmp_path / "plan.json"))
+    slimlib.save(slim, plan, tmp_path / "slim.safetensors")
+    loaded = slimlib.load(tmp_path / "slim.safetensors", Tokens).eval()
+    assert torch.equal(again(tokens), slim(tokens)) and torch.equal(loaded(tokens), slim(tokens))
+    given = slimlib.plan_from_widths(model, tokens, {"a": 5})
+    assert slimlib.prune(model, slimlib.WidthPlan.from_dict(given.to_dict())).a.out_features == 5
+
+
+def parts() -> nn.Module:
+    """10 layers in a row: 0 in a stem of its own."""
+    body = [part for i in range(6) for part in (conv(16, 16), nn.ReLU())]
+    return nn.Sequential(OrderedDict(stem=nn.Sequential(conv(3, 16), nn.ReLU()), body=nn.Sequential(*body), pool=nn.Flatten(),
+                                     head=nn.Linear(16 * 144, 5))).eval()
+
+
+@pytest.mark.parametrize("skip, left", [
+    ("body.10", {"body.10"}), (["body.10"], {"body.10"}), ({"stem"}, {"stem.0"}), ("stem.0", {"stem.0"}),
+    (["body", "stem.0"], None), (["body.0", "body.2", "head"], {"body.0", "body.2"}), ((), set()),
+])  # fmt: skip
+def test_layers_that_are_left_out_are_told(skip, left):
+    """A name in one word is one name; a module stands for the layers in it."""
+    torch.manual_seed(0)
+    model, x = parts(), torch.randn(2, 3, 12, 12)
+    if left is None:
+        with pytest.raises(slimlib.SlimlibError, match=r"no layer can be slimmed .*left out with skip=\['stem\.0'\]"):
+            slimlib.plan_widths(model, x, keep_params=0.9, rule="uniform", skip=skip)
+        return
+    plan = slimlib.plan_widths(model, x, keep_params=0.9, rule="uniform", skip=skip)
+    every = {"stem.0", *(f"body.{i}" for i in range(0, 12, 2))}
+    assert set(plan.widths) == every - left and set(plan.whole) == {*left, "head"} and "model's output" in plan.whole["head"]
+    assert all(plan.whole[name].startswith("left out with skip=[") for name in left)
+    assert slimlib.prune(model, plan)(x).shape == (2, 5)
+    assert slimlib.prune(model, slimlib.WidthPlan.from_dict(plan.to_dict()))(x).shape == (2, 5)
+
+
+def test_a_layer_is_left_out_by_any_of_its_names_and_with_those_that_share_its_width():
+    model, x = NETWORKS["a layer under two names"][0](), torch.randn(2, 3, 12, 12)
+    shared = Net(lambda m, x: m.head(pooled((m.a(x) + m.b(x)).relu())), a=conv(3, 16), b=conv(3, 16), head=nn.Linear(16, 5))
+    with pytest.raises(slimlib.SlimlibError, match="no layer can be slimmed"):
+        slimlib.plan_widths(model, x, keep_macs=0.9, coupling="joint", skip="c")
+    model = nn.Sequential(conv(3, 3), shared)
+    plan = slimlib.plan_widths(model, x, keep_macs=0.9, coupling="joint", rule="uniform", skip="1.b")
+    assert set(plan.widths) == {"0"} and plan.whole["1.a"] == plan.whole["1.b"] == "left out with skip=['1.b']"
+
+
+def test_whole_numbers_may_be_of_numpy():
+    model, x = parts(), torch.randn(2, 3, 12, 12)
+    plans = [slimlib.plan_widths(model, x, keep_macs=0.7, rule="uniform", min_width=n, round_to=n) for n in (4, np.int64(4))]
+    assert plans[0] == plans[1] and slimlib.WidthPlan.from_dict(json.loads(json.dumps(plans[1].to_dict()))) == plans[0]
 
 
 @pytest.mark.parametrize("name", ["PReLU slopes by channel behind all layers", "one BatchNorm behind two layers",

@@ -70,7 +70,8 @@ def test_words_for_each_verdict():
     contradicting = judge(claim, records_of(claim, {"uniform": -0.005, "global_l1": 0.005}))
     assert contradicting.told == "mixed so far"
     # a gain over one rival is not mixed with a loss against another
-    told = r"On LeNet-5 on MNIST: against uniform, supported .*\(\+0\.[45].* points.*; against global l1, not supported .*\(−0\.[45].* points"
+    told = r"On LeNet-5 on MNIST: against uniform, supported .*\(\+0\.[45].* points.*; "
+    told += r"against global l1, not supported .*\(−0\.[45].* points"
     assert re.match(told, wording.found(contradicting))
     assert re.match(r"vs uniform \+0\.[45].*; vs global l1 −0\.[45]", wording.effects(contradicting))
 

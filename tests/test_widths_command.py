@@ -125,6 +125,12 @@ def test_networks_of_the_libraries_by_name(name, capsys):
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
 
+def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path, capsys):
+    assert main(["widths", "lenet5", "--keep-macs", "0.5", "-o", str(tmp_path / "none" / "plan.json")]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and "--output=" in err and "there is no folder" in err and "make it first" in err
+
+
 def test_usual_inputs():
     assert models.usual_shape("torchvision:resnet50") == ((3, 224, 224), 1000)
     assert models.usual_shape("torchvision:inception_v3")[0] == (3, 299, 299)

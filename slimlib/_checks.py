@@ -1,0 +1,48 @@
+"""What no layout could be read of, refused by name before anything is run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from slimlib.errors import SlimlibError
+from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
+
+
+def check(model: nn.Module, example_input: torch.Tensor) -> None:
+    """Refuse, by name, what no plan could be made of."""
+    if not isinstance(example_input, torch.Tensor):
+        raise SlimlibError(f"example_input must be a tensor, batch first, but is a {type(example_input).__name__}")
+    if example_input.dim() < 1 or not len(example_input):
+        raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} holds no example; give one batch, batch first")
+    if not any(isinstance(m, LAYERS) for m in model.modules()):
+        raise SlimlibError(f"model ({type(model).__name__}) has no Conv or Linear layer: there is no width to choose")
+    for name, m in model.named_modules():
+        if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():
+            raise SlimlibError(f"model: {name} has no shape yet; call the model once on an example before")
+        for key in ("weight", "bias") if isinstance(m, (*LAYERS, *PER_CHANNEL_NORMS)) else ():
+            if key not in m._parameters:  # None, where a layer has none, stands there as well
+                raise SlimlibError(f"model: the {key} of {name} is computed from other tensors at each pass (weight_norm, "
+                                   "spectral_norm, a pruning mask); make it a plain parameter first: by remove_parametrizations "
+                                   "in torch.nn.utils.parametrize, remove_weight_norm in torch.nn.utils, or remove in "
+                                   "torch.nn.utils.prune")
+            if isinstance(m, LAYERS) and not (m.weight.is_floating_point() or m.weight.is_complex()):
+                raise SlimlibError(f"model: the weight of {name} is of {m.weight.dtype}; give the model as it was before it was "
+                                   "quantised")
+    _check_inference(model)
+    tensors = dict(model.named_parameters())
+    for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities
+        tensors |= {f"{name}.{k}": b for k, b in m.named_buffers()} if isinstance(m, PER_CHANNEL_NORMS) else {}
+    for name, t in tensors.items():
+        if not (torch.isfinite(t.detach().sum()) or torch.isfinite(t).all()):  # the sum tells it faster, if it does
+            raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
+
+
+def _check_inference(model: nn.Module) -> None:
+    """Autograd, off whose graph the layout is read, is closed to inference mode and to what was made in it."""
+    if torch.is_inference_mode_enabled():
+        raise SlimlibError("model: its layout cannot be read within torch.inference_mode(); leave it before")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_inference():
+            raise SlimlibError(f"model: {name} was made within torch.inference_mode(); give copy.deepcopy(model), made outside")

@@ -1,0 +1,77 @@
+"""The traced operations as a plain list, and which BatchNorm reads a layer alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch_pruning.ops import OPTYPE
+
+from slimlib._forward import ForwardFacts
+
+CONSTANTS = ("negative_slope", "min_val", "max_val", "min", "max", "alpha", "beta", "scale", "input_scale", "threshold", "lambd",
+             "approximate", "exponent")
+
+
+@dataclass(frozen=True)
+class Op:
+    """One node of the traced graph: ``module`` is a name or "", ``kind`` a type or an autograd operation's name, ``inputs`` the
+    indices of the nodes before it, ``pad`` the amounts of a padding (last dimension first, as torch has them), ``calls`` how
+    often a module is called in one pass, ``constants`` the numbers and words that autograd keeps of an operation (the slope of
+    a leaky ReLU, the bounds of a clamp), by name."""
+
+    kind: str
+    module: str
+    inputs: tuple[int, ...]
+    pad: tuple[int, ...] = ()
+    calls: int = 1
+    constants: tuple[tuple[str, object], ...] = ()
+
+
+def _through_batch_norm(node):
+    """The node after ``node``; a norm with a built-in activation shows its bare operation first, which is stepped over."""
+    after = node.outputs[0]
+    if after.type == OPTYPE.ELEMENTWISE and after.grad_fn is not None and "BatchNorm" in after.grad_fn.name():
+        after = after.outputs[0] if len(after.outputs) == 1 else after
+    return after
+
+
+def norm_after(graph, layers, names) -> dict[str, str]:
+    """Layer -> the BatchNorm that alone reads its output."""
+    found = {}
+    for layer in layers:
+        node = graph.module2node[layer]
+        if len(node.outputs) == 1:
+            after = _through_batch_norm(node)
+            if after.type == OPTYPE.BN and after.module.running_var is not None and after.module.affine:
+                found[names[layer]] = names[after.module]
+    return found
+
+
+def operations(graph, names, facts: ForwardFacts) -> list[Op]:
+    """The traced graph without its ends, inputs before users; a layer that reads what it wrote itself, being called again, comes
+    before that."""
+    index: dict = {}
+    ops: list[Op] = []
+    opened = set()
+    for start in graph.module2node.values():
+        stack = [(start, False)] if start.grad_fn not in facts.ends else []
+        while stack:
+            node, ready = stack.pop()
+            if ready:
+                module = names.get(node.module, "")
+                kind = node.grad_fn.name() if not module and node.grad_fn is not None else type(node.module).__name__
+                index[node] = len(ops)
+                pad = tuple(getattr(node.grad_fn, "_saved_pad", ()) if kind.startswith("ConstantPad") else ())
+                inputs = tuple(index[i] for i in node.inputs if i in index)
+                ops.append(Op(kind, module, inputs, pad, facts.calls.get(module, 1), _constants(node.grad_fn)))
+            elif node not in opened:
+                opened.add(node)
+                stack.append((node, True))
+                stack.extend((i, False) for i in node.inputs if i not in opened)
+    return ops
+
+
+def _constants(grad_fn) -> tuple[tuple[str, object], ...]:
+    """What the operation was told beside its tensors, as far as autograd keeps it."""
+    kept = [(name, getattr(grad_fn, f"_saved_{name}", None)) for name in CONSTANTS]
+    return tuple((name, value) for name, value in kept if isinstance(value, (int, float, str)))

@@ -1,0 +1,23 @@
+"""What several functions ask of a number that they are given."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+from slimlib.errors import SlimlibError
+
+
+def share(name: str, value: object, of_what: str = "it is a share") -> float:
+    """``value`` if it lies in (0, 1]."""
+    if not isinstance(value, Real):
+        raise SlimlibError(f"{name}={value!r} must be a number in (0, 1], not a {type(value).__name__}: {of_what}")
+    if not 0 < value <= 1:
+        raise SlimlibError(f"{name}={value} must lie in (0, 1]: {of_what}")
+    return value
+
+
+def count(name: str, value: object) -> int:
+    """``value`` as an int, if it is a whole number of at least 1."""
+    if not isinstance(value, Integral) or value < 1:
+        raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
+    return int(value)

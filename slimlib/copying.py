@@ -1,0 +1,26 @@
+"""Copies of networks as people have them: with an activation of the last pass still held somewhere."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+
+def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
+    """``copy.deepcopy``, which by itself refuses a tensor that was computed with gradients (an activation kept as an attribute,
+    for a heat map or by a hook). Such a tensor is copied without its graph, which belongs to the pass of the other network."""
+    with _WithoutGraphs():
+        return copy.deepcopy(model, memo)
+
+
+class _WithoutGraphs(TorchFunctionMode):
+    """Sees every tensor that is about to be copied, wherever it is held."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, memo = args
+            return memo.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))

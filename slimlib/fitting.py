@@ -1,0 +1,64 @@
+"""Does a network fit a plan: the dense one that the plan was made from, and the slim one that came of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from slimlib.errors import SlimlibError
+from slimlib.layout import Group, Layout, trace
+from slimlib.plans import WidthPlan
+
+
+def first_channels(group: Group, width: int) -> np.ndarray:
+    """The first ``width`` channels, equally many of each block: which they are does not matter to the shape."""
+    per_block = width // group.blocks
+    return np.sort(np.concatenate([np.flatnonzero(group.block_of == b)[:per_block] for b in range(group.blocks)]))
+
+
+def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
+    """The plan's own layout where it is at hand, else traced anew from an input of the recorded shape."""
+    layout = plan.layout or trace(model, _input_like(plan, next(model.parameters())))
+    for name, full in plan.full_widths.items():
+        width = _width(model, name)
+        if width is None:
+            raise SlimlibError(f"plan: the model has no layer {name!r}; the plan was made for another network")
+        if width != full:
+            raise SlimlibError(f"plan: layer {name} has {width} filters, but the plan was made for {full}; "
+                               "give the dense network that the plan was made from")
+    return layout
+
+
+def _input_like(plan: WidthPlan, parameter: torch.Tensor) -> torch.Tensor:
+    """Zeros of the recorded shape, of the parameter's type where the plan was made with numbers that have one like it."""
+    dtype = getattr(torch, plan.input_dtype, None)
+    if not isinstance(dtype, torch.dtype):
+        raise SlimlibError(f"plan: input_dtype={plan.input_dtype!r} is no type of torch, such as float32 or int64")
+    return torch.zeros(plan.input_shape, device=parameter.device, dtype=parameter.dtype if dtype.is_floating_point else dtype)
+
+
+def checked(slim: nn.Module, plan: WidthPlan) -> nn.Module:
+    """Assert that what was planned is what was built, widths and parameters."""
+    if fault := deviation(slim, plan):
+        raise AssertionError(f"{fault}: a fault of slimlib, please report it")
+    return slim
+
+
+def deviation(slim: nn.Module, plan: WidthPlan) -> str:
+    """Where a network is not what the plan says: the first such layer, or the parameters. Empty where it is."""
+    for name, width in plan.widths.items():
+        got = _width(slim, name)
+        if got != width:
+            return f"there is no layer {name}" if got is None else f"layer {name} is {got} wide instead of {width}"
+    params = sum(p.numel() for p in slim.parameters())
+    return "" if params == plan.params else f"there are {params} parameters instead of {plan.params}"
+
+
+def _width(model: nn.Module, name: str) -> int | None:
+    """Filters of a layer, or None where there is no such layer."""
+    try:
+        layer = model.get_submodule(name)
+        return layer.weight.shape[1 if getattr(layer, "transposed", False) else 0]
+    except AttributeError:
+        return None

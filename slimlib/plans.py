@@ -1,0 +1,87 @@
+"""The widths chosen for a network, as a plain value that files hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from slimlib.errors import SlimlibError, first_line
+from slimlib.files import must_exist, saving
+from slimlib.layout import Layout
+
+
+@dataclass(frozen=True)
+class WidthPlan:
+    """The widths chosen for a network, what they cost, and how they were chosen.
+
+    ``widths`` and ``full_widths`` map the first layer of each slimmed group to its number of filters. Costs: ``params`` in
+    elements, ``macs`` in multiply-adds of one example. ``threshold`` is the level of the path (for PCA rules the share of
+    variance) or None where the rule has none. ``wider`` holds the costs of the next plan on the path, None at its end.
+    ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can never keep whole (a
+    layer of p weights a filter has at most p - 1 centred components), with the most it can give them. ``input_shape`` and
+    ``input_dtype`` are those of the example that the network was traced with.
+    """
+
+    rule: str
+    coupling: str
+    widths: dict[str, int]
+    full_widths: dict[str, int]
+    threshold: float | None
+    params: int
+    macs: int
+    full_params: int
+    full_macs: int
+    input_shape: tuple[int, ...]
+    wider: dict[str, int] | None = None
+    whole: dict[str, str] = field(default_factory=dict)
+    rank_bound: dict[str, int] = field(default_factory=dict)
+    input_dtype: str = "float32"
+    layout: Layout | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def kept(self) -> dict[str, float]:
+        """Kept fraction of each group's filters."""
+        return {n: w / self.full_widths[n] for n, w in self.widths.items()}
+
+    @property
+    def keep_params(self) -> float:
+        """Achieved share of the dense network's parameters."""
+        return self.params / self.full_params
+
+    @property
+    def keep_macs(self) -> float:
+        """Achieved share of the dense network's multiply-adds."""
+        return self.macs / self.full_macs
+
+    def to_dict(self) -> dict:
+        """Everything but the traced layout, as plain JSON types."""
+        bare = asdict(WidthPlan(**{f.name: getattr(self, f.name) for f in fields(self) if f.name != "layout"}))
+        bare.pop("layout")
+        return {**bare, "input_shape": list(self.input_shape)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping) -> WidthPlan:
+        """The inverse of :meth:`to_dict`; unknown or missing entries are refused by name."""
+        if not isinstance(values, Mapping):
+            raise SlimlibError(f"plan: a {type(values).__name__} holds no entries of a plan; was it written by WidthPlan.save?")
+        known = {f.name for f in fields(cls)} - {"layout"}
+        if wrong := (set(values) ^ known) - {"input_dtype"}:  # which plans of earlier versions have not
+            raise SlimlibError(f"plan: the entries {', '.join(sorted(wrong))} are missing or not known; "
+                               "was it written by this version?")
+        return cls(**{**values, "input_shape": tuple(values["input_shape"])})
+
+    def save(self, path: str | Path) -> None:
+        """Write the plan as JSON; the file is there when it is complete."""
+        with saving(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> WidthPlan:
+        """Read a plan that :meth:`save` wrote."""
+        must_exist(path)
+        try:
+            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:  # as which SlimlibError, broken JSON and broken text are known
+            raise SlimlibError(f"path={str(path)!r} holds no plan that WidthPlan.save wrote: {first_line(error)}") from error
