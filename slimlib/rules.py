@@ -1,8 +1,8 @@
 """The rules that choose widths: 3AS, its variants, its rivals, and the controls that read no weights.
 
 A rule returns the steps of a path (:class:`~slimlib.steps.Curves` or :class:`~slimlib.steps.Removals`), so that each of them
-answers every budget: the widest plan that fits is found by one search for all rules. What a rule may look at is what :class:`~slimlib.request.Request` holds; what
-else it must be told are the parameters after it.
+answers every budget: the widest plan that fits is found by one search for all rules. What a rule may look at is what
+:class:`~slimlib.request.Request` holds; what else it must be told are the parameters after it.
 """
 
 from __future__ import annotations
