@@ -15,9 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import slimlib
 from slimlib.criteria import choose_filters
 from slimlib.masking import masking_error
-from slimlib.outputs import tensors_in
 from tests.conftest import lively_norms
-from tests.test_user_networks import Net, conv, pooled, two
+from tests.test_user_networks import Net, conv, pooled, slimmed_exactly_or_whole, two
 
 IMAGES, TOKENS, SERIES = (2, 3, 12, 12), (2, 7, 12), (2, 4, 16)
 
@@ -223,26 +222,7 @@ def built(name: str) -> tuple[nn.Module, torch.Tensor, set[str], dict[str, str]]
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_slimmed_exactly_or_whole_for_a_reason(name):
-    model, x, slimmed, whole = built(name)
-    layout = slimlib.trace(model, x)
-    reasons = layout.whole("joint")
-    for layer, reason in whole.items():
-        assert reason in reasons[layer]
-    assert {g.name for g in layout.slimmable("joint")} == slimmed
-    if not slimmed:
-        return
-    path = slimlib.width_path(model, x, rule="uniform", coupling="joint", layout=layout)
-    least, most = (path.costs.params(path.widths(step)) for step in (0, len(path) - 1))
-    for share in (0.4, 0.75):
-        plan = path.plan(keep_params=float((least + share * (most - least)) / path.plan_of(path.widths(len(path) - 1)).params))
-        slim = slimlib.prune(model, plan).eval()
-        assert set(plan.widths) == slimmed and max(plan.kept.values()) < 1
-        assert masking_error(model, layout, choose_filters(model, layout, plan.widths), x) < 1e-4
-        with FlopCounterMode(display=False) as counter:
-            answers = tensors_in(slim(x))
-        assert [t.shape for t in answers] == [t.shape for t in tensors_in(model(x))]
-        assert counter.get_total_flops() == 2 * len(x) * plan.macs
-        assert sum(p.numel() for p in slim.parameters()) == plan.params
+    slimmed_exactly_or_whole(*built(name))
 
 
 @pytest.mark.parametrize("name", ["features that are kept", "features that are kept, to be probed"])

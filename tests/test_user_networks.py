@@ -173,11 +173,8 @@ def recurrent(kind: type[nn.RNNBase]) -> Net:
                r=kind(24, 10, batch_first=True), b=nn.Linear(10, 8), head=nn.Linear(8, 5))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_slimmed_exactly_or_whole_for_a_reason(name):
-    build, slimmed, whole = NETWORKS[name]
-    torch.manual_seed(0)
-    model, x = lively_norms(build()), torch.randn(2, 3, 12, 12)
+def slimmed_exactly_or_whole(model: nn.Module, x: torch.Tensor, slimmed: set[str], whole: dict[str, str]) -> None:
+    """Assert that the groups named are slimmed and answer as the masked network does, and the reasons of those left whole."""
     layout = slimlib.trace(model, x)
     reasons = layout.whole("joint")
     for layer, reason in whole.items():
@@ -193,9 +190,17 @@ def test_slimmed_exactly_or_whole_for_a_reason(name):
         assert set(plan.widths) == slimmed and max(plan.kept.values()) < 1
         assert masking_error(model, layout, choose_filters(model, layout, plan.widths), x) < 1e-4
         with FlopCounterMode(display=False) as counter:
-            slim(x)
+            answers = tensors_in(slim(x))
+        assert [t.shape for t in answers] == [t.shape for t in tensors_in(model(x))]
         assert counter.get_total_flops() == 2 * len(x) * plan.macs
         assert sum(p.numel() for p in slim.parameters()) == plan.params
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_slimmed_exactly_or_whole_for_a_reason(name):
+    build, slimmed, whole = NETWORKS[name]
+    torch.manual_seed(0)
+    slimmed_exactly_or_whole(lively_norms(build()), torch.randn(2, 3, 12, 12), slimmed, whole)
 
 
 RELU = lambda m, x: x.relu()  # noqa: E731
