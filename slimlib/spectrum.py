@@ -140,9 +140,9 @@ def cumulative(values: np.ndarray, group: str = "") -> np.ndarray:
     """
     total = values.sum()
     if not total > 0:
+        alone = f"leave the layer whole with skip=[{group!r}], or, " if group else ""
         raise SlimlibError(f"spectra: there is no variance at all in {group or 'a layer'} (all weights of each filter are equal, "
-                           f"as where it has only one); leave the layer whole with skip=[{group!r}], or, where its weights are "
-                           "not 0, give center=False")
+                           f"as where it has only one); {alone}where its weights are not 0, give center=False")
     r = np.minimum(np.cumsum(values) / total, 1.0)  # two ways to add up differ in the last digit
     r[-1] = 1.0
     return r
