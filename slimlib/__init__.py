@@ -9,7 +9,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "layout",
-    "WidthPlan": "widths", "WidthPath": "widths", "plan_widths": "planning", "plan_from_widths": "planning",
+    "WidthPlan": "plans", "WidthPath": "widths", "plan_widths": "planning", "plan_from_widths": "planning",
     "width_path": "planning", "RULES": "rules", "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery",
     "save": "storage", "load": "storage", "fresh_copy": "fresh", "sensitivity": "scan", "load_data": "data",
     "Recipe": "recipe", "History": "training", "fit": "training", "evaluate": "evaluation",

@@ -16,10 +16,11 @@ from slimlib.arguments import count
 from slimlib.cost import UNITS, cost_model
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout, trace
+from slimlib.plans import WidthPlan
 from slimlib.request import Request
 from slimlib.rules import RULES
 from slimlib.steps import Curves, Removals
-from slimlib.widths import WidthPath, WidthPlan
+from slimlib.widths import WidthPath
 
 Rule = Callable[..., Curves | Removals]
 """A rule of one's own: called with a :class:`~slimlib.request.Request` and the options it names, it returns a path's steps."""

@@ -16,7 +16,7 @@ from slimlib.files import folder_must_exist
 if TYPE_CHECKING:  # nothing heavy is loaded before a command is known
     from torch import nn
 
-    from slimlib.widths import WidthPlan
+    from slimlib.plans import WidthPlan
 
 NEED_DATA = {"activation_pca": "calibration=images", "sensitivity": "drops=the measured losses of accuracy"}
 

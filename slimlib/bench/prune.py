@@ -15,7 +15,7 @@ import slimlib
 from slimlib.bench.measure import Comparison, Race
 from slimlib.bench.widths import _resnet50
 from slimlib.errors import SlimlibError
-from slimlib.widths import WidthPlan
+from slimlib.plans import WidthPlan
 
 
 def races() -> Iterator[Race]:
