@@ -343,6 +343,18 @@ def test_committed_arms_share_data_recipe_dense_network_and_seed():
             assert len({of(record) for record in records.values()}) == 1, (what, cell)
 
 
+def test_committed_records_rest_on_the_dense_networks_that_are_recorded():
+    """By their fingerprint; those from before there was one by their accuracy."""
+    store = study.load_profile("laptop").store()
+    for record in store.all():
+        run = study.Run.from_dict(record["run"])
+        for needed in run.needs():
+            other = store.get(needed)
+            known = {one.get("dense_sha256") for one in (record, other)} - {None}
+            accuracy = other["metrics"]["test_accuracy" if needed.stage == "dense" else "dense_test_accuracy"]
+            assert len(known) <= 1 and record["metrics"]["dense_test_accuracy"] == accuracy, (record["label"], other["label"])
+
+
 # ---- what else pages are made of
 
 
