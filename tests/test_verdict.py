@@ -113,7 +113,7 @@ def test_a_sentence_says_what_its_numbers_say():
     rank |= {"over_depth": -0.2, "over_depth_low": -0.5, "over_depth_high": 0.1, "within": 0.1, "p_within": 0.4}
     said = findings.sentence(load_claims()["C2"], rank | {"spearman": -0.4, "low": -0.7, "high": 0.05})
     assert "published ResNet-56 on CIFAR-10" in said and "tends to run against" in said and "Spearman −0.40" in said
-    assert "−0.20 [−0.50, +0.10] more than depth alone; within stages +0.10, p = 0.4" in said
+    assert "against depth alone −0.20 [−0.50, +0.10]; within stages +0.10, p = 0.4" in said
 
 
 @pytest.mark.parametrize("effects", [{"pca": 0.0005}, {"pca": 0.0001}, {"pca": -0.0005}, {"uniform": 0.005}, {"global_l1": 2e-4}])

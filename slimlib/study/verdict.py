@@ -48,8 +48,8 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
             told |= {"bootstrap": interval(row["boot_low"], row["boot_high"])}
         else:
             told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
-            told |= {"more than depth": beyond_depth(row), "within stages (p)": within_stages(row)}
-            told |= {"drops, median and largest": f"{100 * row['median_drop']:.2f}, {100 * row['largest_drop']:.2f}"}
+            told |= {"against depth alone": beyond_depth(row), "within stages (p)": within_stages(row)}
+            told |= {"drop in points, median and largest": f"{100 * row['median_drop']:.2f}, {100 * row['largest_drop']:.2f}"}
         told |= {"n": row["n"], "p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
         rows.append(told | {"would change with": changes.would_change(judged.claim, deciding, at)})
     return pd.DataFrame(rows).set_index("comparison") if rows else pd.DataFrame()
