@@ -68,8 +68,8 @@ def draw(found: list[dict]) -> plt.Figure:
             axis.plot(accuracy, [y] * len(accuracy), marker, color=colour, alpha=0.5, markersize=5)
             axis.plot(accuracy.mean(), y, marker, color=colour, markersize=9, markeredgecolor="black")
             if len(accuracy) < seeds:
-                axis.text(0.98, y, f"{len(accuracy)} of {seeds} seeds", transform=axis.get_yaxis_transform(), fontsize=7,
-                          ha="right", va="center")
+                axis.text(0.02, y, f"{len(accuracy)} of {seeds} seeds", transform=axis.get_yaxis_transform(), fontsize=7,
+                          ha="left", va="center")
         axis.set_yticks(range(len(ARMS)), [figures.name(arm) for arm in ARMS] if axis is panels[0] else [])
         axis.set(title=f"accuracy, {figures.budget_name(budget)}", ylim=(len(ARMS) - 0.5, -0.5))
     dense = 100 * frame["dense_test_accuracy"].mean()
