@@ -65,6 +65,9 @@ def test_words_for_each_verdict():
     assert worse.told == "not supported so far" and "−0.5" in wording.effects(worse)
     few = judge(claim, records_of(claim, {"pca": 0.005}, seeds=3))
     assert few.told == "inconclusive so far" and "2 more seeds to be judged" in wording.closest(few)
+    # what single budgets say is told while seeds are missing, and not any longer when all are there
+    assert "Recorded in part, so not decided: against uniform on LeNet-5 on MNIST, 10 % of MACs: +0." in wording.found(few)
+    assert "Recorded in part" not in text
     none = judge(claim, [])
     assert none.told == "no evidence yet" and wording.closest(none) == "" and "0 of " in wording.summary(none)
     contradicting = judge(claim, records_of(claim, {"uniform": -0.005, "global_l1": 0.005}))

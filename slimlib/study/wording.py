@@ -54,7 +54,8 @@ def undecided(judged: Judgement) -> str:
     if judged.claim.kind != "paired" or judged.cells.empty:
         return ""
     names = ["rival", "dataset", "model", "unit"]
-    decided = {tuple(row[name] for name in names) for row in judged.deciding.to_dict("records")}
+    enough = [row for row in judged.deciding.to_dict("records") if row["n"] >= judged.claim.min_seeds]
+    decided = {tuple(row[name] for name in names) for row in enough}
     said = []
     for cell in judged.cells.to_dict("records"):
         if tuple(cell[name] for name in names) not in decided:
