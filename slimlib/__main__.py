@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -174,12 +175,16 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         args.function(args)
+        sys.stdout.flush()  # so that a closed pipe is met here
     except SlimlibError as error:
         print(f"slimlib: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("slimlib: stopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has read enough: nothing is wrong, and the interpreter's last flush must not say so
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + 13  # as a shell tells of a process that SIGPIPE ended
     return 0
 
 

@@ -239,6 +239,15 @@ def test_run_reads_values_as_yaml_and_writes_where_it_says(project, monkeypatch,
     assert "seed = 0   of the random numbers" in capsys.readouterr().out
 
 
+def test_a_reader_that_stops_early_is_no_error():
+    reads, writes = os.pipe()
+    os.close(reads)  # as `| head` does when it has what it wants
+    with os.fdopen(writes, "w") as closed:
+        done = subprocess.run([sys.executable, "-m", "slimlib", "status", "quick"], cwd=REPOSITORY, stdout=closed,
+                              stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
