@@ -119,6 +119,16 @@ def test_a_run_survives_json_and_the_order_of_options_does_not_matter():
     assert pruned(options={"a": 1, "b": 2}).key == pruned(options=(("b", 2), ("a", 1))).key
 
 
+def test_what_means_the_same_is_the_same_run():
+    """YAML reads 1 as a whole number and 1.0 as none; a budget may be written with a zero at its end."""
+    written = Run("mnist", "lenet5", "prune", rule="tilt", criterion="l1", budget="macs:0.50", recipe=Recipe(1, lr=1),
+                  dense_recipe=Recipe(1, lr=1, weight_decay=0), options={"power": -1})  # fmt: skip
+    meant = written.but(budget="macs:0.5", recipe=Recipe(1, lr=1.0), dense_recipe=Recipe(1, lr=1.0, weight_decay=0.0),
+                        options={"power": -1.0})  # fmt: skip
+    assert written == meant and written.key == meant.key and written.arm == "tilt(power=-1.0)"
+    assert written.but(options={"power": -1, "calibration": 512}).to_dict()["options"] == {"power": -1.0, "calibration": 512}
+
+
 @pytest.mark.parametrize(
     "change, word",
     [

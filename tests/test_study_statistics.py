@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings, strategies
 from scipy import stats
 
 from slimlib.errors import SlimlibError
@@ -56,8 +57,20 @@ def test_few_or_equal_differences():
     assert one.n == 1 and np.isnan(one.low) and one.verdict == "inconclusive"
     same = st.paired([0.0, 0.0, 0.0])
     assert (same.low, same.high, same.p, same.verdict) == (0, 0, 1, "inconclusive")
+    always = st.paired([0.01] * 5)
+    assert (always.low, always.high, always.p) == (0.01, 0.01, 2**-4)  # five heads in a row, or five tails
     with pytest.raises(SlimlibError, match="differences"):
         st.paired([0.1, float("nan")])
+
+
+@settings(deadline=None)
+@given(strategies.lists(strategies.integers(-50, 50), min_size=2, max_size=6), strategies.integers(100, 10_000))
+def test_the_rounding_of_floats_is_no_spread(gains, images):
+    """Gains at two budgets may cancel exactly; what floats leave of that must not pass for a small effect."""
+    ours = [((9 * images // 10 + gain) / images, (7 * images // 10 - gain) / images) for gain in gains]
+    rival = (9 * images // 10 / images, 7 * images // 10 / images)
+    found = st.paired([((first - rival[0]) + (second - rival[1])) / 2 for first, second in ours])
+    assert (found.mean, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
 def test_disagreement_of_the_two_intervals_is_told():

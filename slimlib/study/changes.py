@@ -10,7 +10,7 @@ from scipy import stats
 from slimlib.study.claims import Claim
 from slimlib.study.judgement import decide
 from slimlib.study.names import counted
-from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, t_test
 
 TOO_MANY = 1000
 """Seeds beyond which it is said that no practical number would do."""
@@ -91,10 +91,8 @@ def _shifted(claim: Claim, row: Mapping[str, Any], by: float) -> dict[str, Any]:
 
 def _with_interval(claim: Claim, row: Mapping[str, Any], mean: float, n: int) -> dict[str, Any]:
     """The comparison with another mean or number of seeds, its standard deviation as it is."""
-    error = row["sd"] / n**0.5
-    half = float(stats.t.ppf((1 + claim.level) / 2, n - 1)) * error
-    p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if error else float(mean == 0)
-    return {**row, "n": n, "mean": mean, "low": mean - half, "high": mean + half, "p": p}
+    low, high, p = t_test(mean, row["sd"], n, claim.level)
+    return {**row, "n": n, "mean": mean, "low": low, "high": high, "p": p}
 
 
 def _last_if_missing(p: float) -> float:

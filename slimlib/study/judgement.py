@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slimlib.study import budgets
 from slimlib.study.claims import Claim, load_claims
 from slimlib.study.layers import correlations
-from slimlib.study.names import budget_order
 from slimlib.study.profiles import load_profile
 from slimlib.study.runs import Run
 from slimlib.study.statistics import (
@@ -126,24 +126,25 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
     frame = with_best_tilt(to_frame(records), wanted) if records else pd.DataFrame()
     expected: dict[tuple[str, str, str], list[str]] = {}
     for run in wanted:
-        if run.budget.partition(":")[0] in claim.budgets:
-            budgets = expected.setdefault((run.dataset, run.model, run.budget.partition(":")[0]), [])
-            budgets += [run.budget] * (run.budget not in budgets)
+        unit = budgets.parse(run.budget).kind
+        if unit in claim.budgets:
+            found = expected.setdefault((run.dataset, run.model, unit), [])
+            found += [run.budget] * (run.budget not in found)
     rows, cells, all_pairs = [], [], []
     for rival in claim.rivals if len(frame) else ():
         pairs = differences(frame, claim.ours, rival, claim.metric)
-        for (dataset, model, unit), budgets in expected.items():
+        for (dataset, model, unit), wanted_budgets in expected.items():
             part = pairs[(pairs["dataset"] == dataset) & (pairs["model"] == model) & (pairs["budget_kind"] == unit)]
             head = {"rival": rival, "dataset": dataset, "model": model, "unit": unit}
             all_pairs.append(part.assign(ours=claim.ours, rival=rival, unit=unit))
-            for budget, cell in sorted(part.groupby("budget"), key=lambda item: budget_order(item[0])):
+            for budget, cell in sorted(part.groupby("budget"), key=lambda item: budgets.parse(item[0])):
                 cells.append(
                     {**head, "budget": budget, **paired(cell["difference"], claim.level, claim.margin).to_dict()}
                 )
-            together = averaged_over_budgets(part, budgets)
+            together = averaged_over_budgets(part, wanted_budgets)
             if len(together):
                 rows.append(
-                    {**head, "budgets": ", ".join(budgets), **paired(together, claim.level, claim.margin).to_dict()}
+                    {**head, "budgets": ", ".join(wanted_budgets), **paired(together, claim.level, claim.margin).to_dict()}
                 )
     rows = [row | {"p_holm": p, "verdict": found} for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
     return pd.DataFrame(rows), pd.DataFrame(cells), pd.concat(all_pairs) if all_pairs else pd.DataFrame()

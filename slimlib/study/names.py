@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from slimlib.study.budgets import parse
+
 NAMES = {
     "pca": "PCA (3AS)",
     "pca_uncentred": "PCA, uncentred",
@@ -48,16 +50,11 @@ def plain_name(arm: str) -> str:
 
 def budget_name(budget: str) -> str:
     """ "macs:0.35" is "35 % of MACs"."""
-    kind, _, value = budget.partition(":")
-    if kind == "threshold":
-        return f"threshold {value}"
-    return f"{100 * float(value):g} % of {UNITS[kind]}"
+    kind, value = parse(budget)
+    return f"threshold {value:g}" if kind == "threshold" else f"{100 * value:g} % of {UNITS[kind]}"
 
 
-def budget_order(budget: str) -> tuple[str, float]:
-    """Sorts budgets: MACs before parameters, small ones first."""
-    kind, _, value = budget.partition(":")
-    return kind, float(value)
+budget_order = parse
 
 
 def model_name(model: str) -> str:
@@ -78,7 +75,7 @@ def slug(*parts: str) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of accuracies in percentage points: 0.0031 is "+0.31", 0.1 a real minus sign before what is negative."""
+    """A difference of accuracies in percentage points: 0.0031 is "+0.31"."""
     return signed(100 * value)
 
 

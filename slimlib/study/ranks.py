@@ -151,7 +151,7 @@ def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, 
         )
     area = lambda a, b: float((np.sign(a[:, None] - b).mean() + 1) / 2)  # noqa: E731
     generator = np.random.default_rng(seed)
-    drawn = [area(generator.choice(yes, len(yes)), generator.choice(no, len(no))) for _ in range(1999)]
+    drawn = [area(generator.choice(yes, len(yes)), generator.choice(no, len(no))) for _ in range(RESAMPLES)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     p = float(stats.mannwhitneyu(yes, no).pvalue) if np.ptp(scores) > 0 else 1.0
     return {

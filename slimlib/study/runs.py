@@ -16,6 +16,9 @@ from typing import Any, Literal
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
+from slimlib.rules import RULES
+from slimlib.study import budgets
+from slimlib.study.canonical import frozen, option_of, with_declared_floats, without_none
 
 RECIPE_VERSION = 2
 """Raised when the meaning of a run changes (widths, augmentation, schedule, loss), so that old records are not reused.
@@ -25,8 +28,6 @@ RECIPE_VERSION = 2
 
 STAGES = ("dense", "prune", "distill", "scratch", "sensitivity")
 SLIM_STAGES = ("prune", "distill", "scratch")
-BUDGETS = {"macs": "keep_macs", "params": "keep_params", "threshold": "threshold"}
-"""Kinds of budget, each with the argument of `slimlib.plan_widths` that states it."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,7 @@ class Run:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
-        # Options arrive as a mapping or as lists (YAML, JSON); one frozen, sorted form makes equal runs equal.
-        options = self.options.items() if isinstance(self.options, Mapping) else self.options
-        object.__setattr__(self, "options", tuple(sorted((str(name), _freeze(value)) for name, value in options)))
+        self._to_one_form()
         if self.stage not in STAGES:
             raise SlimlibError(f"stage={self.stage!r} is unknown; choose one of {', '.join(STAGES)}")
         slim, wants = self.stage in SLIM_STAGES, {}
@@ -86,8 +85,21 @@ class Run:
                 raise SlimlibError(
                     f"{name}={value!r} has no effect in stage {self.stage!r} on {self.model!r}; leave it out"
                 )
-        if slim:
-            self.budget_arguments()
+
+    def _to_one_form(self) -> None:
+        """What is written differently and means the same becomes the same, as values come from YAML, JSON and Python."""
+        form: dict[str, Any] = {}
+        options = self.options.items() if isinstance(self.options, Mapping) else self.options
+        rule = RULES.get(self.rule)
+        form["options"] = tuple(sorted((str(name), option_of(rule, name, frozen(value)) if rule else frozen(value))
+                                       for name, value in options))  # fmt: skip
+        for name in ("recipe", "dense_recipe", "distill"):
+            if (settings := getattr(self, name)) is not None:
+                form[name] = with_declared_floats(settings)
+        if self.budget is not None:
+            form["budget"] = str(budgets.parse(self.budget))
+        for name, value in form.items():
+            object.__setattr__(self, name, value)
 
     @property
     def pretrained(self) -> bool:
@@ -105,7 +117,7 @@ class Run:
 
     @property
     def arm(self) -> str | None:
-        """The rule with what distinguishes its variants: "pca", "pca_uncentred", "tilt(p=-0.5)"."""
+        """The rule with what distinguishes its variants: "pca", "pca_uncentred", "tilt(power=-0.5)"."""
         if self.rule is None:
             return None
         told = [f"{name}={value}" for name, value in self.options if name not in ("calibration", "images")]
@@ -120,16 +132,8 @@ class Run:
 
     def budget_arguments(self) -> dict[str, float]:
         """The budget as an argument of `slimlib.plan_widths`: {"keep_macs": 0.35}."""
-        kind, _, text = (self.budget or "").partition(":")
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if kind not in BUDGETS or not 0 < value <= 1:
-            raise SlimlibError(
-                f"budget={self.budget!r} is not understood; write e.g. 'macs:0.35', with a fraction in (0, 1]"
-            )
-        return {BUDGETS[kind]: value}
+        kind, value = budgets.parse(self.budget or "")
+        return {budgets.ARGUMENTS[kind]: value}
 
     def dense(self) -> Run:
         """The run that makes the dense network this one starts from. Pretrained weights know no seed."""
@@ -186,7 +190,7 @@ class Run:
 
         What is None says nothing, so a field added later, with None for "as before", keeps the keys of old records.
         """
-        return json.dumps(_without_none(self.to_dict()), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return json.dumps(without_none(self.to_dict()), sort_keys=True, separators=(",", ":"), allow_nan=False)
 
     @cached_property
     def key(self) -> str:
@@ -202,15 +206,3 @@ def with_needs(runs: Iterable[Run]) -> list[Run]:
             ordered.setdefault(needed)
         ordered.setdefault(run)
     return list(ordered)
-
-
-def _freeze(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return tuple(sorted((str(name), _freeze(inner)) for name, inner in value.items()))
-    return tuple(_freeze(inner) for inner in value) if isinstance(value, (list, tuple)) else value
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_none(inner) for name, inner in value.items() if inner is not None}
-    return value

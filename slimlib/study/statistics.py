@@ -1,4 +1,4 @@
-"""Statistics of the book: paired differences over seeds, rank correlations over layers, and what to conclude from them.
+"""Statistics of the book: paired differences over seeds, and what to conclude from them (orders of layers: `ranks`).
 
 Two arms of one comparison share data, recipe and seed, so what is analysed is their difference, seed by seed: most of
 the noise is common to both and cancels. Layers are few, so correlations come with intervals and permutation tests.
@@ -37,6 +37,11 @@ def verdict(low: float, high: float, margin: float = 0.0) -> str:
     return NOT_SUPPORTED if high < margin else INCONCLUSIVE
 
 
+ACCURACY_DIGITS = 12
+"""Decimal places to which differences are taken: finer than any count of images, coarser than the rounding of floats, whose
+noise would else pass for a spread."""
+
+
 @dataclass(frozen=True)
 class Paired:
     """A paired comparison: mean difference, its t interval and its bootstrap interval, and both verdicts.
@@ -66,26 +71,35 @@ def paired(differences: Sequence[float], level: float = 0.95, margin: float = 0.
     The t interval assumes roughly normal differences; the bootstrap (BCa, Efron 1987) does not, but is too narrow for a
     handful of seeds. Where they disagree about the verdict, neither should be leaned on.
     """
-    d = np.asarray(differences, float)
+    d = np.asarray(differences, float).round(ACCURACY_DIGITS)
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
         raise SlimlibError(f"differences={differences!r} must be a non-empty list of finite numbers")
     n, mean = len(d), float(d.mean())
     if n < 2:
         nan = float("nan")
         return Paired(n, mean, nan, nan, nan, nan, nan, nan, INCONCLUSIVE, True)
-    sd = float(d.std(ddof=1))
-    if (
-        np.ptp(d) == 0
-    ):  # no spread to estimate from: n times the same difference, as when both arms have the same widths
-        p = 1.0 if mean == 0 else 0.0
-        low = high = boot_low = boot_high = mean
-    else:
-        half = float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / n**0.5
-        low, high = mean - half, mean + half
-        p = float(stats.ttest_1samp(d, 0).pvalue)
-        boot_low, boot_high = _bootstrap_mean(d, level, seed)
+    sd = float(d.std(ddof=1)) if np.ptp(d) else 0.0  # numbers that are equal may differ from their rounded mean
+    low, high, p = t_test(mean, sd, n, level)
+    boot_low, boot_high = _bootstrap_mean(d, level, seed) if sd else (mean, mean)
     found = verdict(low, high, margin)
     return Paired(n, mean, sd, low, high, boot_low, boot_high, p, found, found == verdict(boot_low, boot_high, margin))
+
+
+def t_half_width(sd: float, n: int, level: float = 0.95) -> float:
+    """Half the width of the t interval of the mean of n values with standard deviation `sd`."""
+    return float(stats.t.ppf((1 + level) / 2, n - 1)) * sd / n**0.5
+
+
+def t_test(mean: float, sd: float, n: int, level: float = 0.95) -> tuple[float, float, float]:
+    """(low, high, p) of the mean of n >= 2 differences: its t interval, and p of the two-sided test that it is zero.
+
+    Where all differences are equal, as for arms of the same widths, there is no spread for a t test: the interval is that
+    one number, and p the sign test's, 2^(1 - n), which five seeds do not bring below 0.05.
+    """
+    if not sd:
+        return mean, mean, 1.0 if mean == 0 else 2.0 ** (1 - n)
+    half = t_half_width(sd, n, level)
+    return mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / (sd / n**0.5), n - 1))
 
 
 def _bootstrap_mean(d: np.ndarray, level: float, seed: int) -> tuple[float, float]:

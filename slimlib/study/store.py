@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError
 from slimlib.files import replacing
+from slimlib.study import budgets
 from slimlib.study.locks import drop_if_dead, locked
 from slimlib.study.runs import Run
 
@@ -138,10 +139,10 @@ def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     rows = []
     for record in records:
         run = Run.from_dict(record["run"])
-        kind, _, value = (run.budget or "").partition(":")
+        kind, value = budgets.parse(run.budget) if run.budget else (None, None)
         row: dict[str, Any] = {"key": record["key"], "dataset": run.dataset, "model": run.model, "stage": run.stage}
         row |= {"rule": run.rule, "arm": run.arm, "criterion": run.criterion, "budget": run.budget}
-        row |= {"budget_kind": kind or None, "budget_value": float(value) if value else None, "seed": run.seed}
+        row |= {"budget_kind": kind, "budget_value": value, "seed": run.seed}
         row |= dict(run.options)
         row |= record.get("metrics", {})
         cost = record.get("cost", {})

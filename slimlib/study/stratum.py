@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import stats
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout
+from slimlib.study.statistics import t_half_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -106,7 +106,7 @@ def experiment(layer: Stratum, widths: Iterable[int], draws: int = 100, seed: in
         if not 1 <= width < layer.n:
             raise SlimlibError(f"widths: {width} must lie between 1 and {layer.n - 1}, or there is nothing left to estimate")
         errors = [layer.error(generator.choice(layer.n, width, replace=False)) / layer.total for _ in range(draws)]
-        mean, half = np.mean(errors), stats.t.ppf((1 + level) / 2, draws - 1) * np.std(errors, ddof=1) / draws**0.5
+        mean, half = np.mean(errors), t_half_width(np.std(errors, ddof=1), draws, level)
         row = {"width": width, "error": mean, "low": mean - half, "high": mean + half}
         row |= {"exact": layer.expected_error(width) / layer.total}
         rows.append(row | {"uncorrelated": layer.brought * (layer.n / width - 1) / layer.total})
