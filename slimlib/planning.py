@@ -117,7 +117,7 @@ def plan_widths(
     ``model`` is any feed-forward network and ``example_input`` one batch for it; give exactly one of ``keep_macs``,
     ``keep_params`` and ``threshold``. ``fill`` spends what is left of the budget, see :meth:`WidthPath.plan
     <slimlib.widths.WidthPath.plan>`. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
-    the remedy; the model is not changed.
+    the remedy; warns where the rank of the filters ends the rule's path below the budget. The model is not changed.
     """
     if "unit" in how:
         raise SlimlibError(f"unit={how['unit']!r}: plan_widths saves what its budget counts; give keep_macs or keep_params, or "

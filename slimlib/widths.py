@@ -49,7 +49,8 @@ class WidthPath:
 
         Exactly one of the three is given, in (0, 1]. ``fill`` spends what the widest plan leaves of the budget, beside the
         path (:func:`~slimlib.filling.fill_up`), so that plans of rules with coarse steps cost the same. Raises SlimlibError
-        when the budget is below the narrowest plan.
+        when the budget is below the narrowest plan. Warns (UserWarning) when the path ends below the budget, because the rank
+        of the filters bounds what PCA can keep.
         """
         given = {n: v for n, v in (("keep_macs", keep_macs), ("keep_params", keep_params), ("threshold", threshold))
                  if v is not None}
@@ -71,9 +72,11 @@ class WidthPath:
             widths = fill_up(widths, self.widths(0), full, granules, self.steps, self.costs, unit, budget)
         plan = self.plan_of(widths, self.steps.level(step), step)
         if plan.wider is None and plan.rank_bound:
+            reached = int(self.costs.cost(unit, self.widths(step))) / int(self.costs.cost(unit, full))
             some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
-            warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {getattr(plan, name):.4f}, because "
-                          f"the rank of the filters bounds {len(plan.rank_bound)} groups ({some})", stacklevel=3)
+            then = f"filled beyond it, to {getattr(plan, name):.4f}" if fill else "fill=True goes beyond it"
+            warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {reached:.4f}, because the rank of the "
+                          f"filters bounds {len(plan.rank_bound)} groups ({some}); {then}", stacklevel=3)
         return plan
 
     def table(self, every: int = 1):

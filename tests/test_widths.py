@@ -255,8 +255,13 @@ def test_rank_bound_is_said():
     model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 8, 3))
     plan = slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), threshold=1.0)
     assert plan.rank_bound == {"0": 26} and plan.widths == {"0": 26}
-    with pytest.warns(UserWarning, match="rank of the filters"):
-        slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.9)
+    with pytest.warns(UserWarning, match="rank of the filters") as said:
+        bounded = slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.9)
+        filled = slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.9, fill=True)
+    assert bounded.widths == {"0": 26} and filled.widths == {"0": 57}, "filling spends the budget beyond the rank"
+    path, beyond = (str(warning.message) for warning in said)
+    assert f"widest plan at {bounded.keep_macs:.4f}" in path and "fill=True" in path
+    assert f"widest plan at {bounded.keep_macs:.4f}" in beyond and beyond.endswith(f"filled beyond it, to {filled.keep_macs:.4f}")
 
 
 def test_inner_coupling_leaves_shared_widths_whole():
