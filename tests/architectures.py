@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -12,6 +13,7 @@ import slimlib
 from slimlib import models
 from slimlib.criteria import choose_filters
 from slimlib.masking import masking_error
+from slimlib.plans import WidthPlan
 from slimlib.spectrum import filter_rows
 from tests.conftest import lively_norms
 
@@ -36,7 +38,8 @@ def examine(name: str) -> dict:
 
     ``outcome`` is "exact" (the widths planned, budget met and the next plan of the path beyond it, costs as counted on the built
     network, outputs equal to those of the dense network with the same channels set to zero), "refused" (an error that names
-    the reason, in ``told``) or "wrong" (``told`` says what).
+    the reason, in ``told``) or "wrong" (``told`` says what). ``rank_bound`` and ``pca_macs`` follow from the shapes, whatever
+    rule chose the widths: how many groups PCA cannot keep whole, and the most of the MACs that it can keep.
     """
     model, size = build(name), SIZES[name]
     x = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(1))
@@ -50,13 +53,16 @@ def examine(name: str) -> dict:
         slim = slimlib.prune(model, plan).eval()
     except slimlib.SlimlibError as refusal:
         return row | {"outcome": "refused", "told": str(refusal)}
+    widest = widest_by_rank(model, x, layout)
     faults = list(_faults(model, layout, plan, slim, x))
+    if plan.rule == "pca" and plan.rank_bound != widest.rank_bound:
+        faults.append(f"PCA is bounded by {plan.rank_bound}, by the shapes it should be {widest.rank_bound}")
     reasons = sorted(set(plan.whole.values()))
     return row | {
         "rule": plan.rule, "outcome": "wrong" if faults else "exact",
         "layers": sum(len(g.writers()) for g in layout.groups), "groups": len(plan.widths), "whole": len(plan.whole),
         "keep_macs": round(plan.keep_macs, 4), "keep_params": round(plan.keep_params, 4),
-        "rank_bound": len(plan.rank_bound), "told": "; ".join(faults or reasons),
+        "rank_bound": len(widest.rank_bound), "pca_macs": round(widest.keep_macs, 4), "told": "; ".join(faults or reasons),
     }
 
 
@@ -71,6 +77,18 @@ def build(name: str) -> nn.Module:
                 lively = torch.randn_like(parameter) / 10 if parameter.max() == 0 else torch.rand_like(parameter) + 0.5
                 parameter.copy_(lively)
     return lively_norms(model)
+
+
+def widest_by_rank(model: nn.Module, x: torch.Tensor, layout) -> WidthPlan:
+    """The widest plan that PCA can have for weights of these shapes, joint coupling: its path for spectra of full rank.
+
+    A layer of p weights a filter has at most p - 1 centred components, and those of a group's layers add, up to its width.
+    """
+    spectra = {}
+    for group in layout.slimmable("joint"):
+        rank = min(group.width, sum(rows.shape[1] - 1 for rows in filter_rows(model, group)))
+        spectra[group.name] = np.repeat([1.0, 0.0], [rank, group.width - rank])
+    return slimlib.width_path(model, x, coupling="joint", layout=layout, spectra=spectra).plan(threshold=1.0)
 
 
 def _rule(model: nn.Module, layout) -> str:

@@ -8,9 +8,11 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
+import slimlib
 from slimlib._torchvision import import_torchvision
-from tests.architectures import SIZES, build, examine
+from tests.architectures import SIZES, build, examine, widest_by_rank
 
 TABLE = Path(__file__).parents[1] / "book" / "records" / "architectures.json"
 WRITE = bool(os.environ.get("SLIMLIB_WRITE_TABLE"))
@@ -45,3 +47,27 @@ def test_the_table_is_complete_and_mostly_exact(table):
     assert list(table) == list(SIZES) and len(table) >= 25
     outcomes = [row["outcome"] for row in table.values()]
     assert outcomes.count("wrong") == 0 and outcomes.count("exact") >= 22
+
+
+@pytest.mark.parametrize("name", ["torchvision:mobilenet_v2", "timm:lcnet_050"])
+def test_what_pca_can_keep_follows_from_the_shapes(name, table):
+    """Depthwise networks: the components of drawn weights end where the shapes say, and what PCA keeps of the MACs with them."""
+    import_torchvision()
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    model, x = build(name), torch.zeros(1, 3, SIZES[name], SIZES[name])
+    layout = slimlib.trace(model, x)
+    by_shape = widest_by_rank(model, x, layout)
+    found = slimlib.width_path(model, x, coupling="joint", layout=layout).plan(threshold=1.0)
+    assert found.widths == by_shape.widths and found.rank_bound == by_shape.rank_bound
+    row = table[name]
+    assert (row["rank_bound"], row["pca_macs"]) == (len(found.rank_bound), round(found.keep_macs, 4))
+
+
+def test_rank_bounds_in_the_table(table):
+    for row in table.values():
+        if row["outcome"] == "exact":
+            assert 0 < row["pca_macs"] <= 1 and (row["pca_macs"] < 1) == (row["rank_bound"] > 0)
+            assert row["rule"] != "pca" or row["keep_macs"] <= row["pca_macs"]
+    assert table["torchvision:vgg11_bn"]["rank_bound"] == 2, "26 of 64 in the first layer, 4,095 of 4,096 in the last but one"
+    assert table["torchvision:mobilenet_v2"]["pca_macs"] < 0.5, "PCA cannot keep half of a depthwise network"
