@@ -1,0 +1,214 @@
+"""Numbers, commands and links of the pages without code: what the library, the claims and the records say stands on them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import slimlib
+from slimlib import study
+from slimlib.__main__ import _assignment, _parser
+from slimlib.notebooks import declared_parameters
+from slimlib.spectrum import cumulative, eigenvalues, scatter, width_at
+from slimlib.study.claims import load_claims
+from slimlib.study.judgement import decide
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def page(name: str) -> str:
+    return (ROOT / "book" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def section(name: str, title: str) -> str:
+    """The text below a heading of the second level, up to the next."""
+    (text,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", page(name), flags=re.MULTILINE | re.DOTALL)
+    return text
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """Rows of cells, head first, without the line below the head."""
+    found = re.findall(r"(?:^\|.*\|\n)+", text, flags=re.MULTILINE)
+    return [[[cell.strip() for cell in row.strip("|").split(" | ")] for row in table.splitlines() if "---" not in row]
+            for table in found]
+
+
+# ---- the method: a layer by hand
+
+
+@pytest.fixture(scope="module")
+def by_hand():
+    return section("method", "A layer by hand")
+
+
+@pytest.fixture(scope="module")
+def told(by_hand):
+    """The same on one line, so that a sentence is found wherever it is broken."""
+    return " ".join(by_hand.split())
+
+
+def matrices(text: str) -> list[torch.Tensor]:
+    found = re.findall(r"\\begin\{pmatrix\}(.*?)\\end\{pmatrix\}", text, flags=re.DOTALL)
+    return [torch.tensor([[float(x) for x in row.split("&")] for row in m.split(r"\\")], dtype=torch.float64) for m in found]
+
+
+def test_the_matrices_by_hand(by_hand, told):
+    rows, centred, covariance, _ = matrices(by_hand)
+    assert torch.equal(centred, rows - rows.mean(1, keepdim=True))
+    means = re.search(r"means of the rows are (\d), (\d) and (\d)", told).groups()
+    assert [float(mean) for mean in means] == rows.mean(1).tolist()
+    assert torch.equal(scatter([rows]).matrix.tril(), covariance.tril()) and torch.equal(covariance, covariance.T)
+    assert torch.equal(2 * centred[0], centred[1:].sum(0)), "half the sum of the other two"
+    assert scatter([rows]).rank == 2, "and another layer of this shape would end there"
+
+
+def test_the_characteristic_polynomial_by_hand(by_hand, told):
+    rows, _, covariance, _ = matrices(by_hand)
+    trace, minors = map(float, re.search(r"\\lambda\^3 - (\d+) \\lambda\^2 \+ (\d+) \\lambda", told).groups())
+    assert np.allclose(np.poly(covariance.numpy()), [1, -trace, minors, 0])
+    assert np.allclose(np.roots([1, -trace, minors, 0]), eigenvalues([rows]), atol=1e-9)
+    for sum_told, parts in ((trace, r"trace, \$([\d +]+) = (\d+)\$"), (minors, r"diagonal, \$([\d +]+) = (\d+)\$")):
+        summands, total = re.search(parts, told).groups()
+        assert sum(map(int, summands.split("+"))) == int(total) == sum_told
+    shown = re.search(r"diagonal, \$([\d +]+) =", told).group(1)
+    minors = [float(torch.det(covariance[list(at)][:, list(at)])) for at in ((0, 1), (0, 2), (1, 2))]
+    assert np.allclose(minors, [int(x) for x in shown.split("+")])
+
+
+def test_spectrum_and_widths_by_hand(by_hand):
+    rows, spectrum, widths = matrices(by_hand)[0], *tables(by_hand)
+    values = eigenvalues([rows])
+    shown = np.array([[float(cell) for cell in row] for row in spectrum[1:]])
+    assert np.allclose(shown[:, 1], values) and np.allclose(shown[:, 2], np.cumsum(values))
+    assert [row[3] for row in spectrum[1:]] == [f"{r:.3f}" for r in cumulative(values)]
+    read_off = {float(t): int(w) for t, w in zip(*(row[1:] for row in widths), strict=True)}
+    assert read_off == {t: width_at(values, t) for t in read_off}
+
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 2, 1))
+    with torch.no_grad():
+        model[0].weight.copy_(rows[:, :, None, None])
+    for t, width in read_off.items():
+        assert slimlib.plan_widths(model, torch.zeros(1, 3, 2, 2), threshold=t).widths == {"0": width}
+
+
+def test_two_filters_by_hand(by_hand, told):
+    rows = matrices(by_hand)[0]
+    twice, s = eigenvalues([rows[[1, 1]]]), float(rows[1].var())
+    assert np.allclose(twice, [2 * s, 0], atol=1e-12) and width_at(twice, 1.0) == 1
+    assert torch.allclose(scatter([rows[[1, 1]]]).matrix.tril(), s * matrices(by_hand)[3].tril())
+
+    sentence = r"threshold of ([\d.]+) takes them for one from a correlation of ([\d.]+) on"
+    threshold, rho = map(float, re.search(sentence, told).groups())
+    a, b = torch.tensor([[1.0, 0, -1], [1, -2, 1]], dtype=torch.float64) / torch.tensor([[2.0], [6]]).sqrt()
+    for sign in (1, -1):
+        for correlation, width in ((rho, 1), (rho - 0.01, 2)):
+            alike = torch.stack([a, sign * correlation * a + (1 - correlation**2) ** 0.5 * b])
+            values = eigenvalues([alike])
+            assert np.allclose(values, [(1 + correlation) / 2, (1 - correlation) / 2]), "of a variance of a half"
+            assert width_at(values, threshold) == width
+
+
+def test_what_is_said_of_depthwise_networks():
+    text = section("method", "What the number of positions allows")
+    assert "MobileNetV2 has a quarter of its MACs" in " ".join(text.split())
+    rows = json.loads((ROOT / "book" / "records" / "architectures.json").read_text())
+    (share,) = [row["pca_macs"] for row in rows if row["architecture"] == "torchvision:mobilenet_v2"]
+    assert abs(share - 0.25) < 0.01
+    model = nn.Sequential(nn.Conv2d(8, 48, 1), nn.BatchNorm2d(48), nn.ReLU(), nn.Conv2d(48, 48, 3, groups=48), nn.Conv2d(48, 8, 1))
+    plan = slimlib.plan_widths(model.eval(), torch.zeros(1, 8, 5, 5), threshold=1.0, coupling="joint")
+    assert plan.rank_bound == {"0": 8 + 7}, "c + 7"
+
+
+# ---- notation: margins, and the order of the rules
+
+
+VERDICTS = "How a verdict is reached"
+
+
+def test_margins_and_limits_are_those_of_the_claims():
+    words, steps = page("notation"), " ".join(section("notation", VERDICTS).split())
+    points, follows = re.search(r"([\d.]+) points of accuracy; of a\s+correlation[^.]*?, ([\d.]+\d)", words).groups()
+    seeds, layers = re.search(r"Fewer than (\d+) seeds, or than (\d+) layers", steps).groups()
+    assert re.search(r"the (\d+) % interval", steps).group(1) == "95" and "Holm's $p$ at most .05" in steps
+    for claim in load_claims().values():
+        assert claim.margin == (float(points) / 100 if claim.kind == "paired" else float(follows)), claim.id
+        assert (claim.level, claim.min_seeds, claim.min_groups) == (0.95, int(seeds), int(layers))
+
+
+def test_examples_of_verdicts_are_judged_as_told():
+    (table,) = tables(section("notation", VERDICTS))
+    claim = next(claim for claim in load_claims().values() if claim.kind == "paired")
+    for interval, p, found, _ in table[1:]:
+        low, high = (float(x.replace("−", "-")) / 100 for x in interval.split(" to "))
+        row = {"low": low, "high": high, "p": float(p), "n": claim.min_seeds}
+        assert decide(claim, [row]) == [(float(p), found)]
+        assert decide(claim, [{**row, "n": claim.min_seeds - 1}])[0][1] == "inconclusive"
+    assert {row[2] for row in table[1:]} == {"supported", "not supported", "inconclusive"}
+
+
+# ---- running again: a record, read
+
+
+def test_the_record_that_is_shown_can_be_read():
+    text = section("rerun", "Claims, records, code")
+    paths = set(re.findall(r"records/[\w-]+/[0-9a-f]{12}\.json", text))
+    assert len(paths) == 1, "one record, by one path"
+    record = json.loads((ROOT / "book" / paths.pop()).read_text(encoding="utf-8"))
+    fields = {name for row in tables(text)[0][1:] for name in re.findall(r"`(\w+)`", row[0])}
+    assert fields <= set(record) and {"run", "metrics", "cost", "widths", "provenance"} <= fields
+    (code,) = re.findall(r"^```python\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    names = {}
+    exec(compile(code, "rerun.md", "exec"), names)
+    assert len(names["frame"]) >= 800 and record["key"] in set(names["frame"]["key"])
+
+
+# ---- teaching: commands, times, links
+
+
+def commands(name: str) -> list[str]:
+    """Command lines of slimlib in code blocks and in backticks."""
+    blocks = re.findall(r"^```bash\n(.*?)^```$", page(name), flags=re.MULTILINE | re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    inline = [" ".join(text.split()) for text in re.findall(r"`(python -m slimlib[^`]*)`", page(name))]
+    return [line for line in [*lines, *inline] if line.startswith("python -m slimlib")]
+
+
+@pytest.mark.parametrize("line", commands("teach"))
+def test_commands_of_the_teaching_plan_are_understood(line):
+    arguments = _parser().parse_args(shlex.split(line)[3:])
+    if arguments.command == "run":
+        declared = declared_parameters(ROOT / "notebooks" / f"{arguments.notebook}.ipynb")
+        assert set(dict(map(_assignment, arguments.parameter))) <= set(declared)
+
+
+def test_minutes_of_the_commands_cover_the_training_that_the_profile_estimates():
+    quick = study.load_profile("quick")
+    like = {(run.model, run.stage): seconds for run, seconds in quick.estimates().items()}
+    minutes = {row[0].strip("`"): float(row[1].split()[0]) for row in tables(section("teach", "Commands and minutes"))[0][1:]}
+    trained = {}
+    for command in minutes:
+        words = shlex.split(command)
+        given = dict(_assignment(word) for word in words if "=" in word)
+        if "04_pruning" in words and "seed" in given:
+            runs = quick.runs("pruning", seeds=[given["seed"]], model=given["models"])
+            trained[command] = sum(like[run.model, run.stage] for run in study.runs.with_needs(runs))
+    assert len(trained) == 1
+    for command, seconds in trained.items():
+        assert seconds / 60 <= minutes[command] <= seconds / 60 + 1.5, command
+    told = {name: "ten minutes" in (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "book/rerun.md")}
+    assert all(told.values()) and minutes["make book"] == 10
+
+
+def test_exercises_named_in_the_teaching_plan_are_those_of_quick_pages():
+    quick = re.findall(r"results/quick/([\w]+)", (ROOT / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    sources = "".join((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8") for name in quick)
+    labels = re.findall(r":label: ([\w-]+)", sources)
+    named = re.findall(r"\{ref\}`(?:[^`<]*<)?([\w-]+)>?`", page("teach"))
+    assert len(named) >= 8 and set(named) <= set(labels)
