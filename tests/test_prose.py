@@ -133,9 +133,9 @@ VERDICTS = "How a verdict is reached"
 
 
 def test_margins_and_limits_are_those_of_the_claims():
-    words, steps = page("notation"), " ".join(section("notation", VERDICTS).split())
-    points, follows = re.search(r"([\d.]+) points of accuracy; of a\s+correlation[^.]*?, ([\d.]+\d)", words).groups()
-    seeds, layers = re.search(r"Fewer than (\d+) seeds, or than (\d+) layers", steps).groups()
+    words, steps = (" ".join(text.split()) for text in (page("notation"), section("notation", VERDICTS)))
+    points, follows = re.search(r"([\d.]+) points of accuracy; of a correlation[^.]*?, ([\d.]+\d)", words).groups()
+    (seeds,), (layers,) = (re.findall(pattern, steps) for pattern in (r"Fewer than (\d+) seeds", r"fewer than (\d+) layers"))
     assert re.search(r"the (\d+) % interval", steps).group(1) == "95" and "Holm's $p$ at most .05" in steps
     for claim in load_claims().values():
         assert claim.margin == (float(points) / 100 if claim.kind == "paired" else float(follows)), claim.id
