@@ -121,7 +121,7 @@ def test_what_is_said_of_depthwise_networks():
     rows = json.loads((ROOT / "book" / "records" / "architectures.json").read_text())
     (share,) = [row["pca_macs"] for row in rows if row["architecture"] == "torchvision:mobilenet_v2"]
     assert abs(share - 0.25) < 0.01
-    model = nn.Sequential(nn.Conv2d(8, 48, 1), nn.BatchNorm2d(48), nn.ReLU(), nn.Conv2d(48, 48, 3, groups=48), nn.Conv2d(48, 8, 1))
+    model = nn.Sequential(nn.Conv2d(8, 48, 1), nn.ReLU(), nn.Conv2d(48, 48, 3, groups=48), nn.Conv2d(48, 8, 1))
     plan = slimlib.plan_widths(model.eval(), torch.zeros(1, 8, 5, 5), threshold=1.0, coupling="joint")
     assert plan.rank_bound == {"0": 8 + 7}, "c + 7"
 
@@ -204,6 +204,19 @@ def test_minutes_of_the_commands_cover_the_training_that_the_profile_estimates()
         assert seconds / 60 <= minutes[command] <= seconds / 60 + 1.5, command
     told = {name: "ten minutes" in (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "book/rerun.md")}
     assert all(told.values()) and minutes["make book"] == 10
+
+
+def test_homework_on_three_filters_is_answered_rightly():
+    text = " ".join(page("teach").split())
+    (question,) = re.findall(r"\(c\) a layer has the filters (.*?):", text)
+    (answer,) = re.findall(r"\(c\) Centred: (.*?), all multiples", text)
+    rows, centred = (torch.tensor([[float(x) for x in row.split(",")] for row in re.findall(r"\(([-\d, ]+)\)", vectors)]).double()
+                     for vectors in (question, answer))
+    assert torch.equal(centred, rows - rows.mean(1, keepdim=True))
+    values, found = eigenvalues([rows]), re.search(r"one eigenvalue above 0, it is (\d), and both widths are (\d)", text)
+    assert np.allclose(values, [float(found[1]), 0, 0], atol=1e-12)
+    thresholds = re.search(r"widths at thresholds of ([\d.]+) and ([\d.]+\d)", text).groups()
+    assert [width_at(values, float(t)) for t in thresholds] == [int(found[2])] * 2
 
 
 def test_exercises_named_in_the_teaching_plan_are_those_of_quick_pages():
