@@ -208,8 +208,8 @@ def test_minutes_of_the_commands_cover_the_training_that_the_profile_estimates()
 
 def test_homework_on_three_filters_is_answered_rightly():
     text = " ".join(page("teach").split())
-    (question,) = re.findall(r"\(c\) a layer has the filters (.*?):", text)
-    (answer,) = re.findall(r"\(c\) Centred: (.*?), all multiples", text)
+    (question,) = re.findall(r"\(iii\) a layer has the filters (.*?):", text)
+    (answer,) = re.findall(r"\(iii\) Centred: (.*?), all multiples", text)
     rows, centred = (torch.tensor([[float(x) for x in row.split(",")] for row in re.findall(r"\(([-\d, ]+)\)", vectors)]).double()
                      for vectors in (question, answer))
     assert torch.equal(centred, rows - rows.mean(1, keepdim=True))
