@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 import torch
 
-from slimlib.study import figures, layers, tables
+from slimlib import study
+from slimlib.study import figures, findings, layers, tables
+from slimlib.study.evidence import Evidence
 
 
 def scan(model: str, scores: dict[str, list[float]], seed: int = 0, drops: list[float] | None = None) -> dict:
@@ -89,3 +91,66 @@ def test_spectra_beside_untrained_ones_rise_to_one():
     assert len(ends) == 6 and ends.to_numpy() == pytest.approx(1)
     assert (table.groupby(["layer", "weights", "seed"])["share"].diff().dropna() >= -1e-12).all()
     figures.trained_and_untrained(table)
+
+
+def test_networks_of_few_layers_share_one_sentence_and_others_have_their_own():
+    rising = list(np.linspace(0.1, 0.9, 9))
+    kept = {"resnet20": rising, "vgg_small": rising[:6], "resnet_small": [3, 1, 4, 2, 6, 5]}
+    records = [scan(model, {"pca": shares}) for model, shares in kept.items()]
+    table = layers.correlations(records, ["pca", "depth"], ["macs:0.5"], [0.5]).assign(p_holm=0.5)
+    claim = study.load_claims()["C2"]
+    said = findings.orders(claim, table.to_dict("records"))
+    assert said[:2] == [f"{findings.sentence(claim, row)}." for row in table.to_dict("records")[:2]] and len(said) == 3
+    assert "small VGG on CIFAR-10 (6 layers) and small ResNet on CIFAR-10 (6 layers)" in said[2]
+    assert "PCA (3AS) on small VGG" in said[2] and "PCA (3AS) on small ResNet" not in said[2], "the perfect order is named"
+    unclear = table.assign(low=-1.0, high=1.0, n=6).to_dict("records")
+    assert len(findings.orders(claim, unclear)) == 1 and "none leaves out zero" in findings.orders(claim, unclear)[0]
+    assert findings.orders(claim, []) == []
+
+
+def test_a_published_list_in_one_sentence():
+    scores = {"pca": [0.1, 0.2, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "pca_at_init": [0.5] * 8}
+    record = scan("resnet56", scores, drops=[0.4, 0.5, 0.1, 0.2, 0.0, 0.1, 0.2, 0.3])
+    table = layers.published_table([record], list(scores), "macs:0.5", {"layers": ["l0", "l1"]}, ratio=0.5)
+    said = findings.listed_layers("ResNet-56", "called sensitive", table)
+    assert said.startswith("ResNet-56, layers called sensitive: the measured drop puts them above almost all others (AUC 1.00 [")
+    assert "; what PCA (3AS) keeps below almost all others (AUC 0.00 [" in said
+    assert "; what PCA, untrained keeps among the others (AUC 0.50 [" in said and said.count("p = ") == 3
+    assert f"corrected {table.loc['pca', 'p_holm']:.2g})" in said
+
+
+def test_scores_that_are_nearly_equal_are_said_to_be():
+    (said,) = findings.nearly_equal([0.36, 0.4, 0.48])
+    assert "between 0.36 and 0.48 in all 3 layers" in said and "at most 15 %" in said
+    assert findings.nearly_equal([0.1, 0.4, 0.48]) == []
+
+
+def test_only_networks_with_enough_layers_are_drawn():
+    profile = study.load_profile("laptop")
+    runs = [run for run in profile.runs("sensitivity", seeds=[0]) if run.model != "resnet20:pretrained"]
+    records = []
+    for run, count in zip(runs, (6, 5), strict=True):
+        record = scan(run.model, {"pca": [0.5] * count})
+        metrics = {"dense_test_accuracy": 0.9, "test_accuracy": 0.9}
+        records.append(record | {"run": run.to_dict(), "key": run.key, "metrics": metrics, "provenance": {"seconds": 1}})
+    scans = Evidence(profile, tuple(runs), tuple(records))
+    assert [which for which, _ in layers.with_layers(scans)] == [(runs[0].dataset, runs[0].model)]
+    assert len(list(layers.with_layers(scans, 5))) == 2
+
+
+def test_a_chosen_tilt_at_the_end_of_the_grid_is_told():
+    runs = study.load_profile("quick").runs(["better_rule", "pruning"], seeds=[0])
+    cell = {"dataset": "fashionmnist-10k", "model": "resnet_small", "criterion": "l1", "budget": "macs:0.25", "arm": "best_tilt"}
+    for chosen, end in (("tilt(power=0.5)", "yes"), ("uniform", "no")):
+        table = tables.tilts(pd.DataFrame([cell | {"chosen": chosen, "seed": seed} for seed in (0, 1)]), runs)
+        assert table["end of the grid"].tolist() == [end] and len(findings.ends_of_the_grid(table)) == (end == "yes")
+    assert "In 1 of 1 case " in findings.ends_of_the_grid(table.assign(**{"end of the grid": "yes"}))[0]
+    empty = tables.tilts(pd.DataFrame({"arm": ["pca"]}), runs)
+    assert empty.empty and findings.ends_of_the_grid(empty) == []
+
+
+def test_a_title_stays_with_its_table_and_the_same_table_is_the_same_page():
+    table = pd.DataFrame({"AUC": ["0.50"]}, index=["depth"])
+    shown = tables.titled(table, "ResNet-56: layers 20, 38").to_html()
+    assert "<caption>ResNet-56: layers 20, 38</caption>" in shown and 'class="dataframe"' in shown
+    assert shown == tables.titled(table, "ResNet-56: layers 20, 38").to_html()

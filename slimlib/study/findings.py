@@ -1,12 +1,15 @@
-"""One comparison in words that a reader can repeat."""
+"""Findings in words that a reader can repeat: one comparison, an order of layers, what stands beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from slimlib.study.claims import Claim
-from slimlib.study.names import UNITS, budget_name, interval, joined, network_name, plain_name, signed
+from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, signed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STAGES = {"prune": "pruned and fine-tuned", "distill": "distilled", "scratch": "trained from scratch"}
 
@@ -56,6 +59,63 @@ def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     more = f"; against depth alone {signed(row['over_depth'])} {interval(row['over_depth_low'], row['over_depth_high'], 1)}"
     more = "" if row["rule"] == "depth" else more
     return f"{told} ({found}, n = {row['n']} layers{_chance(claim, row)}{more}{within})"
+
+
+def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> list[str]:
+    """`sentence` of each rule and network; those of fewer layers than ``least`` share one, as hardly any order of so few is told
+    from chance, and what is has its coefficient beside it."""
+    rows = list(rows)
+    said = [f"{sentence(claim, row)}." for row in rows if row["n"] >= least]
+    few = [row for row in rows if row["n"] < least]
+    if few:
+        networks = [network_name(row["dataset"], row["model"]) for row in few]
+        names = dict.fromkeys(f"{network} ({row['n']} layers)" for network, row in zip(networks, few, strict=True))
+        clear = [f"{plain_name(row['rule'])} on {network} (Spearman {signed(row['spearman'])}, p = {row['p']:.2g}, corrected for "
+                 f"all comparisons {row['p_holm']:.2g})"
+                 for network, row in zip(networks, few, strict=True) if not row["low"] <= 0 <= row["high"]]
+        only = f"only that of {joined(clear)} leaves out zero" if clear else "none leaves out zero"
+        said.append(f"{joined(names)}: of so few layers only a nearly perfect order can be told from chance. "
+                    f"The table has the coefficients; of their intervals {only}.")
+    return said
+
+
+def listed_layers(network: str, source: str, table: pd.DataFrame) -> str:
+    """How high the layers of a published list stand by each order. ``table`` of `layers.published_table`."""
+    told = [f"{_order_name(rule)} {_place(row['auc'])} (AUC {row['auc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], "
+            f"p = {row['p']:.2g}, corrected {row['p_holm']:.2g})" for rule, row in table.iterrows()]
+    return f"{network}, layers {source}: {'; '.join(told)}."
+
+
+def _order_name(rule: str) -> str:
+    names = {"drop": "the measured drop puts them", "depth": "depth alone", "neyman_score": "V / T"}
+    return names.get(rule) or f"what {plain_name(rule)} keeps"
+
+
+def _place(auc: float) -> str:
+    for least, told in ((0.9, "above almost all others"), (0.65, "above most others"), (0.35, "among the others"),
+                        (0.1, "below most others")):
+        if auc >= least:
+            return told
+    return "below almost all others"
+
+
+def nearly_equal(scores: Sequence[float], at_most: float = 1.5) -> list[str]:
+    """What V/T of a network's layers says of its widths where the largest is hardly above the least; else nothing."""
+    least, most = min(scores), max(scores)
+    if not most <= at_most * least:
+        return []
+    return [f"V/T lies between {least:.2f} and {most:.2f} in all {counted(len(scores), 'layer')}. A width goes with its root, "
+            f"so it makes widths differ by at most {100 * ((most / least) ** 0.5 - 1):.0f} %. An order of values so close says "
+            "little, and what filters cost decides the widths here."]
+
+
+def ends_of_the_grid(tilts: pd.DataFrame) -> list[str]:
+    """What it means where the best tilt is the first or last of those tried. ``tilts`` of `tables.tilts`."""
+    at_the_end = int((tilts["end of the grid"] == "yes").sum())
+    if not at_the_end:
+        return []
+    return [f"In {at_the_end} of {counted(len(tilts), 'case')} the chosen power is the first or last of the grid. A wider grid "
+            "might hold a better one, so there the control is a lower bound on what a tilt can do."]
 
 
 def _chance(claim: Claim, row: Mapping[str, Any]) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from slimlib.errors import SlimlibError
+from slimlib.study.evidence import Evidence
 from slimlib.study.ranks import auc, gain, rank_agreement
 from slimlib.study.statistics import holm
 
@@ -66,6 +67,13 @@ def rules_scanned(records: Sequence[dict[str, Any]], budget: str) -> list[str]:
     """The rules whose kept fractions at a budget every record holds."""
     held = [{r for r, b in zip(rec["kept"]["rule"], rec["kept"]["budget"], strict=True) if b == budget} for rec in records]
     return [rule for rule in dict.fromkeys(records[0]["kept"]["rule"]) if all(rule in rules for rules in held)]
+
+
+def with_layers(scans: Evidence, least: int = 6) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
+    """`Evidence.networks` of those networks that have enough layers for an order of them to say something."""
+    for which, part in scans.networks():
+        if len(set(scans.of(*which)[0]["sensitivity"]["group"])) >= least:
+            yield which, part
 
 
 def correlations(

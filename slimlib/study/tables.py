@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study.figures.comparisons import in_order
-from slimlib.study.names import UNITS, budget_name, budget_order, interval, network_name, plain_name, points, signed
+from slimlib.study.names import UNITS, budget_name, budget_order, interval, network_name, plain_name, points, signed, slug
+from slimlib.study.runs import Run
 from slimlib.study.statistics import against
 
 if TYPE_CHECKING:
     import pandas as pd
+    from pandas.io.formats.style import Styler
+
+
+def titled(table: pd.DataFrame, title: str) -> Styler:
+    """The table under its title. What a cell prints is shown before its tables, so a printed title would part from its table."""
+    # a name instead of a random one, so that the same table is the same page
+    return table.style.set_caption(title).set_uuid(slug(title)).set_table_attributes('class="dataframe"')
 
 
 def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
@@ -84,6 +93,34 @@ def by_criterion(frame: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
         told=[f"{points(r.mean)} {interval(r.low, r.high)} ({r.n})" for r in table.drop(columns="keys").itertuples()],
     )
     return table.pivot_table(index=["network", "budget"], columns="criterion", values="told", aggfunc="first")
+
+
+def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
+    """Networks and budgets: which tilt was chosen on validation images, and whether it is the first or last of those tried.
+
+    frame   of `statistics.with_best_tilt`;  planned   the runs among which it chose
+    """
+    import pandas as pd
+
+    tried: dict[tuple[str, str, str], set[float]] = {}
+    for run in planned:
+        if (power := _power(run.arm or "")) is not None:
+            tried.setdefault((run.dataset, run.model, run.budget), set()).add(power)
+    best = frame[frame["arm"] == "best_tilt"] if "chosen" in frame else frame.iloc[:0]
+    rows = []
+    for row in best.drop_duplicates(["dataset", "model", "criterion", "budget"]).to_dict("records"):
+        powers, chosen = tried[row["dataset"], row["model"], row["budget"]], _power(row["chosen"])
+        told = {"network": network_name(row["dataset"], row["model"]), "budget": budget_name(row["budget"])}
+        told["tilt chosen on validation images"] = plain_name(row["chosen"])
+        rows.append(told | {"end of the grid": "yes" if chosen in (min(powers), max(powers)) else "no"})
+    columns = ["network", "budget", "tilt chosen on validation images", "end of the grid"]
+    return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
+
+
+def _power(arm: str) -> float | None:
+    """The power of a tilt, of which `uniform` is one; None for other arms."""
+    tilt = re.fullmatch(r"tilt\(power=(.+)\)", arm)
+    return float(tilt[1]) if tilt else 0.0 if arm == "uniform" else None
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
