@@ -1,7 +1,8 @@
 """The whole book: execute its notebooks, gate them, build the pages.
 
 The table of contents says which notebooks belong to it: the page results/<profile>/<name> is notebooks/<name>.ipynb,
-executed with profile=<profile>. Sphinx renders, through Jupyter Book 1.x, and is called from here only.
+executed with profile=<profile>, under the title that stands there if one does. Sphinx renders, through Jupyter Book 1.x, and is
+called from here only.
 """
 
 from __future__ import annotations
@@ -26,15 +27,30 @@ __all__ = ["NotebookError", "build", "execute", "execute_all", "gate", "make_boo
 
 def pages(root: Path) -> list[tuple[str, str]]:
     """The notebooks that the table of contents lists as results/<profile>/<name>, in its order: [(profile, name)]."""
-    toc = (root / "book" / "_toc.yml").read_text(encoding="utf-8")
-    return re.findall(r"^\s*-?\s*file:\s*results/([\w-]+)/([\w.-]+?)(?:\.ipynb)?\s*$", toc, flags=re.MULTILINE)
+    return list(_listed(root))
+
+
+def _listed(root: Path) -> dict[tuple[str, str], str | None]:
+    """`pages`, with the title that the table of contents gives a page, if it gives one."""
+    import yaml
+
+    def entries(node: Any) -> Iterator[dict[str, Any]]:
+        if isinstance(node, dict) and "file" in node:
+            yield node
+        for child in node.values() if isinstance(node, dict) else node if isinstance(node, list) else ():
+            yield from entries(child)
+
+    toc = yaml.safe_load((root / "book" / "_toc.yml").read_text(encoding="utf-8"))
+    found = ((re.fullmatch(r"results/([\w-]+)/([\w.-]+?)(?:\.ipynb)?", entry["file"]), entry) for entry in entries(toc))
+    return {(match[1], match[2]): entry.get("title") for match, entry in found if match}
 
 
 def execute_all(root: Path, profile: str | None = None, force: bool = False) -> None:
     """Execute every notebook of the table of contents (of one profile only, if named), one after the other."""
-    wanted = [page for page in pages(root) if profile in (None, page[0])]
+    listed = _listed(root)
+    wanted = [page for page in listed if profile in (None, page[0])]
     if not wanted:
-        known = ", ".join(sorted(dict(pages(root)))) or "none"
+        known = ", ".join(sorted(dict(listed))) or "none"
         raise SlimlibError(f"profile {profile!r} has no page in book/_toc.yml; profiles there: {known}")
     for number, (kind, name) in enumerate(wanted, start=1):
         label = f"[{number}/{len(wanted)}] {name} ({kind})"
@@ -46,6 +62,8 @@ def execute_all(root: Path, profile: str | None = None, force: bool = False) -> 
             {"profile": kind},
             root=root,
             force=force,
+            page=True,
+            title=listed[kind, name],
         )
         result = f"executed in {time.monotonic() - start:.0f} s" if ran else "up to date"
         print(f"{label} {result}", file=sys.stderr, flush=True)

@@ -2,6 +2,10 @@
 
 A notebook under notebooks/ is a template: no outputs, and one cell tagged `parameters`. Executing it gives a copy with
 outputs elsewhere. papermill does the work and is called from here only, so that it can be replaced.
+
+One template can be several pages of the book. There, cells tagged `quick-page` are on the page of the live profile only, and
+cells tagged `recorded-page` on those of the others only; a section whose heading is tagged `if-shown` is left out where its
+cells show nothing. Who runs a notebook gets all cells.
 """
 
 from __future__ import annotations
@@ -13,17 +17,24 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import metadata
+from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError
 from slimlib.project import project_root
 
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
 LIVE = "quick"
 """The profile whose notebooks may train. The pages of every other profile are rendered from committed records."""
+
+QUICK_PAGE, RECORDED_PAGE, IF_SHOWN = "quick-page", "recorded-page", "if-shown"
+"""Tags of cells that are not on every page: see above."""
 
 TOOLS = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
 """Packages whose version can change what a notebook shows: another version, and it is executed again."""
@@ -35,13 +46,11 @@ class NotebookError(SlimlibError):
 
 def declared_parameters(template: str | Path) -> dict[str, dict[str, str]]:
     """What the template's cell tagged `parameters` declares: {name: {"default", "inferred_type_name", "help", ...}}."""
-    import nbformat
     from papermill import inspect_notebook
 
     if not Path(template).is_file():
         raise SlimlibError(f"no notebook {str(template)!r}")
-    cells = nbformat.read(template, as_version=4).cells
-    if not any("parameters" in cell.metadata.get("tags", []) for cell in cells):
+    if not any("parameters" in _tags(cell) for cell in _cells_of(template)):
         raise SlimlibError(f"{template}: no cell is tagged 'parameters', so no value could be passed; tag one")
     return inspect_notebook(str(template))
 
@@ -54,14 +63,18 @@ def execute(
     root: str | Path | None = None,
     force: bool = False,
     live_output: bool | None = None,
+    page: bool = False,
+    title: str | None = None,
 ) -> bool:
     """Execute `template` with `parameters` into `output`, with the project's root as working folder.
 
-    Nothing is done when `output` was made from the same template, parameters, library and records: a killed build goes
-    on where it stopped. The output appears only when the notebook has run to its end; if it fails, what it had done is
-    kept beside as <name>.failed.ipynb.
+    The values stand in the executed notebook's parameters cell, in place of the defaults. Nothing is done when `output` was made
+    from the same template, parameters, library and records: a killed build goes on where it stopped. The output appears only
+    when the notebook has run to its end; if it fails, what it had done is kept beside as <name>.failed.ipynb.
 
     live_output   show the notebook's standard error (progress bars) while it runs; None: if the terminal can
+    page          leave out what is tagged for pages of the other kind, and sections that show nothing
+    title         in place of the template's first heading
     returns       True if the notebook was executed, False if the output was up to date
     raises        SlimlibError for an unknown parameter; NotebookError when a cell fails
     """
@@ -79,21 +92,22 @@ def execute(
         names = ", ".join(map(repr, unknown))
         raise SlimlibError(f"{template.name} declares no parameter {names}; it declares:\n{known}")
 
-    digest = fingerprint(template, parameters, root)
+    digest = fingerprint(template, parameters, root, page, title)
     if not force and _digest_of(output) == digest:
         return False
 
+    notebook, numbers = _filled_in(template, parameters, page, title)
     output.parent.mkdir(parents=True, exist_ok=True)
     # named after the process, so that two builds at once do not write to one file
     partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.ipynb")
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     show = sys.stderr.isatty() if live_output is None else live_output
+    nbformat.write(notebook, partial)
     with _own_kernel():
         try:
             notebook = execute_notebook(
-                str(template),
                 str(partial),
-                parameters,
+                str(partial),
                 kernel_name="python3",
                 language="python",
                 cwd=str(root),
@@ -106,14 +120,10 @@ def execute(
         except Exception as error:  # papermill's own, a dead kernel, one that did not start
             if partial.exists():
                 partial.replace(failed)
-            raise NotebookError(_describe(template, failed, error, root)) from error
+            raise NotebookError(_describe(template, failed, numbers, error, root)) from error
 
-    for cell in notebook.cells:
-        # the declared parameters stand on the page with their comments; papermill's cell below them only where it changes one
-        if "injected-parameters" in cell.metadata.get("tags", []) and _all_defaults(declared, parameters):
-            cell.metadata.tags = sorted({*cell.metadata.tags, "remove-input"})
-        if cell.cell_type == "markdown" and parameters.get("profile", LIVE) != LIVE:
-            cell.source = _labelled_for(parameters["profile"], cell.source)
+    if page:
+        notebook.cells = _without_empty_sections(notebook.cells)
     notebook.metadata.papermill.update(input_path=relative(template, root), output_path=relative(output, root))
     notebook.metadata["slimlib"] = {"digest": digest, "template": relative(template, root), "parameters": parameters}
     nbformat.write(notebook, partial)
@@ -122,27 +132,76 @@ def execute(
     return True
 
 
-def _all_defaults(declared: Mapping[str, Mapping[str, str]], parameters: Mapping[str, Any]) -> bool:
-    def default(name: str) -> Any:
-        with suppress(ValueError, SyntaxError):  # what is no literal equals nothing
-            return ast.literal_eval(declared[name]["default"])
-        return object()
-
-    return all(default(name) == value for name, value in parameters.items())
-
-
-def _labelled_for(profile: str, text: str) -> str:
-    """One template is a page of several profiles, and the labels of exercises must differ from page to page."""
-    return re.sub(r"^(:label: |```\{solution(?:-start)?\} )(?=\S)", rf"\g<1>{profile}-", text, flags=re.MULTILINE)
-
-
-def fingerprint(template: Path, parameters: Mapping[str, Any], root: Path) -> str:
-    """A hash of all that decides what the executed notebook shows: cells, parameters, slimlib, profiles, records."""
+def _filled_in(
+    template: Path, parameters: Mapping[str, Any], page: bool, title: str | None
+) -> tuple[NotebookNode, list[int]]:
+    """The notebook that is executed, and the number that each of its cells has in the template, from 1."""
     import nbformat
 
-    cells = [(c.cell_type, c.source, c.metadata) for c in nbformat.read(template, as_version=4).cells]
+    notebook = nbformat.read(template, as_version=4)
+    other = (RECORDED_PAGE if parameters.get("profile", LIVE) == LIVE else QUICK_PAGE) if page else None
+    numbered = [(number, cell) for number, cell in enumerate(notebook.cells, start=1) if other not in _tags(cell)]
+    notebook.cells = [cell for _, cell in numbered]
+    for cell in notebook.cells:
+        if "parameters" in _tags(cell):
+            cell.source = _with_values(cell.source, parameters, template.name)
+    first = next((cell for cell in notebook.cells if cell.cell_type == "markdown"), None)
+    if title and first is not None:
+        first.source = re.sub(r"^# .*$", lambda _: f"# {title}", first.source, count=1, flags=re.MULTILINE)
+    return notebook, [number for number, _ in numbered]
+
+
+def _with_values(source: str, values: Mapping[str, Any], name: str) -> str:
+    """The parameters cell with values in place of defaults; types and comments stay."""
+    from papermill.translators import PythonTranslator
+
+    text, left = source.encode(), dict(values)  # columns of the syntax tree count bytes
+    starts = [0, *accumulate(map(len, text.splitlines(keepends=True)))]
+    for node in reversed(ast.parse(source).body):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        wanted = [target.id for target in targets if isinstance(target, ast.Name) and target.id in left]
+        if wanted and node.value is not None:
+            begin = starts[node.value.lineno - 1] + node.value.col_offset
+            end = starts[node.value.end_lineno - 1] + node.value.end_col_offset
+            text = text[:begin] + PythonTranslator.translate(left.pop(wanted[0])).encode() + text[end:]
+    if left:
+        raise SlimlibError(f"{name}: parameter {next(iter(left))!r} has no line `name: type = default` of its own in the cell "
+                           "tagged 'parameters'")
+    return text.decode()
+
+
+def _without_empty_sections(cells: Sequence[NotebookNode]) -> list[NotebookNode]:
+    """Less the sections tagged `if-shown`, a markdown cell and the code up to the next one, in which no cell shows anything."""
+    sections: list[list[NotebookNode]] = [[]]
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            sections.append([])
+        sections[-1].append(cell)
+    kept = [section for section in sections if section and (IF_SHOWN not in _tags(section[0]) or _shows(section))]
+    return [cell for section in kept for cell in section]
+
+
+def _shows(cells: Iterable[NotebookNode]) -> bool:
+    return any(output.get("name") != "stderr" for cell in cells for output in cell.get("outputs", ()))
+
+
+def _cells_of(template: str | Path) -> list[NotebookNode]:
+    import nbformat
+
+    return nbformat.read(template, as_version=4).cells
+
+
+def _tags(cell: Mapping[str, Any]) -> list[str]:
+    return cell["metadata"].get("tags", [])
+
+
+def fingerprint(
+    template: Path, parameters: Mapping[str, Any], root: Path, page: bool = False, title: str | None = None
+) -> str:
+    """A hash of all that decides what the executed notebook shows: cells, parameters, slimlib, profiles, records."""
+    cells = [(c["cell_type"], c["source"], c["metadata"]) for c in _cells_of(template)]
     versions = {name: _version(name) for name in TOOLS}
-    text = json.dumps([cells, dict(parameters), sys.version_info[:2], versions], sort_keys=True, default=str)
+    text = json.dumps([cells, dict(parameters), page, title, sys.version_info[:2], versions], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
     library = Path(__file__).resolve().parent
     # these run notebooks and do not change what a notebook shows
@@ -203,23 +262,21 @@ def _own_kernel() -> Iterator[None]:
                     os.environ[name] = value
 
 
-def _describe(template: Path, failed: Path, error: Exception, root: Path) -> str:
-    """Notebook, number and head of the failed cell, and the error, in a few lines."""
+def _describe(template: Path, failed: Path, numbers: Sequence[int], error: Exception, root: Path) -> str:
+    """Notebook, number (in the template) and head of the failed cell, and the error, in a few lines."""
     where, head = "before its first cell", ""
     if failed.exists():
         notebook = json.loads(failed.read_text())
-        # number the cells as in the template: papermill's injected cell and its markers do not count
-        added = {"injected-parameters", "papermill-error-cell-tag"}
-        cells = [c for c in notebook["cells"] if not added & set(c["metadata"].get("tags", []))]
+        cells = [cell for cell in notebook["cells"] if "papermill-error-cell-tag" not in _tags(cell)]
         # a cell that raised is "failed", one whose kernel died just "completed": either way the last that was begun
         begun = [
             (number, "".join(cell["source"]).strip().splitlines())
-            for number, cell in enumerate(cells, start=1)
+            for number, cell in zip(numbers, cells, strict=True)
             if cell["cell_type"] == "code" and cell["metadata"].get("papermill", {}).get("status", "pending") != "pending"
         ]
         if begun:
             number, lines = begun[-1]
-            where = f"in cell {number} of {len(cells)}"
+            where = f"in cell {number} of {len(_cells_of(template))}"
             head = "".join(f"\n    {line}" for line in lines[:3]) + ("\n    ..." if len(lines) > 3 else "")
     name = getattr(error, "ename", type(error).__name__)
     reason = re.sub(r"\x1b\[[0-9;]*m", "", str(getattr(error, "evalue", error))).strip()

@@ -170,5 +170,5 @@ def test_the_chapter_is_whole_before_there_is_any_evidence(nothing_at_hand):
     assert "0 of 7 runs recorded" in text and text.count("no evidence yet") == 3 and "UNTRAINED" in text
     assert not list(nothing_at_hand.rglob("*.safetensors"))
     markdown = "".join("".join(c["source"]) for c in json.loads(text)["cells"] if c["cell_type"] == "markdown")
-    for label in ("laptop-better-rule-continuum", "laptop-better-rule-lot"):
+    for label in ("better-rule-continuum", "better-rule-lot"):
         assert markdown.count(f":label: {label}") == markdown.count(f"{{solution-start}} {label}") == 1

@@ -42,7 +42,7 @@ def main(only: Iterable[str] = (), full: bool = False, output: str | Path | None
     if page and not output:
         root = project_root()
         execute(root / "notebooks" / f"{PAGE}.ipynb", root / "book" / "results" / PROFILE / f"{PAGE}.ipynb",
-                {"profile": PROFILE}, root=root)
+                {"profile": PROFILE}, root=root, page=True)
         print(f"The page: book/results/{PROFILE}/{PAGE}.ipynb; make book shows it with the others")
     return path
 
