@@ -85,7 +85,7 @@ def execute(
     template, output, parameters = Path(template).resolve(), Path(output).resolve(), dict(parameters or {})
     root = Path(root).resolve() if root else project_root(template.parent)
     declared = declared_parameters(template)
-    # papermill would inject an unknown name with no more than a warning, and run the default experiment
+    # said before anything runs, with what there is to choose from
     unknown = [name for name in parameters if name not in declared]
     if unknown:
         known = "\n".join(f"  {p['name']} = {p['default']}   {p['help']}".rstrip() for p in declared.values())

@@ -113,9 +113,9 @@ def test_a_published_list_in_one_sentence():
     record = scan("resnet56", scores, drops=[0.4, 0.5, 0.1, 0.2, 0.0, 0.1, 0.2, 0.3])
     table = layers.published_table([record], list(scores), "macs:0.5", {"layers": ["l0", "l1"]}, ratio=0.5)
     said = findings.listed_layers("ResNet-56", "called sensitive", table)
-    assert said.startswith("ResNet-56, layers called sensitive: the measured drop puts them above almost all others (AUC 1.00 [")
-    assert "; what PCA (3AS) keeps below almost all others (AUC 0.00 [" in said
-    assert "; what PCA, untrained keeps among the others (AUC 0.50 [" in said and said.count("p = ") == 3
+    start = "ResNet-56, layers called sensitive. They stand above almost all others by the measured drop (AUC 1.00 ["
+    assert said.startswith(start) and "; below almost all others by what PCA (3AS) keeps (AUC 0.00 [" in said
+    assert "; among the others by what PCA, untrained keeps (AUC 0.50 [" in said and said.count("p = ") == 3
     assert f"corrected {table.loc['pca', 'p_holm']:.2g})" in said
 
 

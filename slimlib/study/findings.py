@@ -81,13 +81,13 @@ def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> l
 
 def listed_layers(network: str, source: str, table: pd.DataFrame) -> str:
     """How high the layers of a published list stand by each order. ``table`` of `layers.published_table`."""
-    told = [f"{_order_name(rule)} {_place(row['auc'])} (AUC {row['auc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], "
+    told = [f"{_place(round(row['auc'], 2))} by {_order_name(rule)} (AUC {row['auc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], "
             f"p = {row['p']:.2g}, corrected {row['p_holm']:.2g})" for rule, row in table.iterrows()]
-    return f"{network}, layers {source}: {'; '.join(told)}."
+    return f"{network}, layers {source}. They stand {'; '.join(told)}."
 
 
 def _order_name(rule: str) -> str:
-    names = {"drop": "the measured drop puts them", "depth": "depth alone", "neyman_score": "V / T"}
+    names = {"drop": "the measured drop", "depth": "depth alone", "neyman_score": "V / T"}
     return names.get(rule) or f"what {plain_name(rule)} keeps"
 
 
