@@ -78,6 +78,8 @@ def before_and_after(frame: pd.DataFrame) -> pd.DataFrame:
             row[told] = f"{100 * arms[column].min():.1f} to {100 * arms[column].max():.1f}"
         order = arms.corr("spearman").iloc[0, 1] if len(arms) > 2 else float("nan")
         rows.append(row | {"rank correlation": signed(order)})
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    rows.sort(key=lambda row: networks.index(row["network"]))  # a frame is in the order of budgets: keep networks together
     return pd.DataFrame(rows, columns=["network", "budget", "arms", "before (%)", "after (%)", "rank correlation"]).set_index(
         ["network", "budget"]
     )
