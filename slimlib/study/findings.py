@@ -70,10 +70,10 @@ def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> l
     if few:
         networks = [network_name(row["dataset"], row["model"]) for row in few]
         names = dict.fromkeys(f"{network} ({row['n']} layers)" for network, row in zip(networks, few, strict=True))
-        clear = [f"{plain_name(row['rule'])} on {network} (Spearman {signed(row['spearman'])}, p = {row['p']:.2g}, corrected for "
-                 f"all comparisons {row['p_holm']:.2g})"
+        clear = [f"{plain_name(row['rule'])} on {network}, {_percent(row['ratio'])} removed (Spearman {signed(row['spearman'])}, "
+                 f"p = {row['p']:.2g}, corrected for all comparisons {row['p_holm']:.2g})"
                  for network, row in zip(networks, few, strict=True) if not row["low"] <= 0 <= row["high"]]
-        only = f"only that of {joined(clear)} leaves out zero" if clear else "none leaves out zero"
+        only = f"these alone leave out zero: {'; '.join(clear)}" if clear else "none leaves out zero"
         said.append(f"{joined(names)}: of so few layers only a nearly perfect order can be told from chance. "
                     f"The table has the coefficients; of their intervals {only}.")
     return said
