@@ -3,8 +3,10 @@
 import math
 from types import SimpleNamespace
 
+import pandas as pd
+
 from slimlib import study
-from slimlib.study import shapes
+from slimlib.study import answers, shapes
 
 FULL = {"conv1": 20, "conv2": 50, "fc1": 500}
 
@@ -35,12 +37,18 @@ def test_a_starved_layer_is_told_once_a_budget_and_others_are_not():
 
 
 def test_arms_are_compared_pair_by_pair():
-    records = [record("pca", (4, 20, 100)), record("pca_at_init", (4, 20, 100)), record("pca", (5, 20, 100), seed=1),
-               record("pca_at_init", (4, 20, 100), seed=1), record("pca", (9, 9, 9), seed=2)]
-    found = shapes.alike(records, "pca", "pca_at_init")
+    records = [record("pca", (4, 20, 100)), record("uniform", (4, 20, 100)), record("pca", (5, 20, 100), seed=1),
+               record("uniform", (4, 20, 100), seed=1), record("pca", (9, 9, 9), seed=2)]
+    keys = [one["key"] for one in records]
+    pairs = pd.DataFrame({"rival": "best_tilt", "key_ours": [keys[0], keys[2]], "key_rival": [keys[1], keys[3]]})
+    claim = SimpleNamespace(kind="paired", ours="pca", rivals=("best_tilt", "random"))  # no record calls itself the best tilt
+    judged = SimpleNamespace(claim=claim, records=records, pairs=pairs)
+    found = shapes.alike(judged, "best_tilt")
     assert (found["pairs"], found["equal"]) == (2, 1) and math.isclose(found["difference"], 0.05 / 6)
-    claim = SimpleNamespace(ours="pca", rivals=("pca_at_init", "random"))
-    (told,) = shapes.alike_in(SimpleNamespace(claim=claim, records=records))
-    assert "the same widths in 1 of 2 cases" in told and "0.8 points" in told
+    (told,) = shapes.alike_in(judged)
+    assert "PCA (3AS) and best tilt chose the same widths in 1 of 2 cells" in told and "0.8 % of its filters" in told
     assert shapes.alike_in(None) == ["No pair is recorded yet."]
-    assert math.isnan(shapes.alike(records, "pca", "random")["difference"])
+    assert math.isnan(shapes.alike(judged, "random")["difference"])
+    assert answers.same_widths(judged) == ""
+    same = SimpleNamespace(claim=claim, records=records, pairs=pairs[:1])
+    assert answers.same_widths(same) == "The widths are the same in 1 of 1 cases, so hardly anything was tested."

@@ -16,7 +16,7 @@ import pytest
 
 from slimlib import study
 from slimlib.errors import SlimlibError
-from slimlib.study import changes, findings, statistics, verdict, wording
+from slimlib.study import answers, changes, findings, statistics, verdict, wording
 from slimlib.study.claims import Claim, changelog, load_claims
 from slimlib.study.evidence import coverage
 from slimlib.study.judgement import decide, judge
@@ -85,6 +85,48 @@ def test_words_for_each_verdict():
     table = verdict.claim_table({"a": better, "b": worse, "c": few, "d": none})
     assert table["verdict"].tolist() == [one.told for one in (better, worse, few, none)]
     assert table.loc["d", "effects"] == "–" and table.loc["d", "runs recorded"].startswith("0 of ")
+
+
+@pytest.mark.parametrize(("row", "said"), [
+    ({"verdict": "supported", "low": 0.001, "high": 0.004}, "better than"),
+    ({"verdict": "supported", "low": 0.0001, "high": 0.0009}, "better, by less than matters, than"),
+    ({"verdict": "not supported", "low": -0.001, "high": 0.0005}, "no better than"),
+    ({"verdict": "not supported", "low": -0.003, "high": -0.001}, "worse than"),
+    ({"verdict": "inconclusive", "low": -0.003, "high": 0.003}, "not yet told apart from"),
+])  # fmt: skip
+def test_outcomes_tell_more_than_verdicts(row, said):
+    assert answers.outcome(row, 0.001) == said
+
+
+def test_answers_are_short_and_say_what_the_numbers_say():
+    claim = load_claims()["C1-pruning"]
+    better = judge(claim, records_of(claim, {"pca": 0.005}))
+    size = r"\(\+0\.[45]\d to \+0\.5\d points\)"
+    told = rf"on LeNet-5 on MNIST \*better than\* uniform {size} and \*better than\* global l1 "
+    assert re.match(r"PCA \(3AS\) widths, pruned and fine-tuned, are " + told, answers.answer(better))
+    # units of cost are named where only one is recorded, and where they differ
+    records = records_of(claim, {"uniform": -0.005, "global_l1": 0.005})
+    told = answers.answer(judge(claim, [record for record in records if record["run"]["budget"].startswith("macs")]))
+    assert re.search(r"\*better than\* uniform at equal MACs \(\+0\.(49|5\d) .* \*worse than\* global l1 at equal MACs \(−0\.(49|5\d) ", told)
+    assert answers.answer(judge(claim, [])) == ""
+
+    page = answers.front_page({"C1-pruning": better, "K1": judge(claim, [])})
+    first, *others = page.splitlines()
+    assert first.startswith(f"- **{claim.title}?** PCA (3AS) widths") and first.endswith("(C1-pruning: supported so far)")
+    assert f"- **{claim.title}?** (K1: no evidence yet)" in others
+    assert "Pruned networks were fine-tuned for 1 epoch (LeNet-5 on MNIST)" in page and page.endswith("```\n")
+
+
+def test_what_other_networks_say_stands_beside_the_claim():
+    claim = load_claims()["C1-pruning"]
+    own = judge(claim, records_of(claim, {}))
+    elsewhere = [run for run in study.load_profile("laptop").runs("better_rule") if run.rule in ("pca", "uniform")
+                 and run.model.startswith("resnet20") and run.budget == "macs:0.35"]
+    records = [{"key": run.key, "run": run.to_dict(), **made(run, {"pca": 0.004})} for run in elsewhere]
+    (told,) = answers.beside(own, [*own.records, *records])
+    assert re.search(r"deciding nothing: on published ResNet-20 on CIFAR-10 against uniform \+0\.[34]\d \[", told)
+    assert told.endswith("at 35 % of MACs.")
+    assert answers.beside(own, own.records) == [] and answers.beside(own, records[:4]) == []
 
 
 def test_a_complete_claim_is_not_so_far():

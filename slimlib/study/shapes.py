@@ -51,20 +51,19 @@ def starved(table: pd.DataFrame, arms: Iterable[str] | None = None, at_most: flo
     return said
 
 
-def alike(records: Iterable[dict[str, Any]], ours: str, rival: str) -> dict[str, float]:
-    """How far two arms differ in widths: pairs (one cell and seed each), those with equal widths, and the mean difference.
+def alike(judged: Judgement, rival: str) -> dict[str, float]:
+    """How far the arms of a paired claim differ in widths: pairs (one cell and seed each), those with equal widths, and by how
+    much.
 
-    {"pairs", "equal", "difference"}; the difference is of kept shares, absolute, over layers and pairs; nan without pairs.
+    {"pairs", "equal", "difference"}; the difference is of kept shares, absolute, the mean over layers and pairs; nan without any.
     """
-    sides: dict[str, dict[tuple, dict[str, float]]] = {ours: {}, rival: {}}
-    for record in records:
-        run = Run.from_dict(record["run"])
-        if run.arm in sides and "widths" in record:
-            cell = (run.dataset, run.model, run.stage, run.criterion, run.budget, run.seed)
-            sides[run.arm][cell] = {name: width / record["full_widths"][name] for name, width in record["widths"].items()}
-    shared = [cell for cell in sides[ours] if cell in sides[rival]]
-    gaps = [abs(kept - sides[rival][cell][name]) for cell in shared for name, kept in sides[ours][cell].items()]
-    return {"pairs": len(shared), "equal": sum(sides[ours][cell] == sides[rival][cell] for cell in shared),
+    records = {record["key"]: record for record in judged.records}
+    pairs = judged.pairs[judged.pairs["rival"] == rival] if len(judged.pairs) else judged.pairs
+    sides = [(records[pair["key_ours"]], records[pair["key_rival"]]) for pair in pairs.to_dict("records")]
+    sides = [both for both in sides if all("widths" in record for record in both)]
+    gaps = [abs(width - theirs["widths"][layer]) / ours["full_widths"][layer]
+            for ours, theirs in sides for layer, width in ours["widths"].items()]
+    return {"pairs": len(sides), "equal": sum(ours["widths"] == theirs["widths"] for ours, theirs in sides),
             "difference": sum(gaps) / len(gaps) if gaps else float("nan")}
 
 
@@ -72,8 +71,8 @@ def alike_in(judged: Judgement | None) -> list[str]:
     """`alike` for the arms of a paired claim, in words: one sentence a rival."""
     said = []
     for rival in judged.claim.rivals if judged else ():
-        found = alike(judged.records, judged.claim.ours, rival)
+        found = alike(judged, rival)
         if found["pairs"]:
             said.append(f"{plain_name(judged.claim.ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
-                        f"{found['pairs']} cases; on average a layer's share differs by {100 * found['difference']:.1f} points.")
+                        f"{found['pairs']} cells. A layer differs by {100 * found['difference']:.1f} % of its filters on average.")
     return said or ["No pair is recorded yet."]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimlib.study import changes, findings, wording
+from slimlib.study import answers, changes, findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import interval, network_name, points, signed
@@ -59,6 +60,8 @@ def report(judged: Judgement) -> str:
     """The finding on one claim as HTML: what is claimed, the verdict, what would change it; folded below, all details."""
     claim, cells = judged.claim, judged.cells
     parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
+    if short := answers.answer(judged):
+        parts.append(f"<p>{_emphasised(f'{short} {answers.same_widths(judged)}'.rstrip())}</p>")
     told = wording.summary(judged)
     parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
     if claim.kind == "paired" and len(judged.deciding):
@@ -71,6 +74,11 @@ def report(judged: Judgement) -> str:
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
         parts.append(_folded(f"{kind}: {len(said)} findings", "<ul>" + "".join(f"<li>{one}</li>" for one in said) + "</ul>"))
     return f'<div style="margin-bottom: 1.5rem">{"".join(parts)}</div>'
+
+
+def _emphasised(markdown: str) -> str:
+    """Text with *emphasis*, as HTML."""
+    return re.sub(r"[*](.+?)[*]", r"<em>\1</em>", html.escape(markdown))
 
 
 def _folded(title: str, content: str) -> str:
