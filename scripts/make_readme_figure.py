@@ -1,6 +1,6 @@
-"""Draw book/_static/readme.png from committed records: widths of the published ResNet-20, and its accuracy at equal MACs.
+"""Draw book/_static/readme.png and readme.svg from committed records: the published ResNet-20 at equal MACs.
 
-The file tells which records it was drawn from, and their digest, so that a test can hold it to them.
+The files tell which records they were drawn from, and their digest, so that a test can hold them to those.
 """
 
 import hashlib
@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MultipleLocator, PercentFormatter
 
 from slimlib import study
 from slimlib.study import figures
@@ -45,40 +46,51 @@ def digest(found: list[dict]) -> str:
 
 
 def draw(found: list[dict]) -> plt.Figure:
+    """The figure, rules from the most accurate down."""
     figures.use_style()
     frame = study.statistics.with_best_tilt(study.to_frame(found), planned())
+    frame = frame[frame["arm"].isin(ARMS)]
+    accuracies = 100 * frame.set_index(["arm", "budget"])["test_accuracy"]
+    arms = accuracies.groupby(["arm", "budget"]).mean().groupby("arm").mean().sort_values(ascending=False).index
     of_key = {record["key"]: record for record in found}
-    fig, (left, *panels) = plt.subplots(1, 3, figsize=(9, 2.9), width_ratios=(1.5, 1, 1))
-    for arm in ARMS:
+    fig, (left, *panels) = plt.subplots(1, 3, figsize=(8, 3.5), width_ratios=(1.5, 1, 1))
+    for arm in arms:
         colour, marker = figures.look(arm)
         keys = frame.loc[(frame["arm"] == arm) & (frame["budget"] == BUDGETS[0]), "key"]
         if len(keys):
             record = of_key[keys.iloc[0]]
             kept = [width / record["full_widths"][layer] for layer, width in record["widths"].items()]
-            left.plot(range(1, len(kept) + 1), kept, color=colour, marker=marker, label=figures.name(arm),
-                      linestyle="--" if arm == "best_tilt" else "-")
-    left.set(xlabel="block", ylim=(0, 1), title=f"share of filters kept, {figures.budget_name(BUDGETS[0])}")
+            left.plot(range(1, len(kept) + 1), kept, color=colour, marker=marker)
+    left.set(xlabel="block", ylabel="filters kept", ylim=(0, 1), title=f"widths, {figures.budget_name(BUDGETS[0])}")
+    left.yaxis.set_major_formatter(PercentFormatter(1))
     left.set_xticks(range(1, len(kept) + 1))
-    left.legend(fontsize=8)
     seeds = frame.loc[frame["arm"] != "best_tilt", "seed"].nunique()
     for axis, budget in zip(panels, BUDGETS, strict=True):
-        for y, arm in enumerate(ARMS):
+        for y, arm in enumerate(arms):
             colour, marker = figures.look(arm)
-            accuracy = 100 * frame.loc[(frame["arm"] == arm) & (frame["budget"] == budget), "test_accuracy"]
+            if (arm, budget) not in accuracies.index:
+                continue
+            accuracy = accuracies.loc[[(arm, budget)]]
             axis.plot(accuracy, [y] * len(accuracy), marker, color=colour, alpha=0.5, markersize=5)
-            axis.plot(accuracy.mean(), y, marker, color=colour, markersize=9, markeredgecolor="black")
-            if len(accuracy) < seeds:
-                axis.text(0.02, y, f"{len(accuracy)} of {seeds} seeds", transform=axis.get_yaxis_transform(), fontsize=7,
-                          ha="left", va="center")
-        axis.set_yticks(range(len(ARMS)), [figures.name(arm) for arm in ARMS] if axis is panels[0] else [])
-        axis.set(title=f"accuracy, {figures.budget_name(budget)}", ylim=(len(ARMS) - 0.5, -0.5))
+            axis.plot(accuracy.mean(), y, marker, color=colour, markersize=10, markeredgecolor="black", markeredgewidth=0.8)
+            few = f" ({len(accuracy)} of {seeds} seeds)" if len(accuracy) < seeds else ""
+            axis.annotate(f"{accuracy.mean():.1f}{few}", (accuracy.mean(), y), (0, 8), textcoords="offset points", fontsize=9,
+                          ha="right" if few else "center")
+        axis.set_yticks(range(len(arms)), [])
+        axis.xaxis.set_major_locator(MultipleLocator(0.5))
+        axis.margins(x=0.1)
+        axis.set(xlabel="accuracy (%)", title=figures.budget_name(budget), ylim=(len(arms) - 0.5, -0.5))
+    panels[0].set_yticks(range(len(arms)), [figures.name(arm) for arm in arms], fontsize=10)
     dense = 100 * frame["dense_test_accuracy"].mean()
-    told = f"Published ResNet-20 on CIFAR-10 (dense {dense:.1f} %), fine-tuned for 2 epochs; {seeds} seeds and their mean, %"
-    fig.supxlabel(told, fontsize=9)
+    (epochs,) = {record["run"]["recipe"]["epochs"] for record in found}
+    network = f"Published ResNet-20 on CIFAR-10 (dense {dense:.1f} %)"
+    fig.supxlabel(f"{network}, fine-tuned for {epochs} epochs; {seeds} seeds, large: their mean", fontsize=10)
     return fig
 
 
 if __name__ == "__main__":
     drawn = records()
     told = {"Records": " ".join(sorted(record["key"] for record in drawn)), "Digest": digest(drawn)}
-    draw(drawn).savefig(FIGURE, dpi=110, facecolor="white", metadata=told)
+    fig = draw(drawn)
+    fig.savefig(FIGURE, dpi=130, facecolor="white", metadata=told)
+    fig.savefig(FIGURE.with_suffix(".svg"), facecolor="white", metadata={"Date": None, "Description": json.dumps(told)})

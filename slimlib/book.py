@@ -149,13 +149,35 @@ def _abandoned(folder: Path) -> list[Path]:
 
 
 def setup(app: Any) -> dict[str, bool]:
-    """Sphinx calls this, as _config.yml lists this module: it puts MathJax beside the pages.
+    """Sphinx calls this, as _config.yml lists this module: it completes captions, and puts MathJax beside the pages.
 
-    One file of 2 MB (SVG output, no fonts), taken from a pip package, instead of that package's own extension, which
-    copies 24 MB.
+    MathJax is one file of 2 MB (SVG output, no fonts), taken from a pip package, instead of that package's own extension,
+    which copies 24 MB.
     """
+    app.connect("doctree-read", _complete_captions)
     app.connect("build-finished", _copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _complete_captions(app: Any, doctree: Any) -> None:
+    """Move what a figure tells of itself (see `figures.show`) into its caption and its image's alternative text.
+
+    MyST-NB gives all figures of one cell the same caption, and of what an output holds it shows the image alone.
+    """
+    from docutils import nodes
+
+    for figure in list(doctree.findall(nodes.figure)):
+        told = next((c for c in figure.findall(nodes.container) if c.get("mime_type") == "text/markdown"), None)
+        images, captions = list(figure.findall(nodes.image)), list(figure.findall(nodes.caption))
+        if told is None or not images or not captions:
+            continue
+        *title, links = told.children
+        for paragraph in title:
+            captions[0].insert(0, nodes.Text(f"{paragraph.astext()} "))
+            for image in images:
+                image["alt"] = f"{paragraph.astext()} {image.get('alt', '')}".strip()
+        told.parent.remove(told)
+        figure += nodes.legend("", links)
 
 
 def _copy_mathjax(app: Any, exception: Exception | None) -> None:

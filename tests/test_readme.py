@@ -76,3 +76,5 @@ def test_the_figure_is_drawn_from_the_records_that_are_there():
     found = script["records"]()
     assert told["Records"].split() == sorted(record["key"] for record in found)
     assert told["Digest"] == script["digest"](found), "run scripts/make_readme_figure.py"
+    drawing = script["FIGURE"].with_suffix(".svg").read_text(encoding="utf-8")
+    assert told["Records"] in drawing and told["Digest"] in drawing, "run scripts/make_readme_figure.py"

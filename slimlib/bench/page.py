@@ -101,13 +101,13 @@ def growth(sizes: pd.DataFrame) -> Figure:
         at = range(len(part))
         for what, colour, marker in (("trace", GREY, "s"), ("choose", BLUE, "o"), ("eigenvalue", ORANGE, "^")):
             upper.plot(at, part[f"{what}_seconds"], marker=marker, color=colour, label=_LINES[what])
-        lower.plot(at, part["peak_bytes"] / 2**20, marker="o", color=BLUE, label="peak of the process")
+        lower.plot(at, part["peak_bytes"] / 2**20, marker="D", color=GREEN, label="peak of the process")
         lower.plot(at, part["bytes_before"] / 2**20, marker=".", linestyle="--", color=GREY, label="before: libraries, tracing")
         upper.set(yscale="log", title=AXES[axis])
         upper.title.set_fontsize(8.5)
-        lower.set_ylim(bottom=0)
         lower.set_xticks(at, [text.removeprefix("resnet") for text in part["size"]], rotation=90 if axis == "layer" else 0,
                          fontsize=7.5)
+    axes[1, 0].set_ylim(bottom=0)  # once all panels are drawn: they share the axis, and this fixes its top
     axes[0, 0].set_ylabel("seconds")
     axes[1, 0].set_ylabel("memory, MB")
     handles = [entry for axis in axes[:, 0] for entry in zip(*axis.get_legend_handles_labels(), strict=True)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study.figures.comparisons import in_order
 from slimlib.study.names import UNITS, budget_name, budget_order, interval, network_name, plain_name, points, signed, slug
 from slimlib.study.runs import Run
-from slimlib.study.statistics import against
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL, against
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,15 +52,11 @@ def means(frame: pd.DataFrame, metric: str = "test_accuracy") -> pd.DataFrame:
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
-    """Arms by budgets: mean difference from the reference in points, t interval, and the number of seeds.
+    """Arms by budgets: mean difference from the reference in points, t interval from three seeds on, and the number of seeds.
 
     table   of `statistics.against`, of one network
     """
-    told = {
-        (row["arm"], row["budget"]): f"{points(row['mean'])} {interval(row['low'], row['high'])} ({row['n']})"
-        for row in table.to_dict("records")
-    }
-    return _arms_by_budgets(told)
+    return _arms_by_budgets({(row["arm"], row["budget"]): _difference(row) for row in table.to_dict("records")})
 
 
 def before_and_after(frame: pd.DataFrame) -> pd.DataFrame:
@@ -86,13 +82,13 @@ def before_and_after(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_criterion(frame: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
-    """Networks and budgets by criterion: the difference of two arms in points, t interval, number of seeds."""
+    """Networks and budgets by criterion: difference of two arms in points, t interval from three seeds on, number of seeds."""
     table = against(frame[frame["arm"].isin([arm, reference])], reference) if len(frame) else frame
     if not len(table):
         return table
     table = table.assign(
         network=[network_name(d, m) for d, m in zip(table["dataset"], table["model"], strict=True)],
-        told=[f"{points(r.mean)} {interval(r.low, r.high)} ({r.n})" for r in table.drop(columns="keys").itertuples()],
+        told=[_difference(row) for row in table.to_dict("records")],
     )
     return table.pivot_table(index=["network", "budget"], columns="criterion", values="told", aggfunc="first")
 
@@ -206,6 +202,12 @@ def latencies(table: pd.DataFrame) -> pd.DataFrame:
     )
     wide = told.pivot_table(index=["model", "kept"], columns="where", values="ms", aggfunc="first", sort=False)
     return wide.rename_axis(index={"model": "network", "kept": f"{UNITS['macs']} kept"}, columns="milliseconds [quartiles]")
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    """ "+0.31 [−0.10, +0.72] (5)", of two seeds "+0.31 (2)"."""
+    ends = f" {interval(row['low'], row['high'])}" if row["n"] >= SEEDS_FOR_INTERVAL else ""
+    return f"{points(row['mean'])}{ends} ({row['n']})"
 
 
 def _arms_by_budgets(told: dict[tuple[str, str], str]) -> pd.DataFrame:

@@ -20,6 +20,7 @@ from slimlib.study.figures.style import (
     SKY,
     STYLE,
     WIDE,
+    WINE,
     YELLOW,
     look,
     nothing,
@@ -31,7 +32,7 @@ from slimlib.study.figures.timing import latency_against_macs
 from slimlib.study.names import NAMES, budget_name, name
 
 __all__ = [
-    "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "NAMES", "ORANGE", "PINK", "RED", "SKY", "STYLE", "WIDE", "YELLOW",
+    "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "NAMES", "ORANGE", "PINK", "RED", "SKY", "STYLE", "WIDE", "WINE", "YELLOW",
     "accuracy_by_rule", "agreement", "budget_name", "budget_path", "control_forest", "correlation_forest",
     "differences_by_rule", "forest", "latency_against_macs", "look", "name", "nothing", "scree", "sensitivity_curves",
     "sensitivity_map", "show", "show_each", "trained_and_untrained", "use_style", "widths",

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from slimlib.study.figures.style import BLACK, LOOKS, WIDE, look, nothing
-from slimlib.study.names import budget_name, budget_order, name
+from slimlib.study.names import budget_name, budget_order, joined, name, plain_name
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,9 +21,7 @@ if TYPE_CHECKING:
 def accuracy_by_rule(
     frame: pd.DataFrame, metric: str = "test_accuracy", level: float = 0.95, dense: float | None = None
 ) -> Figure:
-    """Accuracy of every rule at equal budgets: a dot a seed, the mean and its t interval, one panel a budget.
-
-    Of two seeds the interval would be 13 standard errors to each side; it is drawn from three on.
+    """Accuracy of every rule at equal budgets: a dot a seed, the mean and, from three seeds on, its t interval; a panel a budget.
 
     Panels end where most rules end: one that is far below is drawn at the edge, as an arrow with its mean.
 
@@ -33,7 +32,7 @@ def accuracy_by_rule(
 
     if frame.empty:
         return nothing()
-    arms = in_order(frame["arm"])
+    arms, intervals = in_order(frame["arm"]), False
     fig, axes = _panels(frame["budget"], arms)
     for axis, budget in axes:
         cells = frame[frame["budget"] == budget].groupby("arm")[metric]
@@ -47,18 +46,23 @@ def accuracy_by_rule(
                 _beyond(axis, y, values.mean(), floor, f"{values.mean():.1f}", colour)
                 continue
             axis.plot(values, np.full(len(values), y), ".", color=colour, alpha=0.45, markersize=6)
-            if len(values) > 2:
+            if len(values) >= SEEDS_FOR_INTERVAL:
+                intervals = True
                 half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
                 axis.errorbar(values.mean(), y, xerr=half, color=colour, capsize=2.5, linewidth=1.3)
             axis.plot(values.mean(), y, marker=marker, color=colour, markersize=7, linestyle="none")
         if dense is not None:
             _across(axis, 100 * dense)
-    fig.supxlabel(f"{metric.replace('_', ' ')} (%); bars: {100 * level:g} % interval of the mean over seeds", fontsize=10)
+    bars = f"; bars: {100 * level:g} % interval of the mean" if intervals else ""
+    fig.supxlabel(f"{metric.replace('_', ' ')} (%); dots: each seed, large: their mean{bars}", fontsize=10)
+    fig.set_label(_highest(frame.groupby(["budget", "arm"])[metric].mean()))
     return fig
 
 
 def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
-    """Paired differences of every rule from one reference, with t intervals, one panel a budget.
+    """Paired differences of every rule from one reference, with t intervals from three seeds on, one panel a budget.
+
+    Of two seeds there is a dot each: their mean and standard deviation tell where both are.
 
     Panels end where the rules that compete end: a control that is far off is drawn at the edge, as an arrow.
 
@@ -77,17 +81,31 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
                 continue
             row, (colour, marker) = part.loc[arm], look(arm)
             mean = 100 * row["mean"]
-            if row["n"] > 2:
+            if row["n"] >= SEEDS_FOR_INTERVAL:
                 low, high = np.clip(100 * np.array([row["low"], row["high"]], float), -reach, reach)
                 axis.plot([low, high], [y, y], color=colour, linewidth=1.8)
+            elif row["n"] == 2 and abs(mean) <= reach:
+                seeds = mean + 100 * row["sd"] * np.array([-1, 1]) / 2**0.5
+                axis.plot(seeds, [y, y], ".", color=colour, alpha=0.45, markersize=6)
             if abs(mean) > reach:
                 _beyond(axis, y, mean, np.sign(mean) * reach, f"{mean:+.1f}".replace("-", "−"), colour)
             else:
                 axis.plot(mean, y, marker=marker, color=colour, markersize=6.5, linestyle="none")
         axis.set_xlim(-1.06 * reach, 1.06 * reach)
-    told = f"difference from {name(reference)}, percentage points; bars: {100 * level:g} % t intervals, from three seeds on"
+    few = table["n"].max() < SEEDS_FOR_INTERVAL
+    drawn = "dots: each seed, large: their mean" if few else f"bars: {100 * level:g} % t intervals"
+    told = f"difference from {name(reference)}, percentage points; {drawn}"
     fig.supxlabel(told, fontsize=10)
     return fig
+
+
+def _highest(means: pd.Series) -> str:
+    """ "Highest mean: PCA (3AS) at 10 % of MACs and 20 % of MACs, uniform at 40 % of MACs."; means by (budget, arm)."""
+    best: dict[str, list[str]] = {}
+    for budget, of in sorted(means.dropna().groupby(level="budget"), key=lambda item: budget_order(item[0])):
+        for arm in in_order(of.index[of == of.max()].get_level_values("arm")):
+            best.setdefault(plain_name(arm), []).append(budget_name(budget))
+    return f"Highest mean: {'; '.join(f'{arm} at {joined(budgets)}' for arm, budgets in best.items())}."
 
 
 def _floor(means: pd.Series) -> float:
@@ -106,12 +124,14 @@ def _beyond(axis: Any, y: int, value: float, edge: float, told: str, colour: str
 
 
 def _reach(part: pd.DataFrame) -> float:
-    """Half the width of a panel, in points: all rules but those that know nothing fit in, with their intervals if drawn."""
-    drawn = part[["low", "high"]].where(part["n"] > 2)
+    """Half the width of a panel, in points: all rules but those that know nothing fit in, with what is drawn of their seeds."""
+    drawn = part[["low", "high"]].where(part["n"] >= SEEDS_FOR_INTERVAL)
     ends = 100 * part[["mean"]].join(drawn).abs().max(axis=1)
     competing = ends[~ends.index.isin(["random", "permuted", "pca_at_init"])]
     ends = competing if len(competing) else ends
-    return max(0.1, float(min(ends.max(), 4 * ends.quantile(interpolation="lower"))))
+    reach = max(0.1, float(min(ends.max(), 4 * ends.quantile(interpolation="lower"))))
+    pairs = part[(part["n"] == 2) & (100 * part["mean"].abs() <= reach)]
+    return max([reach, *(100 * (pairs["mean"].abs() + pairs["sd"] / 2**0.5))])
 
 
 def _panels(budgets: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tuple[Any, str]]]:

@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from slimlib.study.figures.style import BLACK, GREEN, GREY, RED, WIDE, look, nothing
 from slimlib.study.names import UNITS, budget_name, budget_order, interval, model_name, name, network_name, points
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +36,13 @@ def forest(rows: pd.DataFrame, margin: float | None = None) -> Figure:
     for axis, (rival, part) in zip(axes[:, 0], panels, strict=True):
         for y, row in enumerate(part.to_dict("records")):
             colour, marker = FACES[row["verdict"]]
-            axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.4)
-            axis.plot([100 * row["boot_low"], 100 * row["boot_high"]], [y + 0.24] * 2, color=colour, linewidth=0.9)
+            ends = ""
+            if row["n"] >= SEEDS_FOR_INTERVAL:
+                axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2.4)
+                axis.plot([100 * row["boot_low"], 100 * row["boot_high"]], [y + 0.24] * 2, color=colour, linewidth=0.9)
+                ends = f" {interval(row['low'], row['high'])}"
             axis.plot(100 * row["mean"], y, marker, color=colour, markeredgecolor="white", markersize=7)
-            told = f"{points(row['mean'])} {interval(row['low'], row['high'])}  {row['verdict']}, n = {row['n']}"
+            told = f"{points(row['mean'])}{ends}  {row['verdict']}, n = {row['n']}"
             axis.annotate(told, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
         _lines(axis, margin)
         axis.xaxis.set_major_locator(MaxNLocator(5))  # panels are narrow: more labels would overlap
@@ -66,7 +70,8 @@ def control_forest(cells: pd.DataFrame, ours: str, margin: float | None = None) 
         cell = cell.sort_values("budget", key=lambda b: b.map(budget_order))
         colour, marker = look(rival)
         for y, row in enumerate(cell.to_dict("records")):
-            axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2)
+            if row["n"] >= SEEDS_FOR_INTERVAL:
+                axis.plot([100 * row["low"], 100 * row["high"]], [y, y], color=colour, linewidth=2)
             axis.plot(100 * row["mean"], y, marker, color=colour, markersize=7)
         _lines(axis, margin)
         axis.set_yticks(range(len(cell)), [f"{budget_name(b)} (n = {n})" for b, n in zip(cell["budget"], cell["n"], strict=True)])
@@ -74,7 +79,8 @@ def control_forest(cells: pd.DataFrame, ours: str, margin: float | None = None) 
         axis.set_title(f"{name(ours)} vs {name(rival)}\n{network_name(dataset, model)}", loc="left")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    fig.supxlabel("difference in accuracy, percentage points, 95 % t intervals (right of 0: the first is better)", fontsize=10)
+    bars = ", 95 % t intervals" if cells["n"].max() >= SEEDS_FOR_INTERVAL else ", mean over seeds"
+    fig.supxlabel(f"difference in accuracy, percentage points{bars} (right of 0: the first is better)", fontsize=10)
     return fig
 
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
-from slimlib.study.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look
+from slimlib.study.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look, nothing, place_labels
 from slimlib.study.names import name
 
 if TYPE_CHECKING:
@@ -63,20 +64,28 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
     return fig
 
 
+NAMED = 10  # layers with a name in a scatter
+
+
 def agreement(layers: pd.DataFrame, label: str = "kept fraction", groups: str = "stage") -> Figure:
     """A rule's score against the measured drop, one mark a layer, by stage (see `layers.layer_table`).
 
-    Layers that lose at least a quarter of the greatest drop are named; of five layers or fewer, all.
+    Up to ten layers are all named, of more the ten that lose most. Of fewer than four there is no picture: they are listed.
     """
-    fig, axis = plt.subplots(figsize=(WIDE * 0.6, 3.3))
+    if len(layers) < 4:
+        listed = "; ".join(f"{layer}: {row['score']:.3g}, {100 * row['drop']:.1f}" for layer, row in layers.iterrows())
+        return nothing(f"{len(layers)} layers are too few for a scatter. {label}, and points lost: {listed}")
+    fig, axis = plt.subplots(figsize=(WIDE, 3.7))
     looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
     for (stage, part), (colour, marker) in zip(layers.groupby(groups, sort=False), looks, strict=False):
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
-    named = layers if len(layers) <= 5 else layers[layers["drop"] >= layers["drop"].max() / 4]
-    for layer, row in named.iterrows():
-        axis.annotate(
-            str(layer), (row["score"], 100 * row["drop"]), xytext=(4, 3), textcoords="offset points", fontsize=7.5
-        )
+    axis.margins(0.08)
+    axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.set(xlabel=label, ylabel="measured loss of accuracy (points)")
-    axis.legend()
+    fig.legend(loc="outside right upper")
+    named = layers.nlargest(NAMED, "drop")
+    if len(named) < len(layers):
+        fig.set_label(f"Named are the {NAMED} layers that lose most.")
+        axis.set_title(fig.get_label(), loc="left", fontsize=8.5)
+    place_labels(axis, {str(layer): (row["score"], 100 * row["drop"]) for layer, row in named.iterrows()})
     return fig

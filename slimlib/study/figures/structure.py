@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from slimlib.errors import SlimlibError
-from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, RED, SKY, WIDE, YELLOW, look
+from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, PINK, RED, SKY, WIDE, YELLOW, look
 from slimlib.study.names import name
 
 if TYPE_CHECKING:
@@ -18,23 +18,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def scree(spectra: Mapping[str, Sequence[float]], threshold: float | None = None) -> Figure:
+def scree(
+    spectra: Mapping[str, Sequence[float]],
+    threshold: float | None = None,
+    beneath: Mapping[str, Sequence[float]] | None = None,
+) -> Figure:
     """Eigenvalues in descending order (left) and their cumulative share (right), one line a layer.
 
     threshold   drawn across, with the width it gives each layer
+    beneath     spectra to compare with, drawn as wide pale bands, so that a line that coincides with its band can be seen
     """
     fig, (left, right) = plt.subplots(1, 2, figsize=(WIDE, 2.9))
+    for layer, values in (beneath or {}).items():
+        _spectrum(left, right, layer, values, color=PALE, linewidth=7, solid_capstyle="round")
     colours = _shades(len(spectra))
     for (layer, values), colour in zip(spectra.items(), colours, strict=True):
-        values = np.asarray(values, float)
-        if not values.sum() > 0:
-            raise SlimlibError(f"spectra: {layer!r} has no variance, so there is no share of it to draw")
-        share, index = values.cumsum() / values.sum(), np.arange(1, len(values) + 1)
-        positive = values > values[0] * 1e-12  # what is zero by the rank bound has no place on a logarithmic axis
-        left.plot(
-            index[positive], values[positive], color=colour, marker="." if len(values) < 40 else None, label=layer
-        )
-        right.plot(index, share, color=colour, marker="." if len(values) < 40 else None)
+        share = _spectrum(left, right, layer, values, color=colour, marker="." if len(values) < 40 else None)
         if threshold is not None:
             width = int(np.searchsorted(share, threshold * (1 - 1e-12)) + 1)
             right.plot(width, share[width - 1], "o", color=colour, markeredgecolor=BLACK, markersize=7)
@@ -47,9 +46,21 @@ def scree(spectra: Mapping[str, Sequence[float]], threshold: float | None = None
     right.set(
         xlabel="components kept", ylabel="cumulative contribution", ylim=(0, 1.03), title="share of the variance kept"
     )
-    if 1 < len(spectra) <= 12:
-        fig.legend(loc="outside lower center", ncols=min(len(spectra), 5))
+    if 1 < len(spectra) + len(beneath or {}) <= 12:
+        fig.legend(loc="outside lower center", ncols=min(len(spectra) + len(beneath or {}), 5))
     return fig
+
+
+def _spectrum(left: Any, right: Any, layer: str, values: Sequence[float], **style: Any) -> np.ndarray:
+    """One layer's two curves; returns the cumulative share."""
+    values = np.asarray(values, float)
+    if not values.sum() > 0:
+        raise SlimlibError(f"spectra: {layer!r} has no variance, so there is no share of it to draw")
+    share, index = values.cumsum() / values.sum(), np.arange(1, len(values) + 1)
+    positive = values > values[0] * 1e-12  # what is zero by the rank bound has no place on a logarithmic axis
+    left.plot(index[positive], values[positive], label=layer, **style)
+    right.plot(index, share, **style)
+    return share
 
 
 def widths(plans: Mapping[str, Mapping[str, int]], full_widths: Mapping[str, int]) -> Figure:

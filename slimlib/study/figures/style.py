@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 
 from slimlib.errors import SlimlibError
 from slimlib.study.names import network_name, slug
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-# Okabe & Ito's colours, safe for all common kinds of colour blindness, with two greys; where a colour returns, the
-# marker differs, so that no two rules look alike in grey either.
-BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PINK = (
+# Okabe & Ito's colours, safe for all common kinds of colour blindness, and a dark one. The rules that pages compare with each
+# other have these; their variants and the controls, which stand in rows of their own, have tints and greys. Markers differ
+# throughout, so that no two rules look alike in grey either.
+BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PINK, WINE = (
     "#0072B2",
     "#56B4E9",
     "#009E73",
@@ -27,29 +29,30 @@ BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PINK = (
     "#E69F00",
     "#D55E00",
     "#CC79A7",
+    "#882255",
 )
-GREY, BLACK = "#7A7A7A", "#222222"
+GREY, PALE, BLACK = "#7A7A7A", "#CFCFCF", "#222222"
 LOOKS: dict[str, tuple[str, str]] = {
     "dense": (BLACK, "*"),
     "pca": (BLUE, "o"),
-    "pca_uncentred": (SKY, "o"),
-    "pca_folded": (BLUE, "s"),
-    "pca_budgeted": (BLUE, "D"),
-    "pca_budgeted(folded=True)": (SKY, "D"),
-    "activation_pca": (GREEN, "o"),
+    "pca_uncentred": (SKY, "8"),
+    "pca_folded": ("#332288", "s"),
+    "pca_budgeted": ("#6699CC", "D"),
+    "pca_budgeted(folded=True)": ("#9DB8DC", "p"),
+    "activation_pca": ("#44AA99", "H"),
     "neyman": (RED, "P"),
     "neyman_score": (RED, "P"),
     "sensitivity": (PINK, "X"),
     "uniform": (ORANGE, "^"),
     "global_l1": (GREEN, "v"),
-    "global_bn": (YELLOW, "v"),
-    "hand": (PINK, "h"),
-    "tilt": (ORANGE, "<"),
-    "best_tilt": (ORANGE, ">"),
-    "random": (GREY, "x"),
-    "permuted": (GREY, "+"),
+    "global_bn": (YELLOW, "1"),
+    "hand": ("#AA4499", "h"),
+    "tilt": ("#C88B80", "<"),
+    "best_tilt": (WINE, ">"),
+    "random": ("#9A9A9A", "x"),
+    "permuted": ("#B4B4B4", "+"),
     "pca_at_init": (GREY, "d"),
-    "depth": (GREY, "s"),
+    "depth": ("#5A5A5A", "2"),
 }
 STYLE = {
     "figure.facecolor": "white",
@@ -112,6 +115,43 @@ def nothing(told: str = "no run of this comparison is recorded yet") -> Figure:
     return fig
 
 
+def place_labels(axis: Any, points: Mapping[str, tuple[float, float]], fontsize: float = 8) -> None:
+    """Name points of a finished panel so that no name leaves the panel, covers a mark or meets another name.
+
+    Each name goes to the first free place around its point, the nearest first, from the topmost point down; where none is
+    free, to the place in the panel that meets least. A name that had to move off is tied to its point by a thin line.
+
+    points   {name: (x, y)} in data coordinates
+    """
+    from matplotlib.transforms import Bbox
+
+    fig = axis.figure
+    fig.draw_without_rendering()  # the layout decides where points come to lie
+    frame, scale = axis.get_window_extent(), fig.dpi / 72
+    drawn = [axis.transData.transform(np.column_stack(line.get_data(orig=False))) for line in axis.lines]
+    marks = [Bbox.from_bounds(x - 3.5 * scale, y - 3.5 * scale, 7 * scale, 7 * scale) for x, y in np.concatenate(drawn)]
+    taken: list[Bbox] = []
+    for told, point in sorted(points.items(), key=lambda item: -item[1][1]):
+        text = axis.annotate(told, point, xytext=(0, 0), textcoords="offset points", fontsize=fontsize, color=BLACK)
+        size = text.get_window_extent()
+        found = []
+        for away in (5, 12, 20, 30, 42):
+            for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
+                left = (dx - 1) * size.width / 2 + dx * away * scale
+                low = (dy - 1) * size.height / 2 + dy * away * scale
+                box = size.translated(left, low)
+                outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
+                met = sum(box.overlaps(other) for other in (*taken, *marks))
+                found.append((outside, met, len(found), away, left / scale, low / scale, box))
+        *_, away, left, low, box = min(found, key=lambda place: place[:3])
+        text.set_position((left, low))
+        taken.append(box)
+        if away > 5:
+            nearest = np.clip(0, left, left + size.width / scale), np.clip(0, low, low + size.height / scale)
+            axis.annotate("", point, xytext=nearest, textcoords="offset points",
+                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3})
+
+
 def show(
     fig: Figure,
     data: pd.DataFrame,
@@ -120,10 +160,11 @@ def show(
     folder: str | Path | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Write the data behind a figure to book/results/<profile>/data/<name>.csv and return the figure.
+    """Write a figure's data and drawing to book/results/<profile>/data/<name>.csv and .svg, and return the figure.
 
     As the last expression of a cell it is displayed exactly once. `folder` replaces the profile's folder; `title` is
-    written above the panels, where a cell shows several figures.
+    written above the panels, where a cell shows several figures. The figure's label, where it has one, is what it found.
+    Title, label and links to both files go with the figure as Markdown; on the book's pages they stand in its caption.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise SlimlibError(f"name={name!r} becomes a file name: use small letters, digits, - and _")
@@ -132,6 +173,10 @@ def show(
     data.to_csv(target, index=not _plain_index(data), float_format="%.8g")
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    fig.savefig(target.with_suffix(".svg"), metadata={"Date": None})
+    links = f"{fig.get_label()} [Data (CSV)](data/{name}.csv) · [drawing (SVG)](data/{name}.svg)".strip()
+    told = "\n\n".join(filter(None, [title and f"{title} (profile {profile}).", links]))
+    fig._repr_mimebundle_ = lambda **_: {"text/markdown": told}  # IPython adds the image to what is given here
     plt.close(fig)  # the notebook's backend would show it a second time
     return fig
 

@@ -41,7 +41,7 @@ def latency_against_macs(table: pd.DataFrame) -> Figure:
             handles.setdefault(told, mark)
         axis.set_title(f"{network}, {device.upper()}, batch of {batch}", loc="left")
         top = max(1.08, 1.05 * float(np.nanmax(part["relative_high"])))
-        axis.set(xlim=(0, 1.04), ylim=(0, min(top, 2.0)))
+        axis.set(xlim=(0, 1.04), ylim=(0, top))
     fig.supxlabel("multiply-adds, as a share of the dense network's", fontsize=10)
     fig.supylabel("time, as a share of the dense network's", fontsize=10)
     fig.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=4)

@@ -1,0 +1,252 @@
+"""Figures: looks that can be told apart, nothing outside its panel, names that can be read, captions that say what is drawn."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from docutils import nodes
+
+from slimlib import book
+from slimlib.bench import page
+from slimlib.rules import RULES
+from slimlib.study import figures, statistics, tables
+from slimlib.study.figures import rule as rule_figures
+
+COMPARED = ("dense", "pca", "neyman", "uniform", "best_tilt", "sensitivity", "global_l1")
+# what red-blind and green-blind eyes see of linear RGB (Machado, Oliveira & Fernandes 2009, severity 1)
+SIGHTS = {
+    "normal": np.eye(3),
+    "protanopia": np.array([[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]),
+    "deuteranopia": np.array([[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]),
+}  # fmt: skip
+TO_XYZ = np.array([[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]])
+
+
+@pytest.fixture(autouse=True)
+def style():
+    figures.use_style()
+    yield
+    plt.close("all")
+
+
+def lab(colour: str, sight: str) -> np.ndarray:
+    """CIE 1976 L*a*b* (D65) of an sRGB colour as that sight sees it."""
+    given = np.array(mpl.colors.to_rgb(colour))
+    linear = np.where(given <= 0.04045, given / 12.92, ((given + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(SIGHTS[sight] @ linear, 0, 1) / (0.95047, 1, 1.08883)
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("sight", SIGHTS)
+def test_rules_that_are_compared_differ_in_colour_for_every_eye(sight):
+    seen = {arm: lab(figures.LOOKS[arm][0], sight) for arm in COMPARED}
+    near = {pair: np.linalg.norm(seen[pair[0]] - seen[pair[1]]) for pair in itertools.combinations(COMPARED, 2)}
+    assert min(near.values()) > 15, min(near, key=near.get)
+
+
+def test_every_rule_has_a_colour_and_a_marker_of_its_own():
+    looks = {arm: look for arm, look in figures.LOOKS.items() if arm != "neyman_score"}  # one rule with neyman
+    colours, markers = zip(*looks.values(), strict=True)
+    assert len(set(colours)) == len(set(markers)) == len(looks)
+    assert set(RULES) <= set(looks)
+
+
+# ---- nothing outside its panel
+
+
+def outside(fig) -> list[tuple]:
+    """Points of lines and of error bars that lie beyond the limits of their axis."""
+    found = []
+    for axis in fig.axes:
+        for artist in (*axis.lines, *axis.collections):
+            if not artist.get_transform().contains_branch(axis.transData):
+                continue
+            paths = [artist.get_path()] if artist in list(axis.lines) else artist.get_paths()
+            flat = [p.vertices for p in paths if len(p.vertices)]
+            points = np.concatenate(flat) if flat else np.empty((0, 2))
+            for at, (low, high), along in zip(points.T, map(sorted, (axis.get_xlim(), axis.get_ylim())), "xy", strict=True):
+                if artist.get_transform() != axis.transData and not _follows(artist, axis, along):
+                    continue
+                slack = 1e-9 * (high - low)
+                found += [(axis.get_title(), along, v) for v in at if np.isfinite(v) and not low - slack <= v <= high + slack]
+    return found
+
+
+def _follows(artist, axis, along: str) -> bool:
+    """Whether an artist is placed by data along an axis: lines drawn across are so along one only."""
+    return artist.get_transform().contains_branch_seperately(axis.transData)["xy".index(along)]
+
+
+def runs(seeds=5, **accuracy: float) -> pd.DataFrame:
+    """Made-up runs: each rule's accuracy, spread over the seeds, at two budgets."""
+    rows = [
+        {"dataset": "mnist", "model": "lenet5", "stage": "prune", "criterion": "l1", "arm": arm, "rule": arm, "budget": budget,
+         "budget_kind": "macs", "seed": seed, "val_accuracy": value, "key": f"{arm}{budget}{seed}",
+         "test_accuracy": value + 0.01 * np.sin(7 * seed + len(arm)) + (0.02 if budget == "macs:0.5" else 0)}
+        for arm, value in accuracy.items() for budget in ("macs:0.2", "macs:0.5") for seed in range(seeds)
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def scan(count: int) -> pd.DataFrame:
+    """What `layers.layer_table` gives of so many layers, several close together."""
+    generator = np.random.default_rng(count)
+    names = [f"layer{n % 3 + 1}.{n // 3}.conv1" for n in range(count)]
+    drop, score = generator.beta(0.4, 3, count), 0.5 + 0.1 * generator.normal(size=count)
+    return pd.DataFrame({"drop": drop, "score": score, "stage": np.sort(np.arange(count) % 3 * 16 + 16)}, index=names)
+
+
+def compared(seeds: int) -> pd.DataFrame:
+    frame = runs(seeds, pca=0.90, uniform=0.905, neyman=0.91, global_l1=0.5, random=0.3)
+    return statistics.against(frame, "uniform").assign(rival="uniform", unit="macs", verdict="inconclusive")
+
+
+def curves() -> pd.DataFrame:
+    rows = [{"group": layer, "ratio": r, "accuracy": 0.9 - r**2 / 2, "drop": r**2 / 2} for layer in "abc" for r in (0, 0.5, 0.9)]
+    return pd.DataFrame(rows)
+
+
+def growth() -> pd.DataFrame:
+    sizes = [("width", "64", 1.0), ("width", "128", 4.0), ("network", "18", 50.0), ("network", "152", 300.0)]
+    columns = ["axis", "size", *page.SIZE_COLUMNS[2:]]
+    return pd.DataFrame([(a, s, 1, v, v, v / 2, 1e6 * v, 4e6 * v) for a, s, v in sizes], columns=columns)
+
+
+def latencies() -> pd.DataFrame:
+    row = {"device": "cpu", "network": "VGG", "rounded": False, "kept_macs": 0.5}
+    rows = [row | {"arm": arm, "batch_size": b, "relative": t, "relative_low": t / 2, "relative_high": 2 * t}
+            for arm, t in (("pca", 0.6), ("uniform", 1.7)) for b in (1, 64)]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def targets() -> pd.DataFrame:
+    table = pd.DataFrame({"race": ["a", "b"], "kind": ["speed", "time"], "target": [1.5, 1.1], "closeness": [6.0, 0.55],
+                          "median": [9.0, 2.0], "low": [1.0, 1.0], "high": [10.0, 3.0], "met": [True, False]})
+    return table.assign(ours="slimlib", rival="other")
+
+
+def sampled() -> pd.DataFrame:
+    error = np.array([3.0, 1.0, 0.2])
+    table = pd.DataFrame({"width": [4, 8, 12], "error": error, "low": error / 2, "high": 2 * error})
+    return table.assign(exact=error, uncorrelated=error)
+
+
+MADE = {
+    "accuracy": lambda: figures.accuracy_by_rule(runs(pca=0.9, uniform=0.8, neyman=0.92, random=0.1), dense=0.99),
+    "differences": lambda: figures.differences_by_rule(compared(5)),
+    "differences of two seeds": lambda: figures.differences_by_rule(compared(2)),
+    "forest": lambda: figures.forest(compared(5), 0.02),
+    "control": lambda: figures.control_forest(compared(5), "pca", 0.02),
+    "scree": lambda: figures.scree({"a": [5.0, 3.0, 0.0]}, 0.8, {"b": [50.0, 3.0, 1e-3]}),
+    "path": lambda: figures.budget_path(pd.DataFrame({"level": [0.1, 1], "params": [0.1, 1], "macs": [0.2, 1]}), {"half": 0.5}),
+    "curves": lambda: figures.sensitivity_curves(curves()),
+    "map": lambda: figures.sensitivity_map(curves(), {"pca": dict.fromkeys("abc", 1.0)}),
+    "agreement": lambda: figures.agreement(scan(9)),
+    "agreement of many": lambda: figures.agreement(scan(27)),
+    "latency": lambda: figures.latency_against_macs(latencies()),
+    "sampling": lambda: rule_figures.sampling_error(sampled(), 16, 0.3),
+    "growth": lambda: page.growth(growth()),
+    "growth as recorded": lambda: page.growth(page.sizes(page.load()[1])),
+    "targets": lambda: page.targets(targets()),
+    "targets as recorded": lambda: page.targets(page.comparisons(page.load()[1])),
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_no_data_lie_outside_their_panel(name):
+    fig = MADE[name]()
+    fig.draw_without_rendering()
+    assert any(len(axis.lines) or len(axis.collections) for axis in fig.axes) and not outside(fig)
+
+
+def test_what_lies_outside_is_found():
+    fig, axis = plt.subplots()
+    axis.axhline(0.5)
+    axis.plot([0, 1], [0, 2])
+    axis.set_ylim(0, 1)
+    assert outside(fig) == [("", "y", 2.0)]
+
+
+# ---- names of points
+
+
+@pytest.mark.parametrize("count", [4, 6, 9, 27])
+def test_names_of_layers_overlap_nothing_and_stay_in_their_panel(count):
+    table = scan(count)
+    fig = figures.agreement(table, "kept")
+    fig.draw_without_rendering()
+    (axis,) = fig.axes
+    told = {text.get_text(): text.get_window_extent() for text in axis.texts if text.get_text()}
+    assert set(told) == set(table.nlargest(10, "drop").index)
+    frame = axis.get_window_extent()
+    assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in told.values())
+    assert not [(a, b) for a, b in itertools.combinations(told, 2) if told[a].overlaps(told[b])]
+    assert ("10 layers that lose most" in axis.get_title(loc="left")) is (count > 10)
+
+
+def test_a_scatter_of_three_layers_is_told_in_words():
+    fig = figures.agreement(scan(3), "kept")
+    (axis,) = fig.axes
+    assert not axis.lines and all(layer in axis.texts[0].get_text() for layer in scan(3).index)
+
+
+# ---- two seeds
+
+
+def test_two_seeds_have_no_interval_in_tables_and_figures():
+    few, many = compared(2), compared(3)
+    assert not tables.differences(few).map(lambda cell: "[" in cell).any(axis=None)
+    assert tables.differences(many).map(lambda cell: "[" in cell).all(axis=None)
+    frame = runs(2, pca=0.9, uniform=0.91)
+    assert not tables.by_criterion(frame, "pca", "uniform").map(lambda cell: "[" in cell).any(axis=None)
+    drawn = [figures.accuracy_by_rule(frame), figures.differences_by_rule(few), figures.control_forest(few, "pca")]
+    assert not [fig for fig in drawn if "interval" in fig.get_supxlabel()]
+    assert "[" not in "".join(text.get_text() for axis in figures.forest(few).axes for text in axis.texts)
+    drawn = [figures.accuracy_by_rule(runs(3, pca=0.9, uniform=0.91)), figures.differences_by_rule(many)]
+    assert all("interval" in fig.get_supxlabel() for fig in drawn)
+
+
+def test_the_dots_of_two_seeds_are_their_differences():
+    frame = runs(2, pca=0.9, uniform=0.905)
+    fig = figures.differences_by_rule(statistics.against(frame))
+    pairs = statistics.differences(frame, "pca", "uniform")
+    for axis, budget in zip(fig.axes, ("macs:0.2", "macs:0.5"), strict=True):
+        (dots,) = [line.get_xdata() for line in axis.lines if line.get_marker() == "."]
+        assert sorted(dots) == pytest.approx(sorted(100 * pairs.loc[pairs["budget"] == budget, "difference"]))
+
+
+# ---- what a figure tells of itself
+
+
+def test_the_highest_means_are_told():
+    told = figures.accuracy_by_rule(runs(pca=0.9, uniform=0.8)).get_label()
+    assert told == "Highest mean: PCA (3AS) at 20 % of MACs and 50 % of MACs."
+
+
+def test_a_figure_comes_with_its_files_and_says_where_they_are(tmp_path):
+    fig = figures.show(MADE["accuracy"](), runs(pca=0.9), "acc", folder=tmp_path, title="LeNet-5 on MNIST")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["acc.csv", "acc.svg"]
+    told = fig._repr_mimebundle_(include=None, exclude=None)["text/markdown"]
+    title, links = told.split("\n\n")
+    assert title == "LeNet-5 on MNIST (profile quick)."
+    assert "Highest mean" in links and "(data/acc.csv)" in links and "(data/acc.svg)" in links
+
+
+def test_captions_and_alternative_texts_name_what_each_figure_of_a_cell_is_of():
+    figure, image = nodes.figure(), nodes.image(uri="x.svg", alt="A dot a seed.")
+    links = nodes.paragraph("", "", nodes.Text("Highest mean: PCA."))
+    figure += nodes.container("", nodes.container("", image, mime_type="image/svg+xml"),
+                              nodes.container("", nodes.paragraph("", "LeNet-5."), links, mime_type="text/markdown"))  # fmt: skip
+    figure += nodes.caption("", "Accuracy.")
+    plain = nodes.figure("", nodes.image(uri="y.svg", alt="Other."), nodes.caption("", "No output."))
+    book._complete_captions(SimpleNamespace(), nodes.section("", figure, plain))
+    assert image["alt"] == "LeNet-5. A dot a seed." and figure.children[1].astext() == "LeNet-5. Accuracy."
+    assert isinstance(figure.children[2], nodes.legend) and figure.children[2].children == [links]
+    assert len(list(figure.findall(nodes.container))) == 2 and plain.children[1].astext() == "No output."
