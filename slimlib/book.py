@@ -154,7 +154,7 @@ def setup(app: Any) -> dict[str, bool]:
     MathJax is one file of 2 MB (SVG output, no fonts), taken from a pip package, instead of that package's own extension,
     which copies 24 MB.
     """
-    app.connect("doctree-read", _complete_captions)
+    app.connect("doctree-read", _complete_captions, priority=400)  # before Sphinx collects what is to be downloaded
     app.connect("build-finished", _copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -165,6 +165,7 @@ def _complete_captions(app: Any, doctree: Any) -> None:
     MyST-NB gives all figures of one cell the same caption, and of what an output holds it shows the image alone.
     """
     from docutils import nodes
+    from sphinx.addnodes import download_reference
 
     for figure in list(doctree.findall(nodes.figure)):
         told = next((c for c in figure.findall(nodes.container) if c.get("mime_type") == "text/markdown"), None)
@@ -176,6 +177,8 @@ def _complete_captions(app: Any, doctree: Any) -> None:
             captions[0].insert(0, nodes.Text(f"{paragraph.astext()} "))
             for image in images:
                 image["alt"] = f"{paragraph.astext()} {image.get('alt', '')}".strip()
+        for link in list(links.findall(nodes.reference)):  # Sphinx copies such files, and complains of one that is missing
+            link.replace_self(download_reference("", "", *link.children, reftarget=link["refuri"]))
         told.parent.remove(told)
         figure += nodes.legend("", links)
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from docutils import nodes
+from sphinx.addnodes import download_reference
 
 from slimlib import book
 from slimlib.bench import page
@@ -241,7 +242,7 @@ def test_a_figure_comes_with_its_files_and_says_where_they_are(tmp_path):
 
 def test_captions_and_alternative_texts_name_what_each_figure_of_a_cell_is_of():
     figure, image = nodes.figure(), nodes.image(uri="x.svg", alt="A dot a seed.")
-    links = nodes.paragraph("", "", nodes.Text("Highest mean: PCA."))
+    links = nodes.paragraph("", "Highest mean: PCA.", nodes.reference("", "Data", refuri="data/x.csv"))
     figure += nodes.container("", nodes.container("", image, mime_type="image/svg+xml"),
                               nodes.container("", nodes.paragraph("", "LeNet-5."), links, mime_type="text/markdown"))  # fmt: skip
     figure += nodes.caption("", "Accuracy.")
@@ -249,4 +250,5 @@ def test_captions_and_alternative_texts_name_what_each_figure_of_a_cell_is_of():
     book._complete_captions(SimpleNamespace(), nodes.section("", figure, plain))
     assert image["alt"] == "LeNet-5. A dot a seed." and figure.children[1].astext() == "LeNet-5. Accuracy."
     assert isinstance(figure.children[2], nodes.legend) and figure.children[2].children == [links]
+    assert [link["reftarget"] for link in links.findall(download_reference)] == ["data/x.csv"]
     assert len(list(figure.findall(nodes.container))) == 2 and plain.children[1].astext() == "No output."

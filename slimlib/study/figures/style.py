@@ -174,8 +174,9 @@ def show(
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     fig.savefig(target.with_suffix(".svg"), metadata={"Date": None})
+    fig.set_layout_engine("none")  # a second pass of the layout would move things: the page has the drawing of the file
     links = f"{fig.get_label()} [Data (CSV)](data/{name}.csv) · [drawing (SVG)](data/{name}.svg)".strip()
-    told = "\n\n".join(filter(None, [title and f"{title} (profile {profile}).", links]))
+    told = "\n\n".join(filter(None, [title and f"{title[0].upper()}{title[1:]} (profile {profile}).", links]))
     fig._repr_mimebundle_ = lambda **_: {"text/markdown": told}  # IPython adds the image to what is given here
     plt.close(fig)  # the notebook's backend would show it a second time
     return fig
