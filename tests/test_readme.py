@@ -69,6 +69,17 @@ def test_every_file_that_it_links_to_is_there():
     assert len(links) >= 4 and not [link for link in links if not (Path(__file__).resolve().parents[1] / link).exists()]
 
 
+def test_the_picture_of_the_method_shows_what_is_computed():
+    script = runpy.run_path(str(ROOT / "scripts" / "make_method_figure.py"))
+    drawn, file = script["computed"](), script["FIGURE"].read_text(encoding="utf-8")
+    assert drawn["record"] in file and script["digest"](drawn) in file, "run scripts/make_method_figure.py"
+    width = drawn["widths"][script["LAYER"]]
+    below, at = drawn["share"][width - 2 : width]
+    assert below < script["THRESHOLD"] <= at and len(drawn["share"]) == drawn["filters"]
+    texts = {text.get_text() for axis in script["draw"](drawn).axes for text in axis.texts}
+    assert {f"w = {width}", *map(str, drawn["widths"].values())} <= texts
+
+
 def test_the_figure_is_drawn_from_the_records_that_are_there():
     script = runpy.run_path(str(ROOT / "scripts" / "make_readme_figure.py"))
     with Image.open(script["FIGURE"]) as image:
