@@ -228,7 +228,12 @@ def test_the_dots_of_two_seeds_are_their_differences():
 
 def test_the_highest_means_are_told():
     told = figures.accuracy_by_rule(runs(pca=0.9, uniform=0.8)).get_label()
-    assert told == "Highest mean: PCA (3AS) at 20 % of MACs and 50 % of MACs."
+    assert told == "Highest mean: PCA (3AS) at every budget."
+    frame = runs(1, pca=0.9, uniform=0.9)
+    frame.loc[(frame["arm"] == "uniform") & (frame["budget"] == "macs:0.5"), "test_accuracy"] = 1.0
+    frame.loc[(frame["arm"] == "pca") & (frame["budget"] == "macs:0.2"), "test_accuracy"] = 1.0
+    told = figures.accuracy_by_rule(frame).get_label()
+    assert told == "Highest mean: PCA (3AS) at 20 % of MACs; uniform at 50 % of MACs."
 
 
 def test_a_figure_comes_with_its_files_and_says_where_they_are(tmp_path):

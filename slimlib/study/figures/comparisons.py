@@ -92,20 +92,22 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
             else:
                 axis.plot(mean, y, marker=marker, color=colour, markersize=6.5, linestyle="none")
         axis.set_xlim(-1.06 * reach, 1.06 * reach)
-    few = table["n"].max() < SEEDS_FOR_INTERVAL
-    drawn = "dots: each seed, large: their mean" if few else f"bars: {100 * level:g} % t intervals"
+    bars = f"bars: {100 * level:g} % t intervals"
+    drawn = {1: "one seed", 2: "dots: each seed, large: their mean"}.get(table["n"].max(), bars)
     told = f"difference from {name(reference)}, percentage points; {drawn}"
     fig.supxlabel(told, fontsize=10)
     return fig
 
 
 def _highest(means: pd.Series) -> str:
-    """ "Highest mean: PCA (3AS) at 10 % of MACs and 20 % of MACs, uniform at 40 % of MACs."; means by (budget, arm)."""
+    """ "Highest mean: PCA (3AS) at 10 % of MACs and 20 % of MACs; uniform at 40 % of MACs."; means by (budget, arm)."""
     best: dict[str, list[str]] = {}
     for budget, of in sorted(means.dropna().groupby(level="budget"), key=lambda item: budget_order(item[0])):
         for arm in in_order(of.index[of == of.max()].get_level_values("arm")):
             best.setdefault(plain_name(arm), []).append(budget_name(budget))
-    return f"Highest mean: {'; '.join(f'{arm} at {joined(budgets)}' for arm, budgets in best.items())}."
+    everywhere = means.index.get_level_values("budget").nunique()
+    told = (f"{arm} at {'every budget' if len(of) == everywhere > 1 else joined(of)}" for arm, of in best.items())
+    return f"Highest mean: {'; '.join(told)}."
 
 
 def _floor(means: pd.Series) -> float:
