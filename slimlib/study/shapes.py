@@ -73,6 +73,7 @@ def alike_in(judged: Judgement | None) -> list[str]:
     for rival in judged.claim.rivals if judged else ():
         found = alike(judged, rival)
         if found["pairs"]:
+            share = 100 * found["difference"]
             said.append(f"{plain_name(judged.claim.ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
-                        f"{found['pairs']} cells. A layer differs by {100 * found['difference']:.1f} % of its filters on average.")
+                        f"{found['pairs']} cells. A layer differs by {share:.1f} % of its filters on average.")
     return said or ["No pair is recorded yet."]
