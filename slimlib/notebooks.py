@@ -103,7 +103,7 @@ def execute(
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     show = sys.stderr.isatty() if live_output is None else live_output
     nbformat.write(notebook, partial)
-    with _own_kernel():
+    with _own_kernel(output.parent):
         try:
             notebook = execute_notebook(
                 str(partial),
@@ -234,10 +234,11 @@ def relative(path: Path, root: Path) -> str:
 
 
 @contextmanager
-def _own_kernel() -> Iterator[None]:
+def _own_kernel(results: Path) -> Iterator[None]:
     """For the time of the block, "python3" is the running interpreter, whatever kernels the user has installed.
 
-    The user's IPython profile stays out as well, as its start-up files could change results; figures are drawn inline.
+    The user's IPython profile stays out as well, as its start-up files could change results; figures are drawn inline. What a
+    notebook writes goes beside its output, in `results`: an experiment of one's own leaves the data of the book's pages alone.
     """
     with tempfile.TemporaryDirectory(prefix="slimlib-kernel-") as folder:
         spec = Path(folder) / "kernels" / "python3"
@@ -250,6 +251,7 @@ def _own_kernel() -> Iterator[None]:
             "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
             "IPYTHONDIR": str(Path(folder) / "ipython"),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "SLIMLIB_RESULTS": str(results),
         }
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)

@@ -206,6 +206,22 @@ def test_a_failing_notebook_stops_the_book_before_any_page_is_built(project):
     assert not (project / "_build").exists()
 
 
+def test_an_experiment_of_a_reader_leaves_the_pages_alone(project, monkeypatch):
+    """Neither its failure nor what it writes is the book's: the front page is made of what the verdict page wrote."""
+    source = "import os, pathlib\npathlib.Path(os.environ['SLIMLIB_RESULTS'], 'data.txt').write_text(str(seed))\n1 / (seed < 9)"
+    template = write_notebook(project / "notebooks" / "one.ipynb", source)
+    toc = project / "book" / "_toc.yml"
+    toc.write_text(toc.read_text() + "  - file: results/quick/one\n")
+    monkeypatch.setattr(book, "build", lambda root: root)
+    book.make_book(project)
+    results = project / "book" / "results"
+    notebooks.execute(template, results / "mine" / "one.ipynb", {"seed": 8})
+    with pytest.raises(notebooks.NotebookError):
+        notebooks.execute(template, results / "mine" / "one-9.ipynb", {"seed": 9})
+    assert [(results / kind / "data.txt").read_text() for kind in ("quick", "mine")] == ["0", "9"]
+    book.make_book(project)
+
+
 def test_a_warning_of_sphinx_is_an_error(project, capfd):
     (project / "book" / "intro.md").write_text("# Small\n\nSee {ref}`nowhere`.\n")
     (project / "_config.yml").write_text((REPOSITORY / "_config.yml").read_text())

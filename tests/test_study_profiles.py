@@ -41,10 +41,14 @@ def test_seeds_are_outermost(name):
         assert seeds == sorted(seeds)
 
 
-def test_evidence_is_read_and_illustration_is_trained():
+def test_evidence_is_read_and_illustration_is_trained(monkeypatch, tmp_path):
     assert all(study.load_profile(n).evidence and study.load_profile(n).train == "records" for n in ("laptop", "paper"))
     quick = study.load_profile("quick")
     assert quick.train == "live" and not quick.evidence and "results" in quick.records
+    monkeypatch.delenv("SLIMLIB_RESULTS", raising=False)
+    assert quick.results == quick.root / "book" / "results" / "quick"
+    monkeypatch.setenv("SLIMLIB_RESULTS", str(tmp_path))  # a notebook that is executed elsewhere
+    assert quick.results == tmp_path
     assert study.status(quick)["runs"] <= 35
 
 

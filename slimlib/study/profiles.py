@@ -5,6 +5,7 @@ A profile names recipes, and studies made of grids (`slimlib.study.studies`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -69,8 +70,9 @@ class Profile:
 
     @property
     def results(self) -> Path:
-        """The folder of executed notebooks and of the data behind their figures."""
-        return self.root / "book" / "results" / self.name
+        """The folder of executed notebooks, whose data/ holds what is behind their figures: SLIMLIB_RESULTS where a notebook is
+        executed into a folder of its own, else that of the profile's pages."""
+        return Path(os.environ.get("SLIMLIB_RESULTS") or self.root / "book" / "results" / self.name)
 
     def estimates(self) -> dict[Run, float]:
         """Seconds of each run as the profile's file estimates them."""
