@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 
 import pytest
@@ -39,6 +40,29 @@ def test_seeds_are_outermost(name):
     for of_study in profile.studies:
         seeds = [run.seed for run in profile.runs(of_study)]
         assert seeds == sorted(seeds)
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda text: "", "broken.yml: a mapping of .* was expected, not None"),
+    (lambda text: text.replace("recipes:", "recipies:"), "broken.yml: recipes is missing"),
+    (lambda text: text + "\n]", "broken.yml is not YAML"),
+    (lambda text: text + "\nmore: 1\n", "broken.yml: more is not understood"),
+])  # fmt: skip
+def test_a_broken_profile_is_refused_by_what_is_wrong(tmp_path, change, reason):
+    shutil.copytree(study.load_profile("quick").root / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
+    for needed in ("book/_toc.yml", "_config.yml"):
+        (tmp_path / needed).parent.mkdir(exist_ok=True)
+        (tmp_path / needed).touch()
+    profiles = tmp_path / "notebooks" / "profiles"
+    (profiles / "broken.yml").write_text(change((profiles / "quick.yml").read_text()))
+    with pytest.raises(SlimlibError, match=reason):
+        study.load_profile("broken", tmp_path)
+
+
+def test_one_network_or_seed_may_be_named_without_a_list():
+    told = (("lenet5", 0), (["lenet5"], [0]))
+    alone, listed = (study.gather("laptop", "prune", ["pruning"], model=model, seeds=seeds) for model, seeds in told)
+    assert alone.runs == listed.runs and {run.seed for run in alone.runs} == {0}
 
 
 def test_evidence_is_read_and_illustration_is_trained(monkeypatch, tmp_path):

@@ -184,6 +184,13 @@ def test_a_record_comes_back_as_it_went(tmp_path):
     assert '"loss": [1.0, 0.5]' in path.read_text()
 
 
+def test_brackets_in_a_text_are_no_list(tmp_path):
+    store, run = Store(tmp_path / "records", tmp_path / "cache"), pruned()
+    told = fake(run) | {"provenance": {"seconds": 1.0, "notes": ["took [ 3 ] steps"]}}
+    store.put(run, told)
+    assert store.get(run)["provenance"] == told["provenance"]
+
+
 def test_a_record_in_the_wrong_place_or_damaged_is_refused(tmp_path):
     store = Store(tmp_path, tmp_path / "cache")
     path = store.put(pruned(), fake(pruned()))
@@ -377,6 +384,10 @@ def tiny_data(monkeypatch):
 def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
     store, dense = Store(tmp_path / "records", tmp_path / "cache"), TINY_RUNS[0].dense()
     first = study.execute(dense, store, progress=False)
+    network, _ = study.trained(dense, store)
+    with torch.no_grad():
+        next(network.parameters()).zero_()  # a reader may do to it what they like
+    assert next(study.trained(dense, store)[0].parameters()).abs().sum() > 0
     store.checkpoint_path(dense).unlink()
     record = json.loads(store.path(dense).read_text())
     assert re.fullmatch("[0-9a-f]{64}", record["dense_sha256"])

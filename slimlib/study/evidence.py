@@ -73,7 +73,8 @@ def gather(profile: str, stage: str, studies: Sequence[str] | None = None, **axe
     if studies is not None and len(names) < len(studies):
         wrong = next(name for name in studies if name not in names)
         raise SlimlibError(f"studies={wrong!r} has no runs of stage {stage!r} in profile {profile!r}; leave it out")
-    given = {axis: value for axis, value in axes.items() if value is not None}
+    alone = (str, int, float)  # seed=0 is as good as seed=[0]
+    given = {axis: [value] if isinstance(value, alone) else value for axis, value in axes.items() if value is not None}
     models = given.get("model")
     if models is not None and set(models) <= {run.model for run in chosen.runs(names)}:
         del given["model"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from slimlib.copying import copied
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
 from slimlib.study.locks import RunBusy
@@ -93,12 +94,12 @@ def _work_off(pending: list[Run], store: Store, bar: Any) -> dict[Run, SlimlibEr
 
 
 def trained(run: Run, store: Store, progress: bool = True) -> tuple[torch.nn.Module, Any]:
-    """The dense network of a run, in evaluation mode, and its data as it wants them; trained first if need be."""
+    """A copy of the dense network of a run, in evaluation mode, and its data as it wants them; trained first if need be."""
     if run.stage != "dense":
         raise SlimlibError(f"stage={run.stage!r}: only a dense run has a network to load")
     execute(run, store, progress)
     network, data, _ = dense_network(run, store, loaded(run.dataset))
-    return network, data
+    return copied(network), data  # the one that is kept serves the runs to come, whose records name its fingerprint
 
 
 def _weights_missing(run: Run, store: Store) -> bool:

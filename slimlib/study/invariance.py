@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import slimlib
+from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 from slimlib.layout import Layout
 
@@ -26,7 +26,7 @@ def rescaled(model: nn.Module, layout: Layout, spread: float = 0.5, seed: int = 
     """
     if not layout.norm_after:
         raise SlimlibError("model: no layer of it is followed by a BatchNorm with running statistics, which could compensate")
-    other, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    other, generator = copied(model), torch.Generator().manual_seed(seed)
     for name, norm_name in layout.norm_after.items():
         layer, norm = other.get_submodule(name), other.get_submodule(norm_name)
         scale = torch.exp(spread * torch.randn(norm.num_features, generator=generator, dtype=torch.float64))

@@ -76,8 +76,9 @@ def findings(table: pd.DataFrame) -> list[str]:
             continue
         told += f"the slimmed networks keep {_span(slim['kept_macs'])} of the MACs "
         told += f"and take {_span(slim['relative'])} of the time. For each percent of MACs saved, "
-        told += f"{share.median():.2f} percent of the time is saved (median; {share.min():.2f} to {share.max():.2f})."
-        said.append(told.replace("-", "−") + _at_equal_macs(slim[~slim["rounded"]]) + _rounding(slim))
+        median, least, most = (f"{value:.2f}".replace("-", "−") for value in (share.median(), share.min(), share.max()))
+        told += f"{median} percent of the time is saved (median; {least} to {most})."
+        said.append(told + _at_equal_macs(slim[~slim["rounded"]]) + _rounding(slim))
     return said
 
 

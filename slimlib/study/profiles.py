@@ -21,6 +21,8 @@ from slimlib.study.store import Store
 from slimlib.study.studies import AXES, expand, made, only, read_grid, seeds_of
 
 _HEAD = {"name", "evidence", "train", "description", "records", "seeds", "recipes", "distill", "studies"}
+
+
 def profile_names(root: str | Path | None = None) -> list[str]:
     return sorted(path.stem for path in (project_root(root) / "notebooks" / "profiles").glob("*.yml"))
 
@@ -98,8 +100,11 @@ def _load(name: str, root: Path) -> Profile:
     import yaml
 
     path = root / "notebooks" / "profiles" / f"{name}.yml"
-    told = yaml.safe_load(path.read_text(encoding="utf-8"))
-    only(told, _HEAD, path.name)
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SlimlibError(f"{path.name} is not YAML: {error}") from error
+    only(told, _HEAD, path.name, needed=_HEAD - {"distill"})
     if told["name"] != name or told["train"] not in ("live", "records"):
         raise SlimlibError(f"{path.name}: name must be {name!r}, and train 'live' or 'records'")
     recipes = {key: made(Recipe, values, f"{path.name}: recipes.{key}") for key, values in told["recipes"].items()}

@@ -124,8 +124,9 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 
 
 def _compact(text: str) -> str:
-    """Plain lists on one line each: a record stays readable and its diff short."""
-    return re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\n\s*", " ", found.group(1)) + "]", text)
+    """JSON with plain lists on one line each: a record stays readable and its diff short."""
+    short = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda found: "[" + re.sub(r"\n\s*", " ", found.group(1)) + "]", text)
+    return short if json.loads(short) == json.loads(text) else text  # brackets within a string are no list
 
 
 def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

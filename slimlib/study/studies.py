@@ -19,7 +19,7 @@ interrupted is balanced: it has fewer seeds, not fewer rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from slimlib.distillation import Distill
@@ -94,7 +94,11 @@ def _listed(value: Any) -> list[Any]:
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 
-def only(told: Mapping[str, Any], known: set[str], where: str) -> None:
-    unknown = set(told) - known
-    if unknown:
+def only(told: Any, known: set[str], where: str, needed: Iterable[str] = ()) -> None:
+    """Refuse what is no mapping, has an entry that is not known, or lacks one that is needed, by its name."""
+    if not isinstance(told, Mapping):
+        raise SlimlibError(f"{where}: a mapping of {', '.join(sorted(known))} was expected, not {told!r}")
+    if missing := set(needed) - set(told):
+        raise SlimlibError(f"{where}: {min(missing)} is missing")
+    if unknown := set(told) - known:
         raise SlimlibError(f"{where}: {sorted(unknown)[0]} is not understood; known are {', '.join(sorted(known))}")
