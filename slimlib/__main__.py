@@ -137,6 +137,8 @@ def _duration(seconds: float) -> str:
 def train(args: argparse.Namespace) -> None:
     if args.jobs < 1:
         raise SlimlibError(f"--jobs {args.jobs}: at least 1")
+    if args.jobs > 1 and "WORLD_SIZE" in os.environ:
+        raise SlimlibError(f"--jobs {args.jobs}: torchrun has started processes that train each run together; leave --jobs out")
     from slimlib import study
     from slimlib.distributed import joined
     from slimlib.study import grid

@@ -263,6 +263,12 @@ def test_a_reader_that_stops_early_is_no_error():
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 
+def test_processes_of_torchrun_are_not_multiplied(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "quick", "--jobs", "2"]) == 2
+    assert "torchrun has started processes" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

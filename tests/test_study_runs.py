@@ -22,7 +22,7 @@ from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
-from slimlib.study.locks import RunBusy
+from slimlib.study.locks import RunBusy, locked
 from slimlib.study.provenance import code_version, provenance_table
 from slimlib.study.runs import Run, with_needs
 from slimlib.study.store import Store, replacing
@@ -260,6 +260,19 @@ def _lock_of(store: Store, run: Run, **changes) -> Path:
         json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "born": "0", "token": "x", **changes})
     )
     return path
+
+
+def test_a_lock_that_is_held_for_long_is_kept_fresh(tmp_path, monkeypatch):
+    """A run may take longer than the time after which the lock of another machine counts as left over."""
+    monkeypatch.setattr("slimlib.study.locks.STALE_AFTER", 0.24)
+    path = tmp_path / "run.lock"
+    with locked(path, "a run"):
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 20
+        while path.stat().st_mtime < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert not path.exists()
 
 
 def test_a_dead_process_loses_its_lock_and_a_living_one_keeps_it(tmp_path):

@@ -5,15 +5,19 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 STALE_AFTER = 24 * 3600.0
-"""Seconds after which a lock of another machine is taken to be left over: its process cannot be asked from here."""
+"""Seconds after which a lock of another machine is taken to be left over, if nobody has touched it: its process cannot be asked
+from here."""
 
 
 class RunBusy(Exception):
@@ -35,11 +39,31 @@ def locked(path: Path, label: str, wait: bool = True, poll: float = 0.5) -> Iter
         if not wait:
             raise RunBusy(f"{label} is being run by another process ({_read(path)})")
         time.sleep(poll)
+    with _kept_fresh(path):
+        try:
+            yield
+        finally:
+            if _read(path) == mine:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _kept_fresh(path: Path) -> Iterator[None]:
+    """Touch the lock now and then, so that machines which cannot ask its process see that it lives."""
+    done = threading.Event()
+
+    def touch() -> None:
+        while not done.wait(STALE_AFTER / 24):
+            with suppress(OSError):  # taken away, or the folder is not to be reached just now
+                os.utime(path)
+
+    thread = threading.Thread(target=touch, daemon=True)
+    thread.start()
     try:
         yield
     finally:
-        if _read(path) == mine:
-            path.unlink(missing_ok=True)
+        done.set()
+        thread.join()
 
 
 def drop_if_dead(path: Path) -> bool:
@@ -107,10 +131,6 @@ def _stale(path: Path, text: str) -> bool:
             return time.time() - path.stat().st_mtime > STALE_AFTER
         except FileNotFoundError:
             return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+    if not psutil.pid_exists(pid):
         return True
-    except PermissionError:
-        return False
     return born is not None and _born(pid) != born
