@@ -110,8 +110,9 @@ class _Answers:
         return sum(len(labels) for _, labels in self.batches)
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches as they were made; they are those of the split at the same ``batch_size``."""
-        return iter(self.batches)
+        """The batches as they were made, those of the split at the same ``batch_size``: copies, as what is run on them may
+        write over them (an activation in place)."""
+        return ((value.clone(), labels) for value, labels in self.batches)
 
 
 def _traced(model: nn.Module, split) -> fx.Graph | None:

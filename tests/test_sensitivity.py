@@ -95,3 +95,29 @@ def test_answers_that_take_too_much_memory_are_not_kept(monkeypatch):
     split = images(model)
     shared = prefix.SharedPrefix(model, split)
     assert shared.accuracy(model, ["9"]) == evaluate(model, split) and shared.answers is split
+
+
+class InPlace(nn.Module):
+    """What follows the first layer writes over that layer's answers, and reads them again at the end."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.act, self.a, self.b = nn.Conv2d(3, 8, 3), nn.SiLU(inplace=True), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.fc((self.b(torch.relu(self.a(self.act(x)))) + x).mean((2, 3)))
+
+
+def test_kept_answers_stay_as_they_were():
+    """An operation in place, first in what is left to run, would give every later network other values to start from."""
+    torch.manual_seed(0)
+    model = InPlace()
+    split = images(model, 500)
+    shared = prefix.SharedPrefix(model, split)
+    layout = slimlib.trace(model, split.normalised(slice(0, 1)))
+    for width in (6, 4, 2, 1):
+        thin = cut(model, layout, choose_filters(model, layout, {"a": width}))
+        assert shared.accuracy(thin, ["a"]) == evaluate(thin, split)
+    assert shared.reached
