@@ -20,8 +20,9 @@ class WidthPlan:
     elements, ``macs`` in multiply-adds of one example. ``threshold`` is the level of the path (for PCA rules the share of
     variance) or None where the rule has none. ``wider`` holds the costs of the next plan on the path, None at its end.
     ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can never keep whole (a
-    layer of p weights a filter has at most p - 1 centred components), with the most it can give them. ``input_shape`` and
-    ``input_dtype`` are those of the example that the network was traced with.
+    layer of p weights a filter has at most p - 1 centred components), with the most that its path gives them; what filling
+    adds beside the path may exceed it. ``input_shape`` and ``input_dtype`` are those of the example that the network was
+    traced with.
     """
 
     rule: str

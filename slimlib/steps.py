@@ -45,7 +45,11 @@ class Curves:
         return self.at(self.levels[step])
 
     def next_steps(self, widths: np.ndarray) -> np.ndarray:
-        """The step at which each group first gets one channel more than ``widths``; infinite where it never does."""
+        """The last step of those for which one channel more than ``widths`` suffices: the order in which filling widens groups.
+
+        Channels beyond the rank of the filters all share the last step, although the path itself never gives them; infinite
+        where a group is whole, or one more suffices at no finite level.
+        """
         wanted = np.array([b[w] if w < len(b) else np.inf for b, w in zip(self.breaks, widths, strict=True)])
         return np.where(np.isfinite(wanted), np.searchsorted(self.levels, wanted), np.inf)
 

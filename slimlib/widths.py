@@ -48,9 +48,9 @@ class WidthPath:
         """The widest plan within a budget (share of the dense cost to keep), or the plan at a threshold.
 
         Exactly one of the three is given, in (0, 1]. ``fill`` spends what the widest plan leaves of the budget, beside the
-        path (:func:`~slimlib.filling.fill_up`), so that plans of rules with coarse steps cost the same. Raises SlimlibError
-        when the budget is below the narrowest plan. Warns (UserWarning) when the path ends below the budget, because the rank
-        of the filters bounds what PCA can keep.
+        path (:func:`~slimlib.filling.fill_up`), so that plans of rules with coarse steps cost the same, and goes on beyond the
+        end of a path that ends below the budget. Raises SlimlibError when the budget is below the narrowest plan. Warns
+        (UserWarning) when the path ends below the budget, because the rank of the filters bounds what PCA can keep.
         """
         given = {n: v for n, v in (("keep_macs", keep_macs), ("keep_params", keep_params), ("threshold", threshold))
                  if v is not None}

@@ -78,7 +78,7 @@ def table(plan: WidthPlan) -> Iterator[str]:
     yield f"{'layer':<{column}}  full  kept  fraction"
     for name, width in plan.widths.items():
         bound = plan.rank_bound.get(name)
-        note = f"  by rank at most {bound}" if bound else ""
+        note = f"  by rank at most {bound}{', filled beyond' * (width > bound)}" if bound else ""
         yield f"{name:<{column}}  {plan.full_widths[name]:>4}  {width:>4}  {plan.kept[name]:>8.3f}{note}"
     level = "" if plan.threshold is None else f", level {plan.threshold:.6g}"
     yield f"rule {plan.rule}, coupling {plan.coupling}{level}"

@@ -190,6 +190,10 @@ def test_rank_bound_and_reasons_are_said(capsys):
     out, err = capsys.readouterr()
     assert re.search(r"^conv1 +16 +8 +0.500  by rank at most 8$", out, flags=re.MULTILINE)
     assert "note: keep_macs=0.99: rule 'pca' reaches its widest plan" in err and "conv1 at most 8 of 16" in err
+    assert main(["widths", "vgg_small", "--keep-macs", "0.95", "--fill"]) == 0
+    out, err = capsys.readouterr()
+    kept = int(re.search(r"^conv1 +16 +(\d+) .*  by rank at most 8, filled beyond$", out, flags=re.MULTILINE)[1])
+    assert kept > 8 and re.search(r"widest plan at 0\.9[01].*filled beyond it, to 0\.94", err)
     assert main(["widths", "resnet_small", "--threshold", "0.9"]) == 0
     slimmed, _, whole = capsys.readouterr().out.partition("left whole: 10 layers\n")
     assert set(rows(slimmed)) == {f"layer{i}.{j}.conv1" for i in (1, 2, 3) for j in (0, 1)}
