@@ -40,6 +40,8 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
         with FlopCounterMode(display=False) as counter, _Watch() as seen:
             output = model(example_input)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
     except Exception as e:  # whatever a model may raise
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
                            f"{first_line(e)}; give one batch of the shape that the model was made for") from e

@@ -88,14 +88,18 @@ def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input:
     for g in groups:  # groups of one width get other numbers of channels: else one that binds two of them would not be seen
         keep[g.name] = _some(g, None if narrow else turn[g.width, g.blocks])
         turn[g.width, g.blocks] += 1
+    whole, thin = masked(model, layout, keep).eval(), cut(model, layout, keep).eval()
+    try:  # the network's own code alone: a fault of slimlib must not pass for one of the network
+        want, inert = _masked_answers(whole, groups, keep, example_input)
+        got, counted = _counted(thin, example_input)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception:  # whatever a model may raise
+        return NEEDED + NO_RUN
     try:
-        want, inert = _masked_answers(masked(model, layout, keep).eval(), groups, keep, example_input)
-        got, counted = _counted(cut(model, layout, keep).eval(), example_input)
         error = difference(got, want)
     except OtherShapes:
         return NEEDED + "without some, the network answers with other shapes"
-    except Exception:  # whatever a model may raise
-        return NEEDED + NO_RUN
     if not (error <= 1e-3 and inert):
         return NEEDED + "removing channels is not the same as zeroing them there"
     planned = cost_model(model, layout, tuple(groups)).macs(np.array([len(keep[g.name]) for g in groups]))

@@ -40,6 +40,8 @@ class SharedPrefix:
         self._move_on(self._first(set(changed)))
         try:
             return evaluate(self._part(other, self.reached, None), self.answers, self.batch_size)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError:  # the pass reads a width off a layer (`view(-1, self.conv.out_channels)`), which was the dense one's
             return evaluate(other, self.split, self.batch_size)
 
@@ -119,9 +121,12 @@ def _traced(model: nn.Module, split) -> fx.Graph | None:
     """The model's operations in order, or None where they depend on the values, or are not all seen."""
     images, _ = next(iter(split.in_order(2)))
     with evaluation_mode(model), torch.inference_mode():
+        want = model(images)
         try:
             traced = fx.symbolic_trace(model)
-            same = torch.equal(traced(images), model(images))
+            same = torch.equal(traced(images), want)
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
         except Exception:  # whatever code a forward pass may hold: such a model is run whole, for the same numbers
             return None
     inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]

@@ -281,6 +281,44 @@ def test_no_hook_stays_where_the_user_breaks_off():
     pickle.dumps(model.a)
 
 
+class Exact(nn.Module):
+    """Doubtful, as it mixes channels; and where it is thin, its own code raises what it is told."""
+
+    def __init__(self, error: BaseException | None = None):
+        super().__init__()
+        self.a, self.b, self.error = conv(3, 8), conv(8, 5), error
+
+    def forward(self, x):
+        x = self.a(x)
+        if x.shape[1] != 8:
+            raise self.error
+        return self.b(torch.fft.fft(x, dim=1).real)
+
+
+def test_what_a_thin_network_raises_is_a_property_of_it():
+    (reason,) = {g.reason for g in slimlib.trace(Exact(AssertionError("eight channels")), torch.randn(IMAGES)).groups
+                 if g.name == "a"}
+    assert "without some, the network does not run" in reason
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["of a GPU", "of the host"])
+def test_memory_that_runs_out_is_no_property_of_the_network(error):
+    with pytest.raises(type(error)):
+        slimlib.trace(Exact(error), torch.randn(IMAGES))
+    with pytest.raises(type(error)):
+        slimlib.trace(Needy(error), torch.randn(IMAGES))
+
+
+@pytest.mark.parametrize("function", ["cut", "masked"])
+def test_a_fault_of_slimlib_is_no_property_of_the_network(function, monkeypatch):
+    def fails(model, layout, keep):
+        raise AssertionError("a fault of slimlib")
+
+    monkeypatch.setattr(f"slimlib._probing.{function}", fails)
+    with pytest.raises(AssertionError, match="a fault of slimlib"):
+        slimlib.trace(Exact(), torch.randn(IMAGES))
+
+
 def print_nothing(module, inputs, output):
     """A hook that can be pickled."""
 
