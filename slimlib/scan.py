@@ -22,7 +22,7 @@ def sensitivity(
     """Accuracy after removing a share of one group's filters at a time, as a pandas DataFrame.
 
     ``data`` is a Data (its *validation* part is used, so that test images select nothing) or a Split. ``ratios`` are the
-    shares removed, in (0, 1); at least one filter stays. One row a group and ratio: ``group``, ``ratio``, ``width``,
+    shares removed, in (0, 1); at least one filter stays. The model is moved to the data's device. One row a group and ratio: ``group``, ``ratio``, ``width``,
     ``full_width``, ``accuracy``, ``drop`` (dense accuracy less this one). The first row of a group, ratio 0, is the dense one.
     """
     import pandas as pd
@@ -33,6 +33,7 @@ def sensitivity(
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
     split = getattr(data, "val", data)
     must_have_images(split)
+    model.to(split.device)
     layout = layout or trace(model, split.normalised(slice(0, 1)))
     groups = layout.slimmable(coupling)
     dense, shared = evaluate(model, split), SharedPrefix(model, split)

@@ -89,6 +89,27 @@ def test_the_beginning_runs_once_and_the_scan_moves_on(monkeypatch):
     assert sum(calls) == own + len(split)
 
 
+class Elsewhere(nn.Sequential):
+    """Stands in for a network on another device than the images: it answers once it has been moved."""
+
+    here = False
+
+    def to(self, *where, **how):
+        self.here = True
+        return super().to(*where, **how)
+
+    def forward(self, x):
+        if not self.here:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return super().forward(x)
+
+
+def test_the_model_is_moved_to_the_data_before_the_scan():
+    split = images(nn.Sequential(nn.Flatten(), nn.Linear(768, 5)), 20)
+    model = Elsewhere(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+    assert len(slimlib.sensitivity(model, split, ratios=(0.5,), progress=False)) == 2
+
+
 def test_answers_that_take_too_much_memory_are_not_kept(monkeypatch):
     monkeypatch.setattr(prefix, "MOST_BYTES", 1000)
     model = build("chain")
