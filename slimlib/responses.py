@@ -5,12 +5,11 @@ Zhang et al. (2016) chose ranks by it, Garg et al. (2020) and Suau et al. (2020,
 
 from __future__ import annotations
 
-from collections import defaultdict
-
 import numpy as np
 import torch
 from torch import nn
 
+from slimlib.channel_statistics import ChannelStatistics
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group
 from slimlib.modes import evaluation_mode
@@ -27,21 +26,12 @@ def response_spectra(
     """
     if not isinstance(images, torch.Tensor) or images.dim() < 2 or len(images) < 2:
         raise SlimlibError("calibration must be a batch of at least two normalised images (N, C, H, W)")
-    first: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
-    second: dict[str, torch.Tensor] = defaultdict(lambda: torch.zeros(()))
-    count: dict[str, int] = defaultdict(int)
+    told = {m.module: ChannelStatistics(joint=True) for g in groups for m in g.writers()}
 
     def add(name):
-        def hook(module, args, output):
-            axis = output.dim() - 1 if isinstance(module, nn.Linear) else 1
-            x = output.transpose(0, axis).flatten(1).double()
-            first[name] = first[name] + x.sum(1).cpu()
-            second[name] = second[name] + (x @ x.T).cpu()
-            count[name] += x.shape[1]
-        return hook
+        return lambda layer, args, output: told[name].add(output, layer)
 
-    writers = {m.module for g in groups for m in g.writers()}
-    hooks = [model.get_submodule(n).register_forward_hook(add(n)) for n in writers]
+    hooks = [model.get_submodule(n).register_forward_hook(add(n)) for n in told]
     try:
         with evaluation_mode(model):
             for start in range(0, len(images), batch_size):
@@ -53,8 +43,7 @@ def response_spectra(
     for g in groups:
         total = torch.zeros(g.width, g.width, dtype=torch.float64)
         for m in g.writers():
-            mean = first[m.module] / count[m.module]
-            covariance = second[m.module] / count[m.module] - torch.outer(mean, mean)
+            covariance = told[m.module].covariance()
             index, rows = torch.as_tensor(m.channels), torch.as_tensor(m.positions[:, 0])
             total[index[:, None], index] += covariance[rows[:, None], rows]
         found[g.name] = torch.linalg.eigvalsh(total).flip(0).clamp_min(0).numpy()

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from slimlib.channel_statistics import ChannelStatistics
 from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, Group, Layout
 from slimlib.modes import evaluation_mode
@@ -109,31 +110,12 @@ def _own_variance(model: nn.Module, layout: Layout, name: str, variance: np.ndar
     return float(_gains(model, layout, name, variance).sum())
 
 
-class _Tally:
-    """Variance of each channel over everything added: float64 moments about a pivot, so that a constant has exactly none."""
-
-    count, pivot, first, second = 0, None, 0.0, 0.0
-
-    def add(self, x: torch.Tensor, layer: nn.Module) -> None:
-        axis = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
-        channels = x.detach().movedim(axis, -1).double()  # channels-last images are read as they lie in memory
-        self.pivot = channels.flatten(0, -2)[0].clone() if self.pivot is None else self.pivot
-        channels = channels.sub_(self.pivot) if channels.dtype != x.dtype else channels - self.pivot
-        places = tuple(range(channels.dim() - 1))
-        self.count += channels[..., 0].numel()
-        self.first, self.second = self.first + channels.sum(places), self.second + channels.square_().sum(places)
-
-    def variance(self) -> np.ndarray:
-        mean = self.first / self.count
-        return (self.second / self.count - mean.square()).clamp_min(0).cpu().numpy()
-
-
 class _Joins(TorchFunctionMode):
     """Sees every addition, and tallies for a reader what its output is added to."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
-        self.model, self.tallies = model, defaultdict(_Tally)
+        self.model, self.tallies = model, defaultdict(ChannelStatistics)
         self.forget()
 
     def forget(self) -> None:
@@ -163,7 +145,9 @@ def _measured(
     """Reader -> variance of each of its inputs, and T, measured over images and positions; memory is that of one batch."""
     if not isinstance(images, torch.Tensor) or images.dim() < 2 or len(images) < 2:
         raise SlimlibError("calibration must be a batch of at least two normalised images (N, C, H, W)")
-    inputs, outputs, joins = defaultdict(_Tally), defaultdict(_Tally), _Joins(model)
+    inputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
+    outputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
+    joins = _Joins(model)
 
     def read(name):
         return lambda layer, args, output: inputs[name].add(args[0], layer)

@@ -22,8 +22,10 @@ def sensitivity(
     """Accuracy after removing a share of one group's filters at a time, as a pandas DataFrame.
 
     ``data`` is a Data (its *validation* part is used, so that test images select nothing) or a Split. ``ratios`` are the
-    shares removed, in (0, 1); at least one filter stays. The model is moved to the data's device. One row a group and ratio: ``group``, ``ratio``, ``width``,
-    ``full_width``, ``accuracy``, ``drop`` (dense accuracy less this one). The first row of a group, ratio 0, is the dense one.
+    shares removed, in (0, 1); at least one filter stays. The model is moved to the data's device.
+
+    One row a group and ratio: ``group``, ``ratio``, ``width``, ``full_width``, ``accuracy``, ``drop`` (dense accuracy less this
+    one). The first row of a group, ratio 0, is the dense one.
     """
     import pandas as pd
     from tqdm import tqdm

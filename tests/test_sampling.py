@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import slimlib
-from slimlib import moments, sampling
+from slimlib import moments, responses, sampling
 from tests.conftest import lively_norms
 from tests.test_user_networks import Net, conv, pooled
 
@@ -138,6 +138,26 @@ def test_what_a_residual_output_is_added_to_counts():
     measured = sampling._measured(model, layout, ["layer1.0.conv2"], x)["layer1.0.conv2"][1]
     want = sum(float(v.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()) for v in seen.values())
     assert measured == pytest.approx(want, rel=1e-5)
+
+
+def test_responses_have_the_spectra_of_their_covariance(chain):
+    """Also about a mean that is a thousand times the spread."""
+    model, x = chain[0], torch.randn(40, *chain[1].shape[1:], generator=torch.Generator().manual_seed(2))
+    model[0].bias.data += 1000
+    groups = slimlib.trace(model, x[:1]).slimmable()
+    found = responses.response_spectra(model, groups, x, batch_size=16)
+    with torch.no_grad():
+        written = model[0](x).double().movedim(1, 0).flatten(1).numpy()
+    want = np.linalg.eigvalsh(np.cov(written, bias=True))[::-1]
+    assert np.allclose(found["0"], want, rtol=1e-9)
+
+
+def test_widths_are_not_read_off_the_rounding_of_a_dead_layer(chain):
+    model, x = chain[0], torch.randn(40, *chain[1].shape[1:], generator=torch.Generator().manual_seed(2))
+    model[4].weight.data.zero_()
+    model[4].bias = nn.Parameter(torch.linspace(0.1, 0.7, 12))
+    with pytest.raises(slimlib.SlimlibError, match="4 answers all calibration images alike"):
+        slimlib.plan_widths(model, x[:1], keep_macs=0.5, rule="activation_pca", calibration=x)
 
 
 def test_a_reader_that_never_varies_is_refused_by_name(chain):
