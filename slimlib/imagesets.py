@@ -10,13 +10,15 @@ import hashlib
 import os
 import sys
 import tempfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, first_line
 
 
 @dataclass(frozen=True)
@@ -25,20 +27,26 @@ class _Known:
     mean: tuple[float, ...]  # of the training pixels, scaled to [0, 1], a channel each
     std: tuple[float, ...]
     sha256: str  # of the raw bytes of x_train, then of x_test
+    labels_sha256: str  # of those of y_train, then of y_test, int64
     torchvision: str = ""  # the class that downloads it
 
 
 KNOWN = {
     "fashionmnist-10k": _Known(10, (0.2860,), (0.3530,),
-                               "6acb883917316cab9f690e27db75b3829c5bc0129af70e63fef7e00b96197ebc"),
+                               "6acb883917316cab9f690e27db75b3829c5bc0129af70e63fef7e00b96197ebc",
+                               "3b69cae817592839d2d8d167b6b77fafb862234febebbcaa26e8146541493fff"),
     "fashionmnist": _Known(10, (0.2860,), (0.3530,),
-                           "0fbbfcb392782b3b702472ead3688778e1509e8cf40f5c24d9d3303618b193ab", "FashionMNIST"),
+                           "0fbbfcb392782b3b702472ead3688778e1509e8cf40f5c24d9d3303618b193ab",
+                           "138bc5cbc39ee06b83e673e3675e93334169ceae7849de38016fa7ef57c6ffba", "FashionMNIST"),
     "mnist": _Known(10, (0.1307,), (0.3081,),
-                    "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96", "MNIST"),
+                    "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96",
+                    "818800b46032126b329f9306cb69a6842cc53ea30318374769bb6f46cc861467", "MNIST"),
     "cifar10": _Known(10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
-                      "b2849554412f86cd5af69eef552b8e24fc98d1a8e784f48f9bc00c62b9a0cc4f", "CIFAR10"),
+                      "b2849554412f86cd5af69eef552b8e24fc98d1a8e784f48f9bc00c62b9a0cc4f",
+                      "5083e6dd0895f94970ae8513f046bf3004b333931aad82b619d23ab76f2e1845", "CIFAR10"),
     "cifar100": _Known(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
-                       "f33db8ac706110c918c04bd7359201ed472dec17f5afc2905d52ebec1fdc3365", "CIFAR100"),
+                       "f33db8ac706110c918c04bd7359201ed472dec17f5afc2905d52ebec1fdc3365",
+                       "909ea1aa2cb4bc2f128ff9a16574336db833fba3b0170624c28a0d2ba4041d3d", "CIFAR100"),
 }
 EMBEDDED = Path(__file__).parent / "_data" / "fashionmnist-10k.npz"
 
@@ -62,9 +70,13 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 def images_sha256(arrays: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of the raw bytes of x_train, then of x_test: the identity of an image set."""
+    return _sha256(arrays["x_train"], arrays["x_test"])
+
+
+def _sha256(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
-    for key in ("x_train", "x_test"):
-        digest.update(np.ascontiguousarray(arrays[key]))
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 
 
@@ -88,14 +100,20 @@ def read(name: str) -> tuple[dict[str, np.ndarray], str]:
     if not file.exists():
         _download(name, file)
         source = "torchvision"
-    with np.load(file, allow_pickle=False) as packed:
-        arrays = {key: packed[key] for key in packed.files}
+    remedy = "remove the file, so that it is fetched again, or put an undamaged one there"
+    try:
+        with np.load(file, allow_pickle=False) as packed:
+            arrays = {key: packed[key] for key in packed.files}
+    except (OSError, EOFError, ValueError, BadZipFile, zlib.error) as error:
+        raise SlimlibError(f"{file} is damaged ({first_line(error)}); {remedy}") from error
     if missing := [key for key in ARRAYS if key not in arrays]:
         raise SlimlibError(f"{file} lacks {', '.join(missing)}; a packed set holds uint8 images x_train, x_test "
                            "(N, H, W, C) and int64 labels y_train, y_test")
-    if images_sha256(arrays) != KNOWN[name].sha256:
-        raise SlimlibError(f"the images in {file} are not those of {name} (their SHA-256 differs); remove the file, so "
-                           "that it is fetched again, or put an undamaged one there")
+    labels = (np.asarray(arrays[key], np.int64) for key in ("y_train", "y_test"))
+    for what, found, known in (("images", images_sha256(arrays), KNOWN[name].sha256),
+                               ("labels", _sha256(*labels), KNOWN[name].labels_sha256)):
+        if found != known:
+            raise SlimlibError(f"the {what} in {file} are not those of {name} (their SHA-256 differs); {remedy}")
     return arrays, source
 
 

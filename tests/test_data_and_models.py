@@ -74,6 +74,21 @@ def test_a_damaged_set_is_refused(tmp_path, monkeypatch):
         slimlib.load_data("svhn")
 
 
+@pytest.mark.parametrize("damage", ["cut short", "no archive", "empty", "other labels"])
+def test_what_is_damaged_and_what_to_do_is_said(tmp_path, monkeypatch, damage):
+    whole = imagesets.EMBEDDED.read_bytes()
+    file = tmp_path / imagesets.EMBEDDED.name
+    file.write_bytes({"cut short": whole[:len(whole) // 2], "no archive": b"<html>", "empty": b""}.get(damage, whole))
+    if damage == "other labels":
+        with np.load(file) as packed:
+            arrays = dict(packed)
+        np.savez(file, **{**arrays, "y_test": np.roll(arrays["y_test"], 1)})
+    monkeypatch.setattr(imagesets, "EMBEDDED", file)
+    told = "the labels in .* are not those of" if damage == "other labels" else "is damaged"
+    with pytest.raises(slimlib.SlimlibError, match=rf"fashionmnist-10k\.npz.*{told}.*|{told}.*remove the file"):
+        slimlib.load_data("fashionmnist-10k")
+
+
 @pytest.mark.parametrize(("name", "channels", "size", "parameters"), [
     ("lenet5", 1, 28, 431_080), ("vgg16", 3, 32, 14_987_722), ("resnet20", 3, 32, 269_722), ("resnet56", 3, 32, 853_018)])
 def test_networks_have_their_published_sizes(name, channels, size, parameters):
