@@ -27,6 +27,10 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
         if width != full:
             raise SlimlibError(f"plan: layer {name} has {width} filters, but the plan was made for {full}; "
                                "give the dense network that the plan was made from")
+    own = sum(p.numel() for p in model.parameters())
+    if own != plan.full_params:
+        raise SlimlibError(f"plan: the model has {own} parameters, but the plan was made for {plan.full_params}; give the dense "
+                           "network that the plan was made from, with its classes and input channels")
     return layout
 
 
