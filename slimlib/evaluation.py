@@ -52,8 +52,11 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     """Recompute the running statistics of every batch normalisation from the images, in place, and return the model.
 
     Pruning changes what arrives at a layer, so the statistics stored by the dense network no longer describe it. They
-    become the plain average over the batches; no weight changes. ``images`` limits how many are used, default all.
+    become the plain average over batches of at least ``batch_size``; no weight changes. ``images`` limits how many are used,
+    default all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread.
     """
+    if batch_size < 2:
+        raise SlimlibError(f"batch_size={batch_size} must be at least 2: a single image has no spread")
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     count = len(split) if images is None else min(images, len(split))
     batches = max(1, count // batch_size)  # equal batches, so that their average is that of the images

@@ -1,4 +1,8 @@
-"""A network's weights as one short text: equal for equal networks, and for no others."""
+"""A network's weights as one short text: equal for equal networks.
+
+It is made of names and raw bytes. Networks whose tensors differ in shape or type alone, with the same bytes under the same names,
+would share it; it tells states of one network apart, not architectures.
+"""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ order, and what is compared are the rounds. Something that slows the machine for
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 
 SPELL = 0.004
@@ -69,7 +69,7 @@ def measure(
 
 def _measure_on(on, models, example_input, batch_sizes, repeats, seed, limit_s, rows) -> None:
     for device in on:
-        placed = {name: copy.deepcopy(model).to(device).eval() for name, model in models.items()}
+        placed = {name: copied(model).to(device).eval() for name, model in models.items()}
         for batch_size in batch_sizes:
             batch = example_input[:1].to(device).expand(batch_size, *example_input.shape[1:]).contiguous()
             taken = _rounds(placed, batch, repeats, seed, limit_s)

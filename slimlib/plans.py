@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -17,12 +17,13 @@ class WidthPlan:
     """The widths chosen for a network, what they cost, and how they were chosen.
 
     ``widths`` and ``full_widths`` map the first layer of each slimmed group to its number of filters. Costs: ``params`` in
-    elements, ``macs`` in multiply-adds of one example. ``threshold`` is the level of the path (for PCA rules the share of
-    variance) or None where the rule has none. ``wider`` holds the costs of the next plan on the path, None at its end.
-    ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can never keep whole (a
-    layer of p weights a filter has at most p - 1 centred components), with the most that its path gives them; what filling
-    adds beside the path may exceed it. ``input_shape`` and ``input_dtype`` are those of the example that the network was
-    traced with.
+    elements, ``macs`` in multiply-adds of one example. ``threshold`` is the level of the path, None where the rule has none:
+    for PCA rules the share of variance, for ``uniform`` the kept fraction, for ``tilt``, ``sensitivity`` and ``hand`` a
+    number of the rule's own scale, which may exceed 1 or be negative. ``wider`` holds the costs of the next plan on the path,
+    None at its end. ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can
+    never keep whole (a layer of p weights a filter has at most p - 1 centred components), with the most that its path gives
+    them; what filling adds beside the path may exceed it. ``input_shape`` and ``input_dtype`` are those of the example that
+    the network was traced with.
     """
 
     rule: str
@@ -71,7 +72,24 @@ class WidthPlan:
         if wrong := (set(values) ^ known) - {"input_dtype"}:  # which plans of earlier versions have not
             raise SlimlibError(f"plan: the entries {', '.join(sorted(wrong))} are missing or not known; "
                                "was it written by this version?")
-        return cls(**{**values, "input_shape": tuple(values["input_shape"])})
+        for name in ("widths", "full_widths"):
+            if not isinstance(values[name], Mapping) or not all(isinstance(w, int) for w in values[name].values()):
+                raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number for each layer")
+        for name in ("params", "macs", "full_params", "full_macs"):
+            if not isinstance(values[name], int):
+                raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number")
+        shape = values["input_shape"]
+        if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
+            raise SlimlibError(f"plan: input_shape={shape!r} must be a list of whole numbers")
+        return cls(**{**values, "input_shape": tuple(shape)})
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> WidthPlan:
+        """:meth:`from_dict` of a JSON text; ``where`` it was found is told in the error."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except ValueError as error:  # as which SlimlibError and broken JSON are known
+            raise SlimlibError(f"{where} holds no plan that WidthPlan.save wrote: {first_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
         """Write the plan as JSON; the file is there when it is complete."""
@@ -83,6 +101,7 @@ class WidthPlan:
         """Read a plan that :meth:`save` wrote."""
         must_exist(path)
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError) as error:  # as which SlimlibError, broken JSON and broken text are known
+            text = Path(path).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:  # as which broken text is known
             raise SlimlibError(f"path={str(path)!r} holds no plan that WidthPlan.save wrote: {first_line(error)}") from error
+        return cls.from_json(text, f"path={str(path)!r}")

@@ -47,7 +47,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         if _PLAN not in metadata:
             raise SlimlibError(f"path={str(path)!r} holds no slimlib plan; it was not written by slimlib.save")
         tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    plan = WidthPlan.from_dict(json.loads(metadata[_PLAN]))
+    plan = WidthPlan.from_json(metadata[_PLAN], f"path={str(path)!r}")
     model = build()
     layout = layout_for(model, plan)
     keep = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
@@ -76,8 +76,9 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
         if Path(path).suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -91,14 +92,15 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 def export_onnx(model: nn.Module, example_input: torch.Tensor, path: str | Path) -> None:
     """Write ``model`` in evaluation mode as ONNX: one input "input" and one output "output", any number of examples.
 
-    ``example_input``: a batch of at least 2 for it, on its device. Raises SlimlibError where onnxscript is not installed.
+    ``example_input``: a batch of at least 2 for it, on its device. Raises SlimlibError where onnxscript is not installed,
+    or where the file cannot be written; it is there when it is complete.
     """
     if find_spec("onnxscript") is None:
         raise SlimlibError("export_onnx needs onnxscript, which is not installed: pip install onnxscript")
     if len(example_input) < 2:
         raise SlimlibError(f"example_input has {len(example_input)} examples; give 2, as torch.export takes a 1 for fixed")
-    with evaluation_mode(model):
-        torch.onnx.export(model, (example_input,), str(path), dynamo=True, verbose=False, external_data=False,
+    with saving(path) as temporary, evaluation_mode(model):
+        torch.onnx.export(model, (example_input,), str(temporary), dynamo=True, verbose=False, external_data=False,
                           input_names=["input"], output_names=["output"], dynamic_shapes=({0: torch.export.Dim("batch")},))
 
 

@@ -58,6 +58,8 @@ def test_export_leaves_the_mode_and_refuses_a_single_example(tmp_path):
     slim.bn.eval()
     with pytest.raises(slimlib.SlimlibError, match="example_input has 1 examples; give 2"):
         storage.export_onnx(slim, x[:1], tmp_path / "slim.onnx")
+    with pytest.raises(slimlib.SlimlibError, match=r"there is no folder '.*none'; make it first"):
+        storage.export_onnx(slim, x, tmp_path / "none" / "slim.onnx")
     storage.export_onnx(slim, x, tmp_path / "slim.onnx")
     session = onnxruntime.InferenceSession(tmp_path / "slim.onnx", providers=["CPUExecutionProvider"])
     assert slim.training and slim.bn1.training and not slim.bn.training

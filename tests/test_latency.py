@@ -56,6 +56,13 @@ def test_networks_are_left_as_they_are():
     assert (found["ms_low"] <= found["ms"]).all() and (found["ms"] <= found["ms_high"]).all()
 
 
+def test_a_network_that_holds_an_activation_is_measured(chain):
+    """As a hook for a heat map keeps it: copy.deepcopy refuses such a tensor."""
+    model, x = chain
+    model.kept = model(x.requires_grad_())
+    assert len(latency.measure({"kept": model}, x.detach(), batch_sizes=[1], repeats=1, on=["cpu"])) == 1
+
+
 def test_threads_are_put_back():
     seen, before = [], torch.get_num_threads()
 

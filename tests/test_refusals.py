@@ -1,6 +1,7 @@
 """What cannot be done is refused by parameter and remedy, and the model is as it was: weights, modes, gradients, hooks."""
 
 import copy
+import json
 import math
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import slimlib
@@ -172,13 +174,25 @@ def test_a_scan_needs_images():
 @pytest.mark.parametrize("content, told", [
     (None, "no such file"), ("{", "holds no plan .* Expecting property name"), ("[1, 2]", "holds no plan .*a list holds no"),
     ('{"widths": {}}', "holds no plan .* coupling, full_macs"), ("\0", "holds no plan"), (b"\xff", "holds no plan"),
+    ({"input_shape": None}, "holds no plan .* input_shape=None must be"), ({"widths": [3]}, "holds no plan .* widths="),
+    ({"widths": {"0": "4"}}, "holds no plan .* widths="), ({"macs": None}, "holds no plan .* macs=None must be"),
 ])  # fmt: skip
 def test_a_file_that_holds_no_plan_is_named(tmp_path, content, told):
     path = tmp_path / "plan.json"
+    if isinstance(content, dict):
+        plan = slimlib.plan_widths(lively_norms(Chain()), X, keep_macs=0.5)
+        content = json.dumps(plan.to_dict() | content)
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(slimlib.SlimlibError, match=rf"path='.*plan\.json'.* {told}"):
         slimlib.WidthPlan.load(path)
+
+
+def test_a_network_file_with_a_broken_plan_is_named(tmp_path):
+    path = tmp_path / "slim.safetensors"
+    save_file({"a": torch.zeros(1)}, path, metadata={"slimlib_plan": "{"})
+    with pytest.raises(slimlib.SlimlibError, match=r"path='.*slim\.safetensors' holds no plan .* Expecting property name"):
+        slimlib.load(path, build=Chain)
 
 
 def test_what_cannot_be_written_is_said_and_leaves_what_was_there(tmp_path, monkeypatch):
@@ -216,7 +230,10 @@ def test_a_plan_or_criterion_that_does_not_fit_leaves_the_model():
     plan = slimlib.plan_widths(model, X, keep_macs=0.5)
     other = copy.deepcopy(model)
     other[0] = nn.Conv2d(3, 9, 3, padding=1)
+    classes = copy.deepcopy(model)
+    classes[-1] = nn.Linear(10, 7)
     for network, how, told in ((other, {}, "plan: layer 0 has 9 filters, but the plan was made for 8"),
+                               (classes, {}, rf"plan: the model has \d+ parameters, but .* for {plan.full_params}; give"),
                                (half_way_through_training(), {}, "plan: the model has no layer '0'"),
                                (model, {"criterion": "bn"}, "criterion='bn' cannot rank the filters of 9"),
                                (model, {"criterion": "L1"}, "criterion='L1' is not known; use one of l1")):

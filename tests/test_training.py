@@ -114,6 +114,12 @@ def test_batchnorm_statistics_are_recomputed_and_weights_are_not(data, two_threa
     assert first.momentum == 0.1
 
 
+@pytest.mark.parametrize("batch_size", [0, 1])
+def test_statistics_need_batches_of_several_images(data, batch_size):
+    with pytest.raises(slimlib.SlimlibError, match=f"batch_size={batch_size} must be at least 2"):
+        calibrate_batchnorm(network(), data.train, batch_size=batch_size)
+
+
 def test_hints_and_attention_train_a_thin_student(data):
     teacher = network()
     student = slimlib.thin(teacher, slimlib.plan_widths(teacher, data.example_input, keep_macs=0.4), seed=1)

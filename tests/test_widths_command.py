@@ -52,12 +52,15 @@ def test_the_table_is_the_plan_of_the_given_weights(vgg, tmp_path, capsys):
     assert "widths of an untrained network" in err and rows(out) != table_of(want), "the file made no difference"
 
 
-@pytest.mark.parametrize("form", ["safetensors", "plain", "under state_dict", "DataParallel, without counters"])
+@pytest.mark.parametrize("form", ["safetensors", "plain", "under state_dict", "DataParallel, without counters",
+                                  "DataParallel, safetensors"])
 def test_weights_are_read_in_the_forms_that_people_have(vgg, tmp_path, form):
     _, model = vgg
-    state, file = model.state_dict(), tmp_path / ("w.safetensors" if form == "safetensors" else "w.pth")
+    state, file = model.state_dict(), tmp_path / ("w.safetensors" if "safetensors" in form else "w.pth")
     if form == "safetensors":
         save_file(state, file)
+    elif form == "DataParallel, safetensors":
+        save_file({f"module.{k}": v for k, v in state.items()}, file)
     elif form == "plain":
         torch.save(state, file)
     elif form == "under state_dict":
