@@ -9,6 +9,7 @@ from torch import nn
 
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
+from slimlib.randomness import seeded
 
 
 def fresh_copy(model: nn.Module, seed: int = 0, reset: Callable[[nn.Module], None] | None = None) -> nn.Module:
@@ -23,8 +24,7 @@ def fresh_copy(model: nn.Module, seed: int = 0, reset: Callable[[nn.Module], Non
     before = [(p.detach().clone(), p._version) for p in frozen]
     for parameter in frozen:
         parameter.requires_grad_(True)  # before the drawing, so that ``reset`` may freeze what it likes
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         (reset or _reset)(network)
     for parameter, (values, version) in zip(frozen, before, strict=True):
         if parameter._version == version and torch.equal(parameter, values):

@@ -25,6 +25,7 @@ from slimlib.data import Data
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
 from slimlib.imagesets import data_folder, stratified
+from slimlib.randomness import seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, SHORT_SIDE = 224, 256
@@ -144,8 +145,7 @@ class _Decoder(torch.utils.data.Dataset):
             image = file.convert("RGB")
         if seed is None:
             return index, self.to_tensor(self.centre(image))
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from torch's global generator
-            torch.manual_seed(seed)
+        with seeded(seed):  # torchvision draws from torch's global generator
             return index, self.to_tensor(self.random(image))
 
 

@@ -25,6 +25,7 @@ from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate, logits_of
 from slimlib.lesson import Lesson
 from slimlib.precision import autocast, resolve_precision
+from slimlib.randomness import seeded
 from slimlib.recipe import Recipe
 
 
@@ -83,7 +84,8 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     losses, accuracies, seconds = [], [], 0.0
 
     with ExitStack() as stack:
-        stack.enter_context(_private_randomness(seed, world.rank, device))
+        # what a model draws itself (dropout); each process drops other units
+        stack.enter_context(seeded(seed + 1_000_003 * world.rank))
         stack.enter_context(_reproducible_kernels())
         model.to(device).train()
         stack.enter_context(in_channels_last(model))
@@ -129,14 +131,6 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     images = recipe.epochs * steps * batch_size
     return History(losses, accuracies, seconds, images / seconds, recipe.epochs * steps, precision, str(device),
                    world.size, notes)
-
-
-@contextmanager
-def _private_randomness(seed: int, rank: int, device: torch.device) -> Iterator[None]:
-    """What a model draws itself (dropout) comes from the seed, and the caller's random state is put back."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else [], device_type="cuda"):
-        torch.manual_seed(seed + 1_000_003 * rank)  # each process drops other units
-        yield
 
 
 @contextmanager

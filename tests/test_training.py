@@ -15,6 +15,7 @@ import slimlib
 from slimlib import models
 from slimlib.batches import Batches
 from slimlib.evaluation import calibrate_batchnorm
+from slimlib.randomness import seeded
 
 RECIPE = slimlib.Recipe(epochs=2, lr=0.05, batch_size=50)
 # LeNet-5 has no BatchNorm and diverges at ten times this rate
@@ -44,6 +45,37 @@ def test_global_random_state_is_left_alone(data):
     model, state = network(), torch.random.get_rng_state()
     slimlib.fit(model, data, RECIPE, progress=False)
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_a_seed_reaches_every_device_in_use_and_is_taken_back(monkeypatch):
+    """CUDA is played by a list of numbers, one a device."""
+    states, asleep = [11, 22], []
+    with seeded(5):
+        drawn = torch.rand(3)
+    assert torch.equal(drawn, torch.rand(3, generator=torch.Generator().manual_seed(5)))
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", asleep.append)
+    with seeded(5):
+        pass
+    assert not asleep, "a CUDA that is not in use was given a seed for later"
+    for name, fake in {
+        "is_initialized": lambda: True, "device_count": lambda: 2, "get_rng_state": lambda device: states[device],
+        "set_rng_state": lambda state, device: states.__setitem__(device, state),
+        "manual_seed_all": lambda seed: states.__setitem__(slice(None), [seed, seed]),
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, fake)
+    before = torch.random.get_rng_state()
+    with seeded(7):
+        assert states == [7, 7]
+    assert states == [11, 22] and torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("draw", ["fresh weights", "training"])
+def test_no_device_is_left_with_another_seed(data, monkeypatch, draw):
+    monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("torch.manual_seed seeds what it does not put back"))
+    if draw == "training":
+        slimlib.fit(models.vgg_small(), data, slimlib.Recipe(epochs=1, lr=0.05), progress=False)
+    else:
+        slimlib.fresh_copy(models.vgg_small(), seed=1)
 
 
 def test_fit_equals_a_plain_loop(data):
