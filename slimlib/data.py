@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import ARRAYS, KNOWN, images_sha256, read, stratified
+from slimlib.imagesets import ARRAYS, KNOWN, images_sha256, read, sampled, stratified
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +40,14 @@ class Split:
         return tuple(self.images.shape[1:])
 
     def first(self, count: int | None) -> Split:
-        """The first images only; all of them for None."""
+        """The first images only; all of them for None. Where images are sorted by class, :meth:`sample` is meant."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def sample(self, count: int | None, seed: int = 0) -> Split:
+        """At most ``count`` images (all for None) that keep the proportions of the classes, in a random order."""
+        index = torch.from_numpy(sampled(self.labels.cpu().numpy(), count, seed)).to(self.device)
+        images = self.images.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
+        return replace(self, images=images, labels=self.labels[index])
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images as normalised batches, each with its labels."""

@@ -53,7 +53,8 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
 
     Pruning changes what arrives at a layer, so the statistics stored by the dense network no longer describe it. They
     become the plain average over batches of at least ``batch_size``; no weight changes. ``images`` limits how many are used,
-    default all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread.
+    default all: the first ones, or a sample where images are sorted by class, as a batch of one class has not the spread of
+    all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread.
     """
     if batch_size < 2:
         raise SlimlibError(f"batch_size={batch_size} must be at least 2: a single image has no spread")
@@ -62,6 +63,8 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     batches = max(1, count // batch_size)  # equal batches, so that their average is that of the images
     if count < 2:
         raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
+    by_class = bool((split.labels.diff() >= 0).all()) and bool(split.labels[0] != split.labels[-1])
+    split = split.sample(count) if by_class else split.first(count)
     momenta = [norm.momentum for norm in norms]
     model.to(split.device)
     as_parameters = _caster(model)

@@ -24,7 +24,7 @@ from slimlib._torchvision import import_torchvision
 from slimlib.data import Data
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import data_folder, stratified
+from slimlib.imagesets import data_folder, sampled, stratified
 from slimlib.randomness import seeded
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -63,8 +63,14 @@ class FolderSplit:
         return 3, SIZE, SIZE
 
     def first(self, count: int | None) -> FolderSplit:
-        """The first images only; all of them for None."""
+        """The first images only, which are of the first classes; all of them for None. See :meth:`sample`."""
         return replace(self, files=self.files[:count], labels=self.labels[:count])
+
+    def sample(self, count: int | None, seed: int = 0) -> FolderSplit:
+        """At most ``count`` images (all for None) that keep the proportions of the classes, in a random order."""
+        index = sampled(self.labels.cpu().numpy(), count, seed)
+        labels = self.labels[torch.from_numpy(index).to(self.device)]
+        return replace(self, files=tuple(self.files[i] for i in index), labels=labels)
 
     def normalised(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The chosen images, centre crops, as one float32 batch (n, 3, 224, 224), channels-last: for a few of them."""

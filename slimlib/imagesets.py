@@ -65,6 +65,12 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return np.sort(np.concatenate(chosen))
 
 
+def sampled(labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
+    """Indices of ``count`` items (all for None) that keep the proportions of the classes, in a random order."""
+    count = len(labels) if count is None else min(count, len(labels))
+    return np.random.RandomState(seed).permutation(stratified(labels, count, seed))
+
+
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 

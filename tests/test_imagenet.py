@@ -56,6 +56,19 @@ def test_the_splits_are_disjoint_and_whole(data, folder):
     assert all("/val/" in file for file in data.test.files)
 
 
+def test_a_sample_has_every_class_and_gives_the_statistics_of_all(data, two_threads):
+    """The files lie class by class, so that the first of them, and every batch, are of one class."""
+    part = data.train.sample(6, seed=1)
+    assert np.bincount(part.labels).tolist() == [2, 2, 2] and (part.labels.diff() < 0).any()
+    assert [CLASSES[label] for label in part.labels] == [Path(file).parent.name for file in part.files]
+    assert data.train.sample(6, seed=1).files == part.files != data.train.sample(6, seed=2).files
+    assert sorted(data.train.sample(None).files) == sorted(data.train.files)
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3))
+    slimlib.calibrate_batchnorm(model, data.train, batch_size=9)
+    pooled = torch.stack([data.train.normalised(slice(i, i + 1)).mean((2, 3))[0] for i in range(len(data.train))])
+    torch.testing.assert_close(model[1].running_var, pooled.var(0), rtol=0.1, atol=0.0)
+
+
 def test_an_evaluation_image_is_the_normalised_centre(data):
     with Image.open(data.test.files[0]) as file:
         image = file.convert("RGB")
