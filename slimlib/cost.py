@@ -11,9 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, LAYERS, Group, Layout, is_depthwise
 
 UNITS = ("macs", "params")
+
+
+def must_be_unit(unit: str) -> None:
+    if unit not in UNITS:
+        raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class CostModel:
         return self._total(widths, self.kernel * self.positions, np.zeros_like(self.extra_per_width), self.fixed_macs)
 
     def cost(self, unit: str, widths: np.ndarray) -> np.ndarray:
-        """:meth:`macs` or :meth:`params`, by ``unit``."""
+        """:meth:`macs` or :meth:`params`, by ``unit``; another one is refused."""
+        must_be_unit(unit)
         return self.macs(widths) if unit == "macs" else self.params(widths)
 
     def saved_by_one(self, unit: str, widths: np.ndarray) -> np.ndarray:
         """What dropping one more channel of each group alone saves at ``widths`` (groups,); shape (groups,)."""
+        must_be_unit(unit)
         weight = self.kernel * (self.positions if unit == "macs" else 1.0)
         out, in_ = self._sizes(widths)
         both = self.out_per_width * self.in_per_width  # a layer that reads and writes the same group

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from slimlib.arguments import count
-from slimlib.cost import UNITS, cost_model
+from slimlib.cost import cost_model, must_be_unit
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout, trace
 from slimlib.plans import WidthPlan
@@ -39,8 +39,7 @@ def width_path(
     """
     rule, choose = _named(rule)
     _check_options(rule, choose, options)
-    if unit not in UNITS:
-        raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
+    must_be_unit(unit)
     min_width, round_to = count("min_width", min_width), count("round_to", round_to)
     layout = _without(skip, model, layout or trace(model, example_input))
     groups = layout.slimmable(coupling)
@@ -50,6 +49,8 @@ def width_path(
     costs = cost_model(model, layout, groups)
     request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra)
     steps = choose(request, **options)
+    if unread := request.unread():
+        raise SlimlibError(f"{unread} is given, but rule {rule!r} reads no such thing: leave it out")
     fault = steps.fault(request.full) if isinstance(steps, Curves | Removals) else f"a {type(steps).__name__}"
     if fault:
         raise SlimlibError(f"rule {rule!r} returned {fault}; it must return Curves or Removals, see slimlib.steps")

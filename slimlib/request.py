@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import nn
@@ -24,9 +24,21 @@ class Request:
     costs: CostModel
     unit: str
     coupling: str
-    center: bool
+    given_center: bool
     seed: int
     given_spectra: Mapping[str, np.ndarray] | None
+    asked: set[str] = field(default_factory=set, repr=False)  # which of the last two things given the rule has read
+
+    @property
+    def center(self) -> bool:
+        """Whether each filter is centred by its own mean before PCA."""
+        self.asked.add("center")
+        return self.given_center
+
+    def unread(self) -> str:
+        """What the caller has given, other than the default, and the rule has not read: else a wish would be passed over."""
+        given = {"center=False": ("center", not self.given_center), "spectra": ("spectra", self.given_spectra is not None)}
+        return " and ".join(told for told, (name, is_given) in given.items() if is_given and name not in self.asked)
 
     @property
     def full(self) -> np.ndarray:
@@ -35,6 +47,7 @@ class Request:
     def spectra(self, model: nn.Module | None = None, folded: bool = False) -> list[np.ndarray]:
         """Eigenvalues of every group, those handed in where there are any."""
         if self.given_spectra is not None and model is None and not folded:
+            self.asked.update(("spectra", "center"))  # they are centred, or not, already
             missing = [g.name for g in self.groups if len(self.given_spectra.get(g.name, ())) != g.width]
             if missing:
                 raise SlimlibError(f"spectra: no spectrum of the right length for {', '.join(missing[:3])}; "
