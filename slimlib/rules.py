@@ -81,7 +81,8 @@ def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
 def random(r: Request) -> Curves:
     """Control: kept fractions level ** e with one exponent a group, log-uniform in [1/3, 3], drawn by ``seed``."""
     exponents = np.exp(np.random.default_rng(r.seed).uniform(-np.log(3), np.log(3), len(r.full)))
-    return Curves(tuple((np.arange(1, n + 1) / n) ** (1 / e) for n, e in zip(r.full, exponents, strict=True)))
+    breaks = tuple((np.arange(1, n + 1) / n) ** (1 / e) for n, e in zip(r.full, exponents, strict=True))
+    return Curves(breaks, level_is_share=False)
 
 
 def permuted(r: Request) -> Curves:
@@ -121,7 +122,7 @@ def hand(r: Request, published: str) -> Curves:
         widths = np.arange(1, n + 1)
         # width k suffices while f ** s <= k / n, at level -s; a layer with f = 1 is always whole
         breaks.append(np.r_[np.full(n - 1, -np.inf), 0.0] if f == 1 else -np.log(widths / n) / np.log(f))
-    return Curves(tuple(breaks))
+    return Curves(tuple(breaks), level_is_share=False)
 
 
 def neyman(r: Request, calibration: torch.Tensor | None = None) -> Removals:
@@ -186,7 +187,8 @@ def contributions(r: Request, spectra: Iterable[np.ndarray]) -> Curves:
 
 def proportional(full: np.ndarray, scale: np.ndarray) -> Curves:
     """Kept fractions min(1, level x scale): ``scale`` has one positive number a group, as a rule of one's own may compute."""
-    return Curves(tuple(np.arange(1, n + 1) / n / s for n, s in zip(full, scale, strict=True)))
+    breaks = tuple(np.arange(1, n + 1) / n / s for n, s in zip(full, scale, strict=True))
+    return Curves(breaks, level_is_share=False)
 
 
 def ranked(r: Request, scores: Callable[[Group], np.ndarray]) -> Removals:

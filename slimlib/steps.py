@@ -14,10 +14,12 @@ class Curves:
     """Steps of a rule with one level for the whole network: each group gets the least width that suffices at the level.
 
     ``breaks[g][k - 1]`` is the highest level at which width k suffices for group g; ascending. For PCA it is the cumulative
-    contribution r_k, so the level is the threshold.
+    contribution r_k, so the level is the threshold. ``level_is_share`` says whether a level is a share in (0, 1] that a user
+    may ask for as a threshold.
     """
 
     breaks: tuple[np.ndarray, ...]
+    level_is_share: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "breaks", tuple(np.asarray(b, float) for b in self.breaks))

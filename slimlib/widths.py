@@ -126,7 +126,7 @@ class WidthPath:
                 f"keeps {least / dense:.4f}, as {', and '.join(reasons)}; {', or '.join(remedies)}")
 
     def _plan_at_threshold(self, threshold: float) -> WidthPlan:
-        if not isinstance(self.steps, Curves) or self.rule in ("hand", "random", "tilt", "sensitivity"):
+        if not getattr(self.steps, "level_is_share", False):
             raise SlimlibError(f"threshold={threshold}: rule {self.rule!r} has no threshold; give keep_macs or keep_params")
         step = int(np.searchsorted(self.steps.levels, threshold * (1 - TOLERANCE)))
         return self.plan_of(self._rounded(self.steps.at(threshold)), threshold, min(step, len(self) - 1))

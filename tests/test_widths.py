@@ -228,12 +228,37 @@ def test_errors_name_parameter_and_remedy(vgg):
         "coupling='outer'": {"keep_macs": 0.5, "coupling": "outer"}, "min_width=0": {"keep_macs": 0.5, "min_width": 0},
         "has no threshold": {"threshold": 0.5, "rule": "global_l1"}, "skip": {"keep_macs": 0.5, "skip": ["nope"]},
         "calibration must be given": {"keep_macs": 0.5, "rule": "activation_pca"},
+        "spectra is given, but rule 'uniform' reads": {"keep_macs": 0.5, "rule": "uniform", "spectra": {"nonsense": 1}},
+        "spectra is given, but rule 'pca_at_init' reads": {"keep_macs": 0.5, "rule": "pca_at_init", "spectra": {}},
+        "center=False is given, but rule 'global_l1' reads": {"keep_macs": 0.5, "rule": "global_l1", "center": False},
     }
     before = {k: v.clone() for k, v in model.state_dict().items()}
     for message, how in refused.items():
         with pytest.raises(slimlib.SlimlibError, match=message):
             slimlib.plan_widths(model, x, **how)
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_cost_of_another_unit_is_refused(vgg):
+    costs, full = slimlib.width_path(*vgg).costs, np.array([24, 24, 40, 40])
+    for ask in (costs.cost, costs.saved_by_one):
+        with pytest.raises(slimlib.SlimlibError, match="unit='flops' is not known; use 'macs' or 'params'"):
+            ask("flops", full)
+
+
+def test_the_steps_say_whether_their_level_is_a_threshold(vgg):
+    """The rule's name does not: a function of one's own may be called as one of the rules, and do something else."""
+    def random(r):
+        return rules.uniform(r)
+
+    def mine(r):
+        return rules.proportional(r.full, np.linspace(0.5, 1, len(r.full)))
+
+    model, x = vgg
+    assert slimlib.plan_widths(model, x, rule=random, threshold=0.5).widths == {"0": 12, "3": 12, "6": 20, "9": 20}
+    for rule, how in [(mine, {}), ("random", {}), ("tilt", {"power": 1})]:
+        with pytest.raises(slimlib.SlimlibError, match="has no threshold"):
+            slimlib.plan_widths(model, x, rule=rule, threshold=0.5, **how)
 
 
 def test_bad_models_and_inputs_are_refused(vgg):
