@@ -1,12 +1,14 @@
 """Which filters stay, once the width is chosen: one score a channel, the highest stay.
 
 Every criterion scores a group from the rows that its layers write, each filter flattened with its own weights only, as in the
-papers (Torch-Pruning's defaults mix in BatchNorm and next-layer weights). In a joint group the members' scores add.
+papers (Torch-Pruning's defaults mix in BatchNorm and next-layer weights). In a joint group the members'
+rows count as one long row, side by side; so their l1 scores add, and of ``bn`` the scales add.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -49,21 +51,25 @@ def bn(model: nn.Module, group: Group) -> torch.Tensor:
     return scores
 
 
-CRITERIA = {"l1": l1, "l2": l2, "gm": gm, "bn": bn}
+def random(model: nn.Module, group: Group, generator: np.random.Generator | None = None) -> torch.Tensor:
+    """Control: scores drawn anew at each call, from ``generator`` where there is one."""
+    return torch.from_numpy((generator or np.random.default_rng()).random(group.width))
+
+
+CRITERIA = {"l1": l1, "l2": l2, "gm": gm, "bn": bn, "random": random}
 
 
 def choose_filters(
     model: nn.Module, layout: Layout, widths: Mapping[str, int], criterion: str = "l1", seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Group -> its ``widths[group]`` best channels, ascending; equally many from each block. Ties go to the lower index."""
-    if criterion not in (*CRITERIA, "random"):
-        raise SlimlibError(f"criterion={criterion!r} is not known; use one of {', '.join([*CRITERIA, 'random'])}")
-    generator = np.random.default_rng(seed)
+    if criterion not in CRITERIA:
+        raise SlimlibError(f"criterion={criterion!r} is not known; use one of {', '.join(CRITERIA)}")
+    score = partial(random, generator=np.random.default_rng(seed)) if criterion == "random" else CRITERIA[criterion]
     keep = {}
     for group in layout.groups:
         if group.name in widths:
-            scores = generator.random(group.width) if criterion == "random" else CRITERIA[criterion](model, group).numpy()
-            keep[group.name] = _best(scores, group, widths[group.name])
+            keep[group.name] = _best(score(model, group).numpy(), group, widths[group.name])
     return keep
 
 
