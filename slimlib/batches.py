@@ -18,6 +18,8 @@ PADDING = 4  # pixels of black border that a random crop may reach into, as He e
 class Batches:
     """The training images in a new random order each time it is iterated: (index, float images, labels).
 
+    Only whole batches are given; what is left over, other images each time, is left out.
+
     Every process draws the order and the augmentation of the whole batch and keeps its own share, so what is computed
     does not depend on how many share it.
     """
@@ -55,8 +57,12 @@ class Batches:
 @contextmanager
 def in_channels_last(model: nn.Module) -> Iterator[None]:
     """Store the weights channels-last meanwhile: the same numbers in the order that convolutions are fastest in."""
+    before = [parameter for parameter in model.parameters() if parameter.dim() == 4 and not parameter.is_contiguous()
+              and parameter.is_contiguous(memory_format=torch.channels_last)]
     model.to(memory_format=torch.channels_last)
     try:
         yield
     finally:
         model.to(memory_format=torch.contiguous_format)
+        for parameter in before:  # the caller's own choice
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)

@@ -101,7 +101,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet(nn.Module):
-    """He et al.'s (2016, section 4.2) residual network for small images: three stages of basic blocks."""
+    """He et al.'s (2016, section 4.2) residual network for small images: a stage of basic blocks for each of ``widths``."""
 
     def __init__(self, blocks: int, widths: Sequence[int], num_classes: int, in_channels: int, shortcut: str,
                  stem_stride: int = 1):
@@ -115,11 +115,13 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage}", nn.Sequential(
                 *(BasicBlock(i, width, s, shortcut) for i, s in zip(ins, strides, strict=True))))
             before = width
+        self.stages = len(widths)
         self.linear = nn.Linear(before, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out = F.relu(self.bn1(self.conv1(x)))
-        out = self.layer3(self.layer2(self.layer1(out)))
+        for stage in range(1, self.stages + 1):
+            out = self.get_submodule(f"layer{stage}")(out)
         return self.linear(F.adaptive_avg_pool2d(out, 1).flatten(1))
 
 

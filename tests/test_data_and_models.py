@@ -64,6 +64,14 @@ def test_normalised_is_the_formula():
     torch.testing.assert_close(data.train.normalised(slice(0, 5)), want, rtol=1e-5, atol=1e-5)
 
 
+def test_a_sample_keeps_the_proportions_and_the_labels():
+    split = slimlib.load_data("fashionmnist-10k", limit=600, device="cpu").train
+    part = split.sample(100, seed=3)
+    assert np.bincount(part.labels).tolist() == [10] * 10 and (part.labels.diff() < 0).any()
+    places = [(split.images == image).flatten(1).all(1).nonzero()[0, 0] for image in part.images[:20]]
+    assert torch.equal(split.labels[torch.stack(places)], part.labels[:20])
+
+
 def test_a_damaged_set_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("SLIMLIB_DATA", str(tmp_path))
     np.savez(tmp_path / "mnist.npz", x_train=np.zeros((4, 28, 28, 1), np.uint8), y_train=np.zeros(4, np.int64),
@@ -95,6 +103,12 @@ def test_networks_have_their_published_sizes(name, channels, size, parameters):
     model = models.build(name, 10, channels)
     assert sum(p.numel() for p in model.parameters()) == parameters
     assert model(torch.zeros(2, channels, size, size)).shape == (2, 10)
+
+
+def test_a_residual_network_has_as_many_stages_as_widths():
+    for widths in ((16, 32), (8, 16, 32, 64)):
+        model = models.ResNet(1, widths, 5, 3, "B")
+        assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 5)
 
 
 def test_pretrained_resnet20_has_its_accuracy(real_file):

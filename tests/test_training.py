@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import slimlib
 from slimlib import models
-from slimlib.batches import Batches
+from slimlib.batches import Batches, in_channels_last
 from slimlib.evaluation import calibrate_batchnorm
 from slimlib.randomness import seeded
 
@@ -144,6 +144,14 @@ def test_batchnorm_statistics_are_recomputed_and_weights_are_not(data, two_threa
     torch.testing.assert_close(first.running_var, x.var((0, 2, 3)), rtol=1e-3, atol=1e-4)
     assert all(torch.equal(before[n], p) for n, p in model.named_parameters())
     assert first.momentum == 0.1
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_weights_lie_in_memory_as_they_did(order):
+    model = network().to(memory_format=order)
+    with in_channels_last(model):
+        assert model.conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(p.is_contiguous(memory_format=order) for p in model.parameters() if p.dim() == 4)
 
 
 @pytest.mark.parametrize("batch_size", [0, 1])
