@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from threading import RLock
 
 from torch_pruning.dependency import index_mapping
+
+_LOCK = RLock()  # the mends are made in the module that all threads share
 
 
 @contextmanager
@@ -16,6 +19,11 @@ def steady_index_mapping():
     the mapping is left out. And it takes the parts of a split in the order in which the trace meets their readers; autograd
     knows which part each one reads.
     """
+    with _LOCK:
+        yield from _mended()
+
+
+def _mended():
     names = ("update_reshape_index_mapping", "update_concat_index_mapping", "update_split_index_mapping")
     original = {name: getattr(index_mapping, name) for name in names}
 

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from slimlib.errors import SlimlibError, first_line
@@ -22,12 +23,18 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        mask = os.umask(0)  # mkstemp makes files private; records are for everyone, as the umask says
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private; records are for everyone, as the umask says
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@cache
+def _umask() -> int:
+    """The process's umask, asked once: it can only be read by changing it for a moment, for all threads."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @contextmanager
