@@ -132,7 +132,7 @@ def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFa
         operation = doubt_about(node, names, facts.constants)
         if operation == "pad":
             raw.reason = PAD
-        elif not raw.reason or not doubt:
+        else:
             doubt = doubt or operation
         pooling = pooling or over_positions(node)
     return raw, _settled(raw, doubt, pooling, facts.last_axis)
@@ -173,11 +173,8 @@ def _member(name: str, role: str, channels: np.ndarray, index: np.ndarray) -> tu
     by_channel = np.lexsort((index, channels))
     channels, index = channels[by_channel], index[by_channel]
     unique, counts = np.unique(channels, return_counts=True)
-    fault = ""
     if len(set(counts.tolist())) != 1:
-        fault = f"its channels hold unequal numbers of inputs of {name}"
-    if fault:
-        return Member(name, role, unique, unique[:, None]), fault
+        return Member(name, role, unique, unique[:, None]), f"its channels hold unequal numbers of inputs of {name}"
     return Member(name, role, unique, index.reshape(len(unique), -1)), ""
 
 

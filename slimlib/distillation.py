@@ -97,8 +97,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.distill = distill
         self.layers = tuple(dict.fromkeys(distill.hint_layers + distill.attention_layers))
-        self._models = (student, teacher)  # in a tuple, so that they are not registered as submodules
-        widths = [self._feature_shapes(model, example_input) for model in self._models]
+        widths = [self._feature_shapes(model, example_input) for model in (student, teacher)]
         for name, ours, theirs in ((name, *(shapes[name] for shapes in widths)) for name in self.layers):
             if len(ours) != 4 or len(theirs) != 4 or ours[2:] != theirs[2:]:
                 raise SlimlibError(f"layer {name!r} gives {tuple(ours)} in the student and {tuple(theirs)} in the "

@@ -34,7 +34,7 @@ class World:
     def agreed(self, value: Any = None) -> Any:
         """The first process's value, in all of them: they must take the same turn, whatever each could see on disk.
 
-        None returns before the first process has come here, so it also keeps the others waiting for what that one writes.
+        No process returns before the first one has come here, so the others also wait for what that one writes.
         """
         if self.size == 1:
             return value

@@ -7,8 +7,7 @@ from torch import nn
 
 from slimlib.copying import copied
 from slimlib.layout import Layout, is_depthwise
-from slimlib.outputs import tensors_in
-from slimlib.surgery import Keep, cut, dropped
+from slimlib.surgery import Keep, dropped
 
 
 def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
@@ -48,16 +47,6 @@ def _columns(module: nn.Module, transposed: bool, index: torch.Tensor) -> None:
 
 class OtherShapes(ValueError):
     """Two networks do not answer with tensors of the same shapes."""
-
-
-@torch.no_grad()
-def masking_error(model: nn.Module, layout: Layout, keep: Keep, example_input: torch.Tensor) -> float:
-    """Largest absolute difference between the cut and the masked network, over the scale of the masked one's outputs.
-
-    Of several outputs, the worst. Raises ValueError where the two do not answer with tensors of the same shapes.
-    """
-    networks = cut(model, layout, keep).eval(), masked(model, layout, keep).eval()
-    return difference(*(tensors_in(network(example_input)) for network in networks))
 
 
 def difference(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:

@@ -148,16 +148,9 @@ def cumulative(values: np.ndarray, group: str = "") -> np.ndarray:
     return r
 
 
-def width_at(values: np.ndarray, threshold: float) -> int:
-    """The least i with r_i >= threshold (up to one part in 10^12), at least 1."""
-    return _width_at(cumulative(values), threshold)
-
-
-def _width_at(contributions: np.ndarray, threshold: float) -> int:
-    return int(np.searchsorted(contributions, threshold * (1 - TOLERANCE))) + 1
-
-
 def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, int]:
-    """The paper's one step: every group's width at one threshold in (0, 1]."""
+    """The paper's one step: every group's width at one threshold in (0, 1], the least i with r_i >= threshold (up to one part
+    in 10^12)."""
     share("threshold", threshold, "it is the share of each layer's variance to keep")
-    return {name: _width_at(cumulative(v, name), threshold) for name, v in values.items()}
+    least = threshold * (1 - TOLERANCE)
+    return {name: int(np.searchsorted(cumulative(v, name), least)) + 1 for name, v in values.items()}

@@ -167,4 +167,4 @@ def _cut_norm(dense: nn.Module, norm: nn.Module, kept: Index) -> None:
     for name, tensor in [*dense.named_parameters(recurse=False), *dense.named_buffers(recurse=False)]:
         if tensor.shape == (count,):
             _set(dense, norm, name, tensor[kept])
-    setattr(norm, _count_of(dense), len(torch.arange(count)[kept]))
+    setattr(norm, _count_of(dense), count if isinstance(kept, slice) else len(kept))

@@ -12,10 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import slimlib
 from slimlib import models
 from slimlib.criteria import choose_filters
-from slimlib.masking import masking_error
 from slimlib.plans import WidthPlan
 from slimlib.spectrum import filter_rows
-from tests.conftest import lively_norms
+from tests.conftest import lively_norms, masking_error
 
 SIZES = {
     "torchvision:vgg11_bn": 32, "torchvision:alexnet": 64, "torchvision:resnet18": 64, "torchvision:resnet50": 64,

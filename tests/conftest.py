@@ -9,6 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from slimlib.masking import difference, masked
+from slimlib.outputs import tensors_in
+from slimlib.surgery import cut
+
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores, and so do those that they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
@@ -48,6 +52,12 @@ def lively_norms(model: nn.Module, seed: int = 0) -> nn.Module:
             m.weight.data.copy_(torch.rand(m.num_features, generator=g) + 0.5)
             m.bias.data.copy_(torch.randn(m.num_features, generator=g) * 0.1)
     return model.eval()
+
+
+@torch.no_grad()
+def masking_error(model: nn.Module, layout, keep, x: torch.Tensor) -> float:
+    """How far the cut network's outputs are from those of the masked one, as a share of their scale."""
+    return difference(*(tensors_in(make(model, layout, keep).eval()(x)) for make in (cut, masked)))
 
 
 class Chain(nn.Sequential):

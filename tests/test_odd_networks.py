@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import slimlib
 from slimlib.criteria import choose_filters
-from slimlib.masking import masking_error
-from tests.conftest import lively_norms
+from tests.conftest import lively_norms, masking_error
 from tests.test_user_networks import Net, conv, pooled, slimmed_exactly_or_whole, two
 
 IMAGES, TOKENS, SERIES = (2, 3, 12, 12), (2, 7, 12), (2, 4, 16)

@@ -45,8 +45,8 @@ def test_widths_on_a_gpu_are_those_on_the_cpu():
 def test_rank_bound_is_exact():
     """n filters of p weights have at most p - 1 centred components, p uncentred, at any threshold."""
     rows = torch.randn(64, 27, dtype=torch.float64)
-    assert spectrum.width_at(spectrum.eigenvalues([rows], True), 1.0) == 26
-    assert spectrum.width_at(spectrum.eigenvalues([rows], False), 1.0) == 27
+    values = {center: spectrum.eigenvalues([rows], center) for center in (True, False)}
+    assert spectrum.widths_at(values, 1.0) == {True: 26, False: 27}
 
 
 def test_joint_scatters_add():
@@ -59,7 +59,7 @@ def test_joint_scatters_add():
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30), st.floats(0.01, 1.0))
 def test_width_is_the_least_that_reaches_the_threshold(values, threshold):
     values = np.sort(values)[::-1]
-    width, r = spectrum.width_at(values, threshold), np.cumsum(values) / np.sum(values)
+    width, r = spectrum.widths_at({"a": values}, threshold)["a"], np.cumsum(values) / np.sum(values)
     assert 1 <= width <= len(values)
     assert width == len(values) or r[width - 1] >= threshold * (1 - 1e-11)
     assert width == 1 or r[width - 2] < threshold

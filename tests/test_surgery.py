@@ -1,6 +1,7 @@
 """Cutting: keep-all is the identity, keeping S equals zeroing the rest, and what was planned is what comes out."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,10 +11,11 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import slimlib
+from slimlib.copying import copied
 from slimlib.cost import cost_model
-from slimlib.masking import masked, masking_error
+from slimlib.masking import masked
 from slimlib.surgery import cut
-from tests.conftest import Chain, lively_norms
+from tests.conftest import Chain, lively_norms, masking_error
 
 
 def random_keep(groups, rng):
@@ -153,6 +155,16 @@ def test_trainability_survives(chain):
     model[4].weight.requires_grad_(False)
     slim = slimlib.prune(lively_norms(model), slimlib.plan_widths(model, x, keep_macs=0.5))
     assert not slim[4].weight.requires_grad and slim[0].weight.requires_grad
+
+
+def test_networks_can_be_traced_in_several_threads(network):
+    """The mends of Torch-Pruning are made in the module that all threads share."""
+    _, model, x = network
+    want, others = slimlib.trace(model, x), [copied(model) for _ in range(4)]
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda other: slimlib.trace(other, x), others))
+    shape = [(g.name, g.width, g.reason) for g in want.groups]
+    assert all([(g.name, g.width, g.reason) for g in layout.groups] == shape for layout in found)
 
 
 def test_tracing_does_not_depend_on_the_callers_gradient_mode(chain):

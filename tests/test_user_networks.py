@@ -18,9 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import slimlib
 from slimlib.criteria import choose_filters
-from slimlib.masking import masking_error
 from slimlib.outputs import tensors_in
-from tests.conftest import lively_norms
+from tests.conftest import lively_norms, masking_error
 from tests.random_networks import RandomNetwork
 
 
