@@ -1,17 +1,18 @@
 """Cutting: keep-all is the identity, keeping S equals zeroing the rest, and what was planned is what comes out."""
 
 import copy
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch_pruning.dependency import index_mapping
 
 import slimlib
-from slimlib.copying import copied
+from slimlib._index_mapping import steady_index_mapping
 from slimlib.cost import cost_model
 from slimlib.masking import masked
 from slimlib.surgery import cut
@@ -157,14 +158,20 @@ def test_trainability_survives(chain):
     assert not slim[4].weight.requires_grad and slim[0].weight.requires_grad
 
 
-def test_networks_can_be_traced_in_several_threads(network):
-    """The mends of Torch-Pruning are made in the module that all threads share."""
-    _, model, x = network
-    want, others = slimlib.trace(model, x), [copied(model) for _ in range(4)]
-    with ThreadPoolExecutor(4) as threads:
-        found = list(threads.map(lambda other: slimlib.trace(other, x), others))
-    shape = [(g.name, g.width, g.reason) for g in want.groups]
-    assert all([(g.name, g.width, g.reason) for g in layout.groups] == shape for layout in found)
+def test_threads_mend_the_library_one_after_the_other():
+    """They are made in the module that all threads share; undone too early, or kept, they would be wrong."""
+    original, entered = index_mapping.update_reshape_index_mapping, Event()
+
+    def trace():
+        with steady_index_mapping():
+            entered.set()
+
+    other = Thread(target=trace)
+    with steady_index_mapping():
+        other.start()
+        assert not entered.wait(0.3)
+    other.join()
+    assert entered.is_set() and index_mapping.update_reshape_index_mapping is original
 
 
 def test_tracing_does_not_depend_on_the_callers_gradient_mode(chain):
