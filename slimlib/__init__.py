@@ -8,7 +8,7 @@ from importlib import import_module
 __version__ = "0.1.0"
 
 _HOME = {
-    "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "layout",
+    "SlimlibError": "errors", "spectra": "spectrum", "cumulative": "spectrum", "widths_at": "spectrum", "trace": "tracing",
     "WidthPlan": "plans", "WidthPath": "widths", "plan_widths": "planning", "plan_from_widths": "planning",
     "width_path": "planning", "RULES": "rules", "CRITERIA": "criteria", "prune": "surgery", "thin": "surgery",
     "save": "storage", "load": "storage", "fresh_copy": "fresh", "sensitivity": "scan", "load_data": "data",

@@ -13,11 +13,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from slimlib.copying import copied
 from slimlib.cost import cost_model
+from slimlib.cutting import Keep, cut
 from slimlib.layout import PER_CHANNEL_NORMS, Group, Layout
 from slimlib.masking import OtherShapes, difference, masked
 from slimlib.modes import unmarked
 from slimlib.outputs import tensors_in
-from slimlib.surgery import Keep, cut
 
 NEEDED, NO_RUN = "its channels pass through {}, which needs them all: ", "without some, the network does not run"
 PRODUCT = "it is the width of a product outside Conv and Linear layers (attention), whose multiply-adds plans count as constant"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from slimlib.data import Split
 from slimlib.distributed import World
+from slimlib.splits import Split
 
 PADDING = 4  # pixels of black border that a random crop may reach into, as He et al. (2016, section 4.2)
 

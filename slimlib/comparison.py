@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from slimlib.data import Data
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate
-from slimlib.layout import trace
 from slimlib.planning import Rule, plan_widths
 from slimlib.recipe import Recipe
+from slimlib.splits import Data
 from slimlib.surgery import prune
+from slimlib.tracing import trace
 from slimlib.training import fit
 
 if TYPE_CHECKING:

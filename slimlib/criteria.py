@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from slimlib.errors import SlimlibError
+from slimlib.filters import filter_rows
 from slimlib.layout import Group, Layout
-from slimlib.spectrum import filter_rows
 
 
 def l1(model: nn.Module, group: Group) -> torch.Tensor:

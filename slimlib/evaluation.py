@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from slimlib.data import Data, Split
 from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
+from slimlib.splits import Data, Split
 
 
 def evaluate(model: nn.Module, data: Data | Split, batch_size: int = 1000) -> float:

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from slimlib.errors import SlimlibError
-from slimlib.layout import Group, Layout, trace
+from slimlib.layout import Group, Layout
 from slimlib.plans import WidthPlan
+from slimlib.tracing import trace
 
 
 def first_channels(group: Group, width: int) -> np.ndarray:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.batches import in_channels_last
-from slimlib.data import Data
 from slimlib.distillation import Distill, Distiller, recorded
 from slimlib.errors import SlimlibError
 from slimlib.fingerprint import fingerprint
 from slimlib.modes import evaluation_mode
 from slimlib.precision import autocast
 from slimlib.recipe import Recipe
+from slimlib.splits import Data
 
 _ANSWERS: WeakKeyDictionary[nn.Module, tuple[object, tuple, Tensor]] = WeakKeyDictionary()
 """Teacher -> (the split, what else its answers depend on, its logits of all the split's images); the latest only."""

@@ -6,15 +6,15 @@ import torch
 from torch import nn
 
 from slimlib.copying import copied
+from slimlib.cutting import Keep, dropped
 from slimlib.layout import Layout, is_depthwise
-from slimlib.surgery import Keep, dropped
 
 
 def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
     """A copy of ``model`` at full width in which every dropped channel is zero wherever it is written, and is read nowhere: an
     activation may make something of the zero, as a sigmoid does.
 
-    On it, and on the network that :func:`~slimlib.surgery.cut` returns, every input gives the same output.
+    On it, and on the network that :func:`~slimlib.cutting.cut` returns, every input gives the same output.
     """
     copy_ = copied(model)
     with torch.no_grad():

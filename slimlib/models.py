@@ -5,19 +5,15 @@ Every convolution has a name that a table can show: a VGG's are ``conv1`` ... ``
 
 from __future__ import annotations
 
-import hashlib
-import os
-import urllib.request
 from collections import OrderedDict
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimlib import libraries
+from slimlib.downloads import downloaded
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import data_folder
 from slimlib.storage import load_weights
 
 
@@ -167,9 +163,10 @@ for _depth in (20, 32, 44, 56, 110):
             lambda depth=_depth, shortcut=_shortcut, **shape: cifar_resnet(depth, shortcut=shortcut, **shape))
 NAMES = tuple(_BUILDERS)
 
-# Trained by Y. Idelbayev (BSD-2-Clause); the file name carries the first digits of the file's SHA-256.
+# Trained by Y. Idelbayev (BSD-2-Clause); the file names carry the first digits of the file's SHA-256.
 _RELEASE = "https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/"
-_PRETRAINED = {"cifar10/resnet20": (20, "resnet20-12fca82f.th"), "cifar10/resnet56": (56, "resnet56-4bfd9763.th")}
+_PRETRAINED = {"cifar10/resnet20": (20, "12fca82f0bebc4135bf1f32f6e3710e61d5108578464b84fd6d7f5c1b04036c8"),
+               "cifar10/resnet56": (56, "4bfd97631478d6b638d2764fd2baff3edb1d7d82252d54439343b6596b9b5367")}
 #: (mean, std) of the inputs that the pretrained networks were trained on; see :func:`slimlib.data.with_normalisation`.
 PRETRAINED_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -181,36 +178,13 @@ def pretrained(name: str) -> ResNet:
     inputs normalised by :data:`PRETRAINED_NORMALISATION`.
 
     Raises:
-        SlimlibError: unknown name, no file and no network, or a file whose SHA-256 is not the one in its name.
+        SlimlibError: unknown name, no file and no network, or a file whose SHA-256 is another.
     """
     if name not in _PRETRAINED:
         raise SlimlibError(f"name={name!r} is no pretrained network; choose one of {', '.join(_PRETRAINED)}")
-    depth, file_name = _PRETRAINED[name]
-    file = data_folder() / "weights" / file_name
-    if not file.exists():
-        _fetch(_RELEASE + file_name, file)
-    _check(file.read_bytes(), file)
-    return load_weights(cifar_resnet(depth), file).eval()
-
-
-def _fetch(url: str, file: Path) -> None:
-    try:
-        with urllib.request.urlopen(url, timeout=60) as reply:
-            content = reply.read()
-    except OSError as error:
-        raise SlimlibError(f"{file} is missing, and {url} cannot be reached ({error}). Put the file there, or set "
-                           "SLIMLIB_DATA to the folder that holds weights/" + file.name) from error
-    _check(content, url)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    os.replace(part, file)
-
-
-def _check(content: bytes, origin: Path | str) -> None:
-    start = str(origin).rpartition("-")[2].removesuffix(".th")
-    if not (found := hashlib.sha256(content).hexdigest()).startswith(start):
-        raise SlimlibError(f"{origin} is damaged: its SHA-256 begins with {found[:8]}, not {start}; remove it")
+    depth, sha256 = _PRETRAINED[name]
+    file_name = f"resnet{depth}-{sha256[:8]}.th"
+    return load_weights(cifar_resnet(depth), downloaded(_RELEASE + file_name, sha256)).eval()
 
 
 def _initialised(model: nn.Module) -> nn.Module:

@@ -15,11 +15,12 @@ from torch import nn
 from slimlib.arguments import count
 from slimlib.cost import cost_model, must_be_unit
 from slimlib.errors import SlimlibError
-from slimlib.layout import Group, Layout, trace
+from slimlib.layout import Group, Layout
 from slimlib.plans import WidthPlan
 from slimlib.request import Request
 from slimlib.rules import RULES
 from slimlib.steps import Curves, Removals
+from slimlib.tracing import trace
 from slimlib.widths import WidthPath
 
 Rule = Callable[..., Curves | Removals]

@@ -16,6 +16,7 @@ from torch import nn
 from slimlib import criteria, spectrum
 from slimlib.cost import CostModel
 from slimlib.errors import SlimlibError
+from slimlib.filters import filter_rows
 from slimlib.fresh import fresh_copy
 from slimlib.layout import Group
 from slimlib.request import Request
@@ -101,7 +102,7 @@ def permuted(r: Request) -> Curves:
 def global_l1(r: Request) -> Removals:
     """Rank all filters of the network by their mean absolute weight; the smallest go first."""
     def scores(group: Group) -> np.ndarray:
-        weights = sum(rows.shape[1] for rows in spectrum.filter_rows(r.model, group))
+        weights = sum(rows.shape[1] for rows in filter_rows(r.model, group))
         return criteria.l1(r.model, group).numpy() / weights
     return ranked(r, scores)
 

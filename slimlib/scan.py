@@ -8,11 +8,12 @@ import numpy as np
 from torch import nn
 
 from slimlib.criteria import choose_filters
+from slimlib.cutting import cut
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate, must_have_images
-from slimlib.layout import Layout, trace
+from slimlib.layout import Layout
 from slimlib.prefix import SharedPrefix
-from slimlib.surgery import cut
+from slimlib.tracing import trace
 
 
 def sensitivity(

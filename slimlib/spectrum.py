@@ -17,7 +17,9 @@ from torch import nn
 
 from slimlib.arguments import share
 from slimlib.errors import SlimlibError
-from slimlib.layout import Group, Layout, trace
+from slimlib.filters import filter_rows
+from slimlib.layout import Layout
+from slimlib.tracing import trace
 
 TOLERANCE = 1e-12  # of the threshold: r_i and t are both rounded, so "equal" must not depend on the last bit
 
@@ -47,32 +49,6 @@ def layout_spectra(
     scatters = (scatter(filter_rows(model, g, fold, where), center) for g in groups)
     found = _solved_by_size(scatters) if where.type == "cuda" else [_solved(one) for one in scatters]
     return {g.name: values for g, values in zip(groups, found, strict=True)}
-
-
-@torch.no_grad()
-def filter_rows(
-    model: nn.Module, group: Group, fold: Layout | None = None, device: torch.device | str = "cpu"
-) -> list[torch.Tensor]:
-    """For each layer that writes the group, its filters as rows: float64, shape (width, positions), on ``device``.
-
-    With ``fold``, rows are scaled by gamma / sqrt(var + eps) of the BatchNorm that the layout puts after the layer.
-    """
-    all_rows = []
-    for m in group.writers():
-        layer = model.get_submodule(m.module)
-        weight = layer.weight.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight
-        rows = weight.detach().to(device, torch.float64).flatten(1)
-        if fold is not None and m.module in fold.norm_after:
-            norm = model.get_submodule(fold.norm_after[m.module])
-            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-            rows = rows * scale.detach().to(device)[:, None]
-        if len(m.channels) == group.width and m.positions.shape[1] == 1 and len(rows) == group.width:
-            all_rows.append(rows[torch.as_tensor(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
-        else:  # a member that holds part of the group, or several rows a channel
-            placed = rows.new_zeros(group.width, m.positions.shape[1] * rows.shape[1])
-            placed[torch.as_tensor(m.channels)] = rows[torch.as_tensor(m.positions)].flatten(1)
-            all_rows.append(placed)
-    return all_rows
 
 
 def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:

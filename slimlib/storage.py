@@ -12,12 +12,12 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
+from slimlib.cutting import cut
 from slimlib.errors import SlimlibError, first_line
 from slimlib.files import must_exist, saving
 from slimlib.fitting import checked, deviation, first_channels, layout_for
 from slimlib.modes import evaluation_mode
 from slimlib.plans import WidthPlan
-from slimlib.surgery import cut
 
 _PLAN = "slimlib_plan"  # the key of the plan in the file's metadata
 

@@ -18,7 +18,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from slimlib.batches import Batches, in_channels_last
-from slimlib.data import Data, Split
 from slimlib.distillation import Distill
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
@@ -27,6 +26,7 @@ from slimlib.lesson import Lesson
 from slimlib.precision import autocast, resolve_precision
 from slimlib.randomness import seeded
 from slimlib.recipe import Recipe
+from slimlib.splits import Data, Split
 
 
 @dataclass(frozen=True)

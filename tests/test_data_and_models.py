@@ -1,11 +1,13 @@
 """The embedded set, its splits, and the networks."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
 
 import slimlib
-from slimlib import imagesets, models
+from slimlib import downloads, imagesets, models
 
 
 def test_embedded_set_is_whole_and_balanced():
@@ -117,3 +119,20 @@ def test_pretrained_resnet20_has_its_accuracy(real_file):
     data = slimlib.data.with_normalisation(slimlib.load_data("cifar10", limit=2000), *models.PRETRAINED_NORMALISATION)
     accuracy = slimlib.evaluate(models.pretrained("cifar10/resnet20"), data)
     assert abs(accuracy - 0.9173) < 4 * (0.9173 * 0.0827 / 2000) ** 0.5
+
+
+def test_weights_are_fetched_once_and_checked_each_time(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLIMLIB_DATA", str(tmp_path / "data"))
+    source = tmp_path / "some.th"
+    source.write_bytes(b"weights")
+    right = hashlib.sha256(b"weights").hexdigest()
+    for sha256, url in (("0" * 64, source.as_uri()), (right, (tmp_path / "none" / "some.th").as_uri())):
+        with pytest.raises(slimlib.SlimlibError, match=r"some\.th is missing, and file:.* cannot be fetched"):
+            downloads.downloaded(url, sha256)
+        assert not list((tmp_path / "data" / "weights").iterdir())
+    file = downloads.downloaded(source.as_uri(), right)
+    source.unlink()
+    assert downloads.downloaded(source.as_uri(), right) == file and file.read_bytes() == b"weights"
+    file.write_bytes(b"other")
+    with pytest.raises(slimlib.SlimlibError, match=r"some\.th is damaged: its SHA-256 begins with"):
+        downloads.downloaded(source.as_uri(), right)

@@ -19,7 +19,7 @@ import slimlib
 from slimlib import study
 from slimlib.data import Split
 from slimlib.distributed import World
-from slimlib.imagenet import SIZE, _Decoder
+from slimlib.imagefolder import SIZE, _Decoder
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES, TRAIN, TEST = ("bag", "boot", "coat"), 12, 2  # images a class

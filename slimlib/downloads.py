@@ -1,0 +1,29 @@
+"""Weights that others have published: fetched once, and checked each time."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from torch.hub import download_url_to_file
+
+from slimlib.errors import SlimlibError
+from slimlib.imagesets import data_folder
+
+
+def downloaded(url: str, sha256: str) -> Path:
+    """The file of that URL in ``weights`` of :func:`slimlib.imagesets.data_folder`, downloaded to there if it is missing.
+
+    Raises SlimlibError where it cannot be fetched, and where its SHA-256 is another.
+    """
+    file = data_folder() / "weights" / url.rpartition("/")[2]
+    if not file.exists():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:  # it appears under its name when it is complete and the hash is right
+            download_url_to_file(url, str(file), sha256, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise SlimlibError(f"{file} is missing, and {url} cannot be fetched ({error}). Put the file there, or set "
+                               "SLIMLIB_DATA to the folder that holds weights/" + file.name) from error
+    if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != sha256:
+        raise SlimlibError(f"{file} is damaged: its SHA-256 begins with {found[:8]}, not {sha256[:8]}; remove it")
+    return file

@@ -1,0 +1,100 @@
+"""What an image set is once it is loaded: its three splits, uint8 and channels-last on one device, normalised batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from slimlib.imagesets import sampled
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (N, C, H, W), uint8 and channels-last, with labels (N,), int64, both on one device."""
+
+    images: Tensor
+    labels: Tensor
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        return self.images.device
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one example."""
+        return tuple(self.images.shape[1:])
+
+    def first(self, count: int | None) -> Split:
+        """The first images only; all of them for None. Where images are sorted by class, :meth:`sample` is meant."""
+        return replace(self, images=self.images[:count], labels=self.labels[:count])
+
+    def sample(self, count: int | None, seed: int = 0) -> Split:
+        """At most ``count`` images (all for None) that keep the proportions of the classes, in a random order."""
+        index = torch.from_numpy(sampled(self.labels.cpu().numpy(), count, seed)).to(self.device)
+        images = self.images.permute(0, 2, 3, 1)[index].permute(0, 3, 1, 2)
+        return replace(self, images=images, labels=self.labels[index])
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images as normalised batches, each with its labels."""
+        for start in range(0, len(self), batch_size):
+            part = slice(start, start + batch_size)
+            yield self.normalised(part), self.labels[part]
+
+    def normalised(self, index: Tensor | slice = slice(None)) -> Tensor:
+        """The chosen images as a float32 batch, (pixel / 255 - mean) / std in each channel, channels-last."""
+        return self.normalise(self.images.permute(0, 2, 3, 1)[index])
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (N, H, W, C) -> float32 (N, C, H, W), channels-last in memory; for pixels cut out of these images."""
+        scale, shift = self._scale_and_shift
+        return pixels.permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+
+    @cached_property  # made once: a copy to a GPU would make the host wait in every batch
+    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        scale = [1 / (255 * s) for s in self.std]
+        shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
+        return tuple(torch.tensor(v, device=self.images.device).view(1, -1, 1, 1) for v in (scale, shift))
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """One image set: what it is, where it came from, and its three disjoint splits.
+
+    ``sha256`` is that of all the set's images, whatever part of them ``limit`` has kept. ``notes`` holds what a result
+    on this copy must mention, such as ``lossy_test_indices``: test images that are not pixel-exact.
+    """
+
+    name: str
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sha256: str
+    source: str  # "embedded", "packed", "torchvision" or "arrays"
+    train: Split
+    val: Split
+    test: Split
+    notes: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def device(self) -> torch.device:
+        return self.train.device
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of one example."""
+        return self.train.input_shape
+
+    @property
+    def example_input(self) -> Tensor:
+        """A batch of one normalised training image, (1, C, H, W), for whatever must trace a network."""
+        return self.train.normalised(slice(0, 1))

@@ -1,0 +1,42 @@
+"""How the library hangs together: imports point one way, and no module is long."""
+
+import ast
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import slimlib
+
+FOLDER = Path(slimlib.__file__).parent
+MODULES = {f"slimlib.{path.stem}": path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "__main__")}
+LONG = {"slimlib.notebooks": 240}
+LINES = 200
+
+
+def imported(path: Path) -> set[str]:
+    """The modules of the library that one imports, those within functions as well."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "slimlib":
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found & MODULES.keys()
+
+
+def test_imports_point_one_way():
+    try:
+        list(TopologicalSorter({name: imported(path) for name, path in MODULES.items()}).static_order())
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
+
+
+def test_the_check_sees_imports_within_functions():
+    assert {"slimlib.imagenet", "slimlib.splits"} <= imported(MODULES["slimlib.data"])
+    assert "slimlib._tracing" in imported(MODULES["slimlib.tracing"])
+
+
+def test_no_module_is_long():
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert not {name: count for name, count in lines.items() if count > LONG.get(name, LINES)}
