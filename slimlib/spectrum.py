@@ -124,9 +124,12 @@ def cumulative(values: np.ndarray, group: str = "") -> np.ndarray:
     return r
 
 
+def width_at(values: np.ndarray, threshold: float, group: str = "") -> int:
+    """The least i with r_i >= threshold (up to one part in 10^12), at least 1; ``group`` as in :func:`cumulative`."""
+    return int(np.searchsorted(cumulative(values, group), threshold * (1 - TOLERANCE))) + 1
+
+
 def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, int]:
-    """The paper's one step: every group's width at one threshold in (0, 1], the least i with r_i >= threshold (up to one part
-    in 10^12)."""
+    """The paper's one step: every group's width at one threshold in (0, 1]."""
     share("threshold", threshold, "it is the share of each layer's variance to keep")
-    least = threshold * (1 - TOLERANCE)
-    return {name: int(np.searchsorted(cumulative(v, name), least)) + 1 for name, v in values.items()}
+    return {name: width_at(v, threshold, name) for name, v in values.items()}

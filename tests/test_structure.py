@@ -10,7 +10,7 @@ import slimlib
 
 FOLDER = Path(slimlib.__file__).parent
 MODULES = {f"slimlib.{path.stem}": path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "__main__")}
-LONG = {"slimlib.notebooks": 240}
+LONG = {"slimlib.notebooks": 300}
 LINES = 200
 
 
