@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
 import slimlib
@@ -12,6 +11,7 @@ from slimlib import models
 from slimlib.data import Data, with_normalisation
 from slimlib.errors import SlimlibError
 from slimlib.imagesets import data_folder
+from slimlib.randomness import seeded
 from slimlib.study.execution import trained
 from slimlib.study.names import network_name
 from slimlib.study.profiles import Profile, load_profile
@@ -63,6 +63,6 @@ def _of_the_quick_profile() -> AtHand:
         network, data = trained(run, store)
         return AtHand(network, data, f"{network_name(run.dataset, run.model)}, from the quick profile")
     data = slimlib.load_data(run.dataset)
-    torch.manual_seed(run.seed)
-    network = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device).eval()
+    with seeded(run.seed):
+        network = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device).eval()
     return AtHand(network, data, f"{network_name(run.dataset, run.model)}, UNTRAINED: run the quick profile first")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from slimlib.errors import SlimlibError
+from slimlib.randomness import seeded
 from slimlib.study.evidence import Evidence
 from slimlib.study.ranks import auc, gain, rank_agreement
 from slimlib.study.statistics import holm
@@ -172,8 +173,7 @@ def untrained(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn.Module,
 
     known = KNOWN.get(dataset)
     classes, channels = (known.num_classes, len(known.mean)) if known else (1000, 3)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = models.build(model.removesuffix(":pretrained"), classes, channels)
     side = _SIDES.get(dataset, 32)
     return network.eval(), torch.zeros(1, channels, side, side)

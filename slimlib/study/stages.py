@@ -14,6 +14,7 @@ from slimlib import models
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
 from slimlib.fingerprint import fingerprint
+from slimlib.randomness import seeded
 from slimlib.study.networks import dense_network, loaded, published, same_start
 from slimlib.study.provenance import recorded
 from slimlib.study.runs import Run
@@ -44,8 +45,8 @@ def _dense(run: Run, store: Store, progress: bool) -> dict[str, Any]:
             model, data = published(run, data)
             history = None
         else:
-            torch.manual_seed(run.seed)
-            model = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device)
+            with seeded(run.seed):
+                model = models.build(run.architecture, data.num_classes, data.input_shape[0]).to(data.device)
             with clock("train"):
                 history = slimlib.fit(model, data, run.recipe, seed=run.seed, progress=progress, validate="none")
             _trained(history, provenance)
