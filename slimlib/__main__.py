@@ -144,10 +144,10 @@ def train(args: argparse.Namespace) -> None:
     from slimlib.study import grid
 
     profile = study.load_profile(args.profile)  # an unknown name is refused before any process starts
-    if args.list:
-        print(json.dumps(grid.jobs(profile), indent=1, ensure_ascii=False))
-        return
     runs = grid.chosen(profile, args.only, args.seeds)
+    if args.list:
+        print(json.dumps(grid.jobs(profile, runs=runs), indent=1))
+        return
     chosen = [text for name in ("only", "seeds") if (given := getattr(args, name)) for text in (f"--{name}", *map(str, given))]
     # Each process takes the runs that no other is at: the locks of the store share the work out
     command = [sys.executable, "-m", "slimlib", "train", args.profile, *chosen]

@@ -117,6 +117,8 @@ def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFa
         node, module = item.node, item.node.module
         if node.type in REFUSED:
             raw.reason = raw.reason or REFUSED[node.type]
+        elif item.meet and (module not in names or node.type == OPTYPE.ELEMENTWISE):
+            raw.reason = raw.reason or MEETING.format("what is made of them between layers")
         elif item.lost:
             raw.reason = raw.reason or "its channels pass through reshapes that cannot be followed"
         elif is_attention(node):

@@ -15,16 +15,17 @@ def steady_index_mapping():
     """Mends of Torch-Pruning 1.6.1 while the graph is built, undone afterwards.
 
     It fails at a reshape or a concatenation whose channels it cannot infer (ShuffleNet; a part of a split, joined to a sum of
-    its parts), and makes mappings without an end where it cannot infer the parts of a split (nn.GRU); all are probed here, so
-    the mapping is left out. And it takes the parts of a split in the order in which the trace meets their readers; autograd
-    knows which part each one reads.
+    its parts), makes mappings without an end where it cannot infer the parts of a split (nn.GRU), and forgets at an expansion
+    (grouped-query attention) whose channels it maps; all are probed here, so the mapping is left out. And it takes the parts of
+    a split in the order in which the trace meets their readers; autograd knows which part each one reads.
     """
     with _LOCK:
         yield from _mended()
 
 
 def _mended():
-    names = ("update_reshape_index_mapping", "update_concat_index_mapping", "update_split_index_mapping")
+    names = ("update_reshape_index_mapping", "update_concat_index_mapping", "update_split_index_mapping",
+             "update_expand_index_mapping")  # fmt: skip
     original = {name: getattr(index_mapping, name) for name in names}
 
     def reshape_or_skip(graph, node):
@@ -51,7 +52,10 @@ def _mended():
                         offsets = [i * offsets[1] for i in range(nr + 2)]
                     dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
 
-    for name, mended in zip(names, (reshape_or_skip, concat_or_skip, split_by_number), strict=True):
+    def no_expansion(graph, node):
+        pass
+
+    for name, mended in zip(names, (reshape_or_skip, concat_or_skip, split_by_number, no_expansion), strict=True):
         setattr(index_mapping, name, mended)
     try:
         yield

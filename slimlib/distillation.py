@@ -46,7 +46,8 @@ class Distill:
         if not self.temperature > 0:
             raise SlimlibError(f"temperature={self.temperature} must be positive; 4 is usual")
         for kind in ("hint", "attention"):
-            weight, layers = getattr(self, f"{kind}_weight"), tuple(getattr(self, f"{kind}_layers"))
+            weight, layers = getattr(self, f"{kind}_weight"), getattr(self, f"{kind}_layers")
+            layers = (layers,) if isinstance(layers, str) else tuple(layers)
             object.__setattr__(self, f"{kind}_layers", layers)  # a list, as JSON gives it, becomes a tuple
             if weight < 0 or bool(weight) != bool(layers):
                 raise SlimlibError(f"{kind}_weight={weight} and {kind}_layers={layers} must both be given, the weight "

@@ -23,7 +23,7 @@ from torch import nn
 from slimlib._checks import check
 from slimlib._probing import probed
 from slimlib.layout import CONV, Group, Layout, Member, is_depthwise
-from slimlib.modes import evaluation_mode, unmarked
+from slimlib.modes import buffers_kept, evaluation_mode, unmarked
 
 
 def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
@@ -31,6 +31,11 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
     Raises SlimlibError when the forward pass fails on ``example_input`` or the model holds no Conv or Linear layer.
     """
+    with buffers_kept(model):
+        return _traced(model, example_input)
+
+
+def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
     from slimlib._tracing import read  # the only user of Torch-Pruning: loaded when first needed
 
     check(model, example_input)

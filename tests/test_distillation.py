@@ -31,6 +31,10 @@ def softmax(x):
     return e / e.sum(1, keepdims=True)
 
 
+def test_one_layer_may_be_named_without_a_list():
+    assert slimlib.Distill(hint_weight=1.0, hint_layers="34") == slimlib.Distill(hint_weight=1.0, hint_layers=("34",))
+
+
 def test_kd_loss_equals_a_hand_written_reference():
     rng = np.random.default_rng(0)
     student, teacher = rng.normal(size=(6, 10)), 3 * rng.normal(size=(6, 10))

@@ -62,6 +62,7 @@ def test_jobs_are_the_missing_runs_with_what_they_need_first(project):
     dense = profile.runs("dense")[0]
     profile.store().put(dense, {})
     left = grid.jobs(profile)
+    assert grid.jobs(profile, runs=grid.chosen(profile, [jobs[2]["key"]])) == [jobs[2]]
     assert left == jobs[1:] and (project / left[0]["needs"][0]).is_file()
 
 

@@ -120,6 +120,15 @@ RELU = lambda m, x: x.relu()  # noqa: E731
 OUTPUT, MACS = "model's output", "a product outside Conv and Linear layers"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str], dict[str, str]]] = {
     # name: (network, shape of its input, groups that are slimmed under joint coupling, layer -> why it is whole)
+    "a gate over two halves that are joined, called first": (  # both halves hold a's channels: what one loses, so does the other
+        lambda: Net(lambda m, x: (lambda g, a: m.head(pooled(torch.cat([a, m.norm(a).relu()], 1) * g)))(
+            m.gate(x).sigmoid(), m.a(x).relu()), gate=nn.Conv2d(3, 32, 1), a=conv(3, 16), norm=nn.BatchNorm2d(16),
+            head=nn.Linear(32, 5)), IMAGES, set(), {"gate": "meet in one channel", "a": "meet in one channel"}),
+    "keys shared by two heads (grouped-query attention)": (
+        lambda: Net(lambda m, x: m.head((lambda q, k: F.scaled_dot_product_attention(q, k, k).transpose(1, 2).flatten(2).mean(1))(
+            m.q(x).view(2, 7, 4, 3).transpose(1, 2),
+            m.k(x).view(2, 7, 2, 3).transpose(1, 2)[:, :, None].expand(2, 2, 2, 7, 3).reshape(2, 4, 7, 3))),
+            q=nn.Linear(12, 12), k=nn.Linear(12, 6), head=nn.Linear(12, 5)), TOKENS, set(), {}),
     "the features are returned too": (
         lambda: before_the_head(lambda m, x: (lambda f: (m.head(f), f))(pooled(m.a(x).relu()))), IMAGES, set(), {"a": OUTPUT}),
     "the map before the norm is returned too": (
@@ -383,3 +392,17 @@ def test_a_zero_that_a_sigmoid_makes_a_half_is_read_nowhere():
     layout = slimlib.trace(model, x)
     plan = slimlib.plan_from_widths(model, x, {"a": 6, "b": 4}, layout=layout)
     assert masking_error(model, layout, choose_filters(model, layout, plan.widths), x) < 1e-6
+
+
+def test_what_a_model_counts_while_it_runs_is_put_back():
+    def forward(m, x):
+        m.calls += 1
+        m.mean = 0.9 * m.mean + 0.1 * x.mean()
+        return m.head(pooled(m.a(x).relu()) + m.mean)
+
+    model = before_the_head(forward)
+    model.register_buffer("calls", torch.tensor(0))
+    model.register_buffer("mean", torch.tensor(1.0))
+    before = model.mean
+    slimlib.plan_widths(model.eval(), torch.randn(IMAGES), keep_macs=0.5)
+    assert model.calls == 0 and model.mean is before and before == 1

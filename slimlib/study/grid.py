@@ -11,8 +11,8 @@ from slimlib.study.runs import Run
 from slimlib.study.store import Store
 
 
-def jobs(profile: Profile, store: Store | None = None) -> list[dict[str, Any]]:
-    """The runs that have no record yet, what is needed before what needs it, each as plain values.
+def jobs(profile: Profile, store: Store | None = None, runs: Iterable[Run] | None = None) -> list[dict[str, Any]]:
+    """Those of the profile's runs (or of `runs`) that have no record yet, what is needed before what needs it, as plain values.
 
     key, label, seconds (the profile's estimate), record (the path of its record, from the project's root) and needs (the
     paths of the records it starts from, whether they are there or not).
@@ -30,7 +30,7 @@ def jobs(profile: Profile, store: Store | None = None) -> list[dict[str, Any]]:
             "record": path(run),
             "needs": [path(needed) for needed in run.needs()],
         }
-        for run in store.missing(profile.runs())
+        for run in store.missing(profile.runs() if runs is None else runs)
     ]
 
 

@@ -154,6 +154,10 @@ def published_agreement(
     return auc(layers["drop" if rule == "drop" else "score"], layers.index.isin(listed["layers"]))
 
 
+BESIDE_LISTS = ("pca", "pca_at_init", "depth", "neyman_score")
+"""The orders that stand beside the measured drop where layers on published lists are looked for; Holm's p corrects for all."""
+
+
 def published_table(
     records: Sequence[dict[str, Any]], rules: Iterable[str], budget: str, listed: Mapping[str, Any], ratio: float = 0.75
 ) -> pd.DataFrame:
