@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 REGISTERED = set(vars(nn.Module())) - {"_buffers"}  # what torch keeps of any module, where no activation is
 
@@ -26,16 +27,17 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards every buffer holds what it held before, whatever the model counts or averages while it runs."""
-    before = [(module, dict(module._buffers)) for module in model.modules()]
-    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]  # refused, by its name
+    before = [(module, name, buffer, buffer.clone()) for module in modules for name, buffer in module._buffers.items()
+              if buffer is not None and not is_lazy(buffer) and not buffer.is_meta]
     try:
         yield
     finally:
-        for module, buffers in before:
-            module._buffers.update(buffers)
-        with torch.no_grad():
-            for buffer, value in values:
-                buffer.copy_(value)
+        for module, name, buffer, value in before:
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, value):  # what is as it was may be needed, unwritten, by somebody's backward pass
+                with torch.no_grad():
+                    buffer.copy_(value)
 
 
 @contextmanager
