@@ -112,13 +112,13 @@ def _mapped(dep, idxs: np.ndarray, roots: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFacts) -> tuple[RawGroup, str]:
     """Members, reason to refuse (or ""), and the operation that makes the group doubtful (or "")."""
-    raw, doubt, pooling = RawGroup(width, []), "", ""
+    raw, doubt, pooling, between = RawGroup(width, []), "", "", False
     for item in items:
         node, module = item.node, item.node.module
         if node.type in REFUSED:
             raw.reason = raw.reason or REFUSED[node.type]
         elif item.meet and (module not in names or node.type == OPTYPE.ELEMENTWISE):
-            raw.reason = raw.reason or MEETING.format("what is made of them between layers")
+            between = True
         elif item.lost:
             raw.reason = raw.reason or "its channels pass through reshapes that cannot be followed"
         elif is_attention(node):
@@ -137,6 +137,8 @@ def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFa
         else:
             doubt = doubt or operation
         pooling = pooling or over_positions(node)
+    if between and not raw.reason:  # where they meet in a layer too, its name says more
+        raw.reason = MEETING.format("what is made of them between layers")
     return raw, _settled(raw, doubt, pooling, facts.last_axis)
 
 
