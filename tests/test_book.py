@@ -16,6 +16,7 @@ import pytest
 from slimlib import book, notebooks
 from slimlib.__main__ import main
 from slimlib.errors import SlimlibError
+from slimlib.staleness import inputs_digest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARAMETERS = 'profile: str = "quick"  # which runs\nseed: int = 0  # of the random numbers'
@@ -129,12 +130,12 @@ def test_what_is_up_to_date_is_not_repeated_and_what_changed_is(project):
 
 def test_recorded_profiles_depend_on_records_and_the_live_one_does_not(project):
     template = write_notebook(project / "notebooks" / "one.ipynb", "pass")
-    states = {name: notebooks.fingerprint(template, {"profile": name}, project) for name in ("quick", "paper")}
+    states = {name: inputs_digest(template, {"profile": name}, project) for name in ("quick", "paper")}
     record = project / "book" / "records" / "mnist-lenet5" / "abc.json"
     record.parent.mkdir(parents=True)
     record.write_text("{}")
-    assert notebooks.fingerprint(template, {"profile": "quick"}, project) == states["quick"]
-    assert notebooks.fingerprint(template, {"profile": "paper"}, project) != states["paper"]
+    assert inputs_digest(template, {"profile": "quick"}, project) == states["quick"]
+    assert inputs_digest(template, {"profile": "paper"}, project) != states["paper"]
 
 
 def test_a_killed_book_goes_on_where_it_stopped(project):

@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 import slimlib
-from slimlib import book, notebooks
+from slimlib import book, notebooks, template_cells
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,12 +66,12 @@ def test_the_first_heading_is_the_title_of_the_table_of_contents(tmp_path):
 
 def test_values_stand_in_the_parameters_cell_with_types_and_comments():
     source = 'a: str = "é"  # the first = 1\nb: list = [\n    1,\n]  # the second\nc = None\nd: int = 3  # stays'
-    found = notebooks._with_values(source, {"a": 'say "u"', "b": ["x", 2.5, None], "c": True}, "one.ipynb")
+    found = template_cells.with_values(source, {"a": 'say "u"', "b": ["x", 2.5, None], "c": True}, "one.ipynb")
     wanted = 'a: str = "say \\"u\\""  # the first = 1\nb: list = ["x", 2.5, None]  # the second\nc = True\nd: int = 3  # stays'
     assert found == wanted
-    assert notebooks._with_values(source, {}, "one.ipynb") == source
+    assert template_cells.with_values(source, {}, "one.ipynb") == source
     with pytest.raises(slimlib.SlimlibError, match=r"one\.ipynb: parameter 'e' has no line"):
-        notebooks._with_values(source, {"e": 1}, "one.ipynb")
+        template_cells.with_values(source, {"e": 1}, "one.ipynb")
 
 
 def test_pages_of_one_template_differ_in_title_and_share_no_exercise():
@@ -79,7 +79,7 @@ def test_pages_of_one_template_differ_in_title_and_share_no_exercise():
     assert [*listed] == book.pages(ROOT)
     titles, labels = [], []
     for (profile, name), title in listed.items():
-        cells = notebooks._filled_in(ROOT / "notebooks" / f"{name}.ipynb", {"profile": profile}, True, title)[0].cells
+        cells = template_cells.filled_in(ROOT / "notebooks" / f"{name}.ipynb", {"profile": profile}, True, title)[0].cells
         text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
         titles.append(re.search(r"^# (.*)$", text, flags=re.MULTILINE)[1])
         exercises = re.findall(r"^:label: (\S+)$", text, flags=re.MULTILINE)
@@ -89,11 +89,11 @@ def test_pages_of_one_template_differ_in_title_and_share_no_exercise():
 
 
 def test_tags_of_cells_are_known():
-    ours = {notebooks.QUICK_PAGE, notebooks.RECORDED_PAGE, notebooks.IF_SHOWN}
+    ours = {template_cells.QUICK_PAGE, template_cells.RECORDED_PAGE, template_cells.IF_SHOWN}
     known = {"parameters", "hide-input", "hide-output", "remove-input", *ours}
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         for one in nbformat.read(path, as_version=4).cells:
-            assert set(notebooks._tags(one)) <= known, path.name
+            assert set(template_cells.tags_of(one)) <= known, path.name
 
 
 def test_the_reference_has_every_public_name():

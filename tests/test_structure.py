@@ -10,7 +10,6 @@ import slimlib
 
 FOLDER = Path(slimlib.__file__).parent
 MODULES = {f"slimlib.{path.stem}": path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "__main__")}
-LONG = {"slimlib.notebooks": 300}
 LINES = 200
 
 
@@ -39,4 +38,4 @@ def test_the_check_sees_imports_within_functions():
 
 def test_no_module_is_long():
     lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
-    assert not {name: count for name, count in lines.items() if count > LONG.get(name, LINES)}
+    assert not {name: count for name, count in lines.items() if count > LINES}

@@ -55,6 +55,7 @@ def budget_name(budget: str) -> str:
 
 
 budget_order = parse
+"""Sorts budgets as pages list them."""
 
 
 def model_name(model: str) -> str:
