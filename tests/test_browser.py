@@ -97,6 +97,8 @@ def visited(browser, site):
     for page in pages:
         requests.clear(), errors.clear()
         tab.goto(page.as_uri(), wait_until="load")
+        if page.name == "index.html":  # leads on to the first page, at once or a little later
+            tab.wait_for_url("**/intro.html", wait_until="load")
         tab.wait_for_timeout(150)
         if tab.locator(".math").count():
             tab.wait_for_selector("mjx-container svg", state="attached", timeout=20_000)
