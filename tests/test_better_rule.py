@@ -56,6 +56,8 @@ def test_random_subsets_agree_with_the_formula_within_their_error(cut):
     table = strata.experiment(cut[0], [2, 6], draws=60, level=0.999)
     assert (table["low"] <= table["exact"]).all() and (table["exact"] <= table["high"]).all()
     assert (table["high"] - table["low"] < 0.6 * table["error"]).all(), "intervals so wide show nothing"
+    layer = cut[0]
+    assert table["uncorrelated"].tolist() == pytest.approx([layer.brought / layer.total * (8 / w - 1) for w in (2, 6)])
     with pytest.raises(slimlib.SlimlibError, match="between 1 and 7"):
         strata.experiment(cut[0], [8])
 
@@ -71,6 +73,8 @@ def test_rescaled_copies_compute_the_same_and_move_plain_widths_only():
     model = lively_norms(slimlib.models.build("resnet_small", 10, 1))
     table = widths_under_rescaling(model, torch.randn(4, 1, 28, 28), ["pca", "pca_folded", "neyman"], 0.5, draws=1, spread=1.0)
     assert 0 < table["change"].max() < 1e-4
+    two = widths_under_rescaling(model, torch.randn(1, 1, 28, 28), ["uniform"], 0.5, draws=2).groupby("draw")["change"].first()
+    assert two[0] == 0 and two[1] != two[2], "each draw has numbers of its own"
     for rule, part in table.groupby("rule"):
         wide = part.pivot(index="group", columns="draw", values="width")
         assert wide.nunique(axis=1).eq(1).all() == (rule != "pca"), rule

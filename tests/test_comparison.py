@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import slimlib
+from slimlib import comparison
 from slimlib.study import figures, statistics
-from tests.conftest import Chain, lively_norms
+from tests.conftest import Chain, Residual, lively_norms
 
 RECIPE = slimlib.Recipe(epochs=1, lr=0.05, batch_size=32)
 
@@ -44,7 +45,7 @@ def table(model, data):
 def test_each_row_is_what_one_would_get_by_hand(table, model, data):
     before = copy.deepcopy(model.state_dict())
     assert table[["arm", "seed"]].values.tolist() == [[arm, seed] for seed in (0, 1) for arm in RULES]
-    for arm, seed in (("mine", 1), ("random", 0)):
+    for arm, seed in (("mine", 1), ("random", 0), ("random", 1)):
         plan = slimlib.plan_widths(model, data.example_input, rule=RULES[arm], seed=seed, keep_macs=0.5, fill=True)
         slim = slimlib.prune(model, plan)
         slimlib.fit(slim, data, RECIPE, seed=seed, progress=False)
@@ -54,6 +55,27 @@ def test_each_row_is_what_one_would_get_by_hand(table, model, data):
         assert (row["kept_macs"], row["kept_params"]) == (plan.keep_macs, plan.keep_params)
     assert table["kept_macs"].between(0.4, 0.5).all()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_coupling_criterion_and_unit_reach_the_arms(data):
+    torch.manual_seed(0)
+    model, how = lively_norms(Residual()), {"rule": "uniform", "coupling": "joint", "keep_params": 0.5}
+    table = slimlib.compare(model, data, ["uniform"], RECIPE, keep_params=0.5, coupling="joint", criterion="random", seeds=[4],
+                            progress=False)
+    plan = slimlib.plan_widths(model, data.example_input, fill=True, **how)
+    slim = slimlib.prune(model, plan, criterion="random", seed=4)
+    history = slimlib.fit(slim, data, RECIPE, seed=4, progress=False)
+    (row,) = table.to_dict("records")
+    assert (row["kept_macs"], row["kept_params"]) == (plan.keep_macs, plan.keep_params)
+    assert (row["val_accuracy"], row["test_accuracy"]) == (history.val_accuracy[-1], slimlib.evaluate(slim, data.test))
+    assert (row["criterion"], row["budget"], row["seed"]) == ("random", "params:0.5", 4)
+
+
+def test_all_arms_of_a_seed_train_by_that_seed(model, data, monkeypatch):
+    seeds = []
+    monkeypatch.setattr(comparison, "fit", lambda slim, images, recipe, **how: seeds.append((how["seed"], recipe)))
+    slimlib.compare(model, data, ["pca", "uniform"], RECIPE, keep_macs=0.5, seeds=[3, 5], progress=False)
+    assert seeds == [(3, RECIPE)] * 2 + [(5, RECIPE)] * 2
 
 
 def test_statistics_and_figures_take_the_table(table):

@@ -1,6 +1,8 @@
 """The embedded set, its splits, and the networks."""
 
+import dataclasses
 import hashlib
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 
 import slimlib
 from slimlib import downloads, imagesets, models
+from slimlib.fingerprint import fingerprint
 
 
 def test_embedded_set_is_whole_and_balanced():
@@ -28,6 +31,55 @@ def test_held_out_images_are_not_trained_on():
     assert torch.equal(again.val.images, data.val.images) and not torch.equal(other.val.images, data.val.images)
 
 
+def test_a_limit_keeps_the_same_images_whatever_is_held_out_of_them():
+    one, other = (slimlib.load_data("fashionmnist-10k", limit=200, split_seed=seed) for seed in (0, 1))
+    assert torch.equal(one.test.images, other.test.images) and torch.equal(one.test.labels, other.test.labels)
+    pools = [sorted(bytes(i.numpy()) for i in torch.cat([d.train.images, d.val.images]).contiguous()) for d in (one, other)]
+    assert pools[0] == pools[1] and len(pools[0]) == len(one.test) == 200 and not torch.equal(one.val.images, other.val.images)
+
+
+def test_proportions_of_classes_are_kept_by_the_largest_remainders():
+    labels = np.repeat([0, 1, 2], [5, 3, 2])
+    for count, want in ((4, [2, 1, 1]), (5, [3, 1, 1]), (6, [3, 2, 1]), (0, [0, 0, 0]), (10, [5, 3, 2])):
+        chosen = imagesets.stratified(labels, count, seed=0)
+        assert np.bincount(labels[chosen], minlength=3).tolist() == want and (np.diff(chosen) > 0).all()
+    assert len({tuple(imagesets.stratified(labels, 4, seed)) for seed in range(20)}) > 5
+
+
+def test_another_normalisation_is_that_of_all_three_splits():
+    data = slimlib.load_data("fashionmnist-10k", limit=50)
+    other = slimlib.data.with_normalisation(data, [0.25], [0.5])
+    for part in ("train", "val", "test"):
+        ours, before = getattr(other, part), getattr(data, part)
+        torch.testing.assert_close(ours.normalised(), (before.images / 255 - 0.25) / 0.5)
+        assert ours.images.data_ptr() == before.images.data_ptr() and before.mean == data.mean
+    for mean, std in (([0.5] * 3, [0.5] * 3), ([0.5], [0.0]), ([0.5], [0.5, 0.5])):
+        with pytest.raises(slimlib.SlimlibError, match="one number for each of the 1 channels"):
+            slimlib.data.with_normalisation(data, mean, std)
+    with pytest.raises(slimlib.SlimlibError, match=r"val_fraction=1\.0 must be"):
+        slimlib.load_data("fashionmnist-10k", val_fraction=1.0)
+    with pytest.raises(slimlib.SlimlibError, match=r"limit=9 must be .* number of classes, 10"):
+        slimlib.load_data("fashionmnist-10k", limit=9)
+
+
+def test_evaluating_a_whole_set_takes_its_test_images():
+    data = slimlib.load_data("fashionmnist-10k", limit=300)
+    torch.manual_seed(0)
+    model = models.build("lenet5", 10, 1)
+    wrong = dataclasses.replace(data.val, labels=data.val.labels + 10)  # no class of that number: none would be right
+    assert slimlib.evaluate(model, dataclasses.replace(data, val=wrong, train=wrong)) == slimlib.evaluate(model, data.test) > 0
+
+
+def test_a_fingerprint_tells_names_values_and_buffers():
+    def build(name="a", value=1.0, mean=0.0):
+        model = torch.nn.Sequential(OrderedDict({name: torch.nn.Linear(2, 2), "norm": torch.nn.BatchNorm1d(2)}))
+        torch.nn.init.constant_(model[0].weight, value), torch.nn.init.zeros_(model[0].bias)
+        model[1].running_mean.fill_(mean)
+        return fingerprint(model)
+
+    assert build() == build() and len({build(), build("b"), build(value=2.0), build(mean=1.0)}) == 4
+
+
 def test_images_of_ones_own_are_held_like_those_of_a_known_set():
     arrays, _ = imagesets.read("fashionmnist-10k")
     own = slimlib.data.from_arrays(*(arrays[key] for key in imagesets.ARRAYS), device="cpu")
@@ -39,6 +91,8 @@ def test_images_of_ones_own_are_held_like_those_of_a_known_set():
     everything = arrays["x_train"] / 255
     assert own.mean == pytest.approx([everything.mean()], abs=1e-12) and own.std == pytest.approx([everything.std()], abs=1e-12)
     assert own.train.normalised().mean().abs() < 0.01
+    few = [arrays["x_train"][:20], np.arange(20) % 4, arrays["x_test"][:5], np.array([0, 6, 1, 2, 3])]
+    assert slimlib.data.from_arrays(*few, device="cpu").num_classes == 7, "also of test images alone"
     small = slimlib.data.from_arrays(*(arrays[key][:500] for key in imagesets.ARRAYS), device="cpu", val_fraction=0.2)
     network = models.build("lenet5", 10, 1)
     slimlib.fit(network, small, slimlib.Recipe(epochs=1, lr=0.02), progress=False)

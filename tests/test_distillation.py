@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import slimlib
+from slimlib import lesson
 from slimlib._torchvision import import_torchvision
 from slimlib.distillation import Distiller, attention_loss, hint_loss, kd_loss, recorded
 from tests.conftest import Chain, lively_norms
@@ -136,6 +137,58 @@ def test_one_step_of_fit_follows_torchdistills_gradient(reference, two_threads):
                                student.parameters(), strict=True):
         assert g.abs().max() > 1e-5, f"{name} is not trained by this loss"
         torch.testing.assert_close((p - q) / recipe.lr, g, rtol=2e-3, atol=2e-3 * float(g.abs().max()), msg=name)
+
+
+@pytest.mark.parametrize("how, told", [
+    ({"kd_weight": 1.5}, r"kd_weight=1\.5 must lie in \[0, 1\]"), ({"kd_weight": -0.1}, "kd_weight=-0.1"),
+    ({"temperature": 0}, "temperature=0 must be positive"), ({"temperature": float("nan")}, "temperature=nan"),
+    ({"hint_weight": 1.0}, "hint_weight=1.0 and hint_layers"), ({"hint_layers": ("1",)}, "hint_weight=0.0 and hint_layers"),
+    ({"attention_weight": -1.0, "attention_layers": ("1",)}, "attention_weight=-1.0 and attention_layers"),
+])  # fmt: skip
+def test_what_cannot_be_taught_is_refused(how, told):
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.Distill(**how)
+
+
+def test_a_look_at_the_shapes_leaves_both_networks_as_they_were():
+    torch.manual_seed(0)
+    networks = [lively_norms(Chain()).train() for _ in range(2)]
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
+    Distiller(*networks, slimlib.Distill(hint_weight=1.0, hint_layers=("4",)), torch.randn(2, 3, 16, 16))
+    for network, state in zip(networks, before, strict=True):
+        assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items()) and network.training
+
+
+def test_regressors_of_hints_learn_with_the_student(monkeypatch):
+    made = []
+
+    class Watched(Distiller):
+        def __init__(self, *args):
+            super().__init__(*args)
+            made.append((self, copy.deepcopy(self.regressors.state_dict())))
+
+    monkeypatch.setattr(lesson, "Distiller", Watched)
+    data = slimlib.load_data("fashionmnist-10k", limit=50, device="cpu")
+    teacher, student = (slimlib.models.vgg_small() for _ in range(2))
+    how = slimlib.Distill(hint_weight=1.0, hint_layers=("conv2",))
+    recipe = slimlib.Recipe(epochs=1, lr=0.1, batch_size=15, precision="float32")
+    slimlib.fit(student, data, recipe, teacher=teacher, distill=how, progress=False, validate="none")
+    ((distiller, before),) = made
+    assert all((v - before[k]).abs().max() > 1e-3 for k, v in distiller.regressors.state_dict().items())
+
+
+def test_features_that_do_not_match_are_refused_by_layer():
+    x, student = torch.randn(2, 3, 16, 16), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 5))
+    teacher = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Flatten(), nn.Linear(392, 5))
+    refused = {"0": "layer '0' gives .* in the student .* equal H and W", "2": "layer '2' gives", "9": "no layer '9'"}
+    for layer, told in refused.items():
+        with pytest.raises(slimlib.SlimlibError, match=told):
+            Distiller(student, teacher, slimlib.Distill(hint_weight=1.0, hint_layers=(layer,)), x)
+    data = slimlib.load_data("fashionmnist-10k", limit=100, device="cpu")
+    model, how = slimlib.models.vgg_small(), slimlib.Distill(attention_weight=1.0, attention_layers=("relu2",))
+    with pytest.raises(slimlib.SlimlibError, match="compile=True cannot be combined with hints or attention"):
+        slimlib.fit(model, data, slimlib.Recipe(1, 0.1, batch_size=10, compile=True), teacher=copy.deepcopy(model), distill=how,
+                    progress=False)
 
 
 def torchdistill_loss(reference, student, teacher, distiller, how, x, labels):

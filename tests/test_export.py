@@ -95,6 +95,10 @@ def test_what_cannot_be_saved_or_loaded_is_refused_by_name(tmp_path):
         slimlib.save(build(), plan, file)
     with pytest.raises(slimlib.SlimlibError, match="there is no layer stem"):
         slimlib.save(torch.nn.DataParallel(slim), plan, file)
+    with pytest.raises(slimlib.SlimlibError, match=r"there are \d+ parameters instead of \d+"):
+        longer = slimlib.prune(build(), plan)
+        longer.head = torch.nn.Linear(longer.head.in_features, 6)  # no layer that was slimmed
+        slimlib.save(longer, plan, file)
     assert not file.exists()
     with pytest.raises(slimlib.SlimlibError, match="no such file"):
         slimlib.load(file, build=build)

@@ -102,6 +102,37 @@ def test_each_epoch_has_another_order_and_other_crops(data):
     assert not torch.equal(images[0], again[same])
 
 
+def test_augmentation_is_what_the_recipe_says(data):
+    """By the same draws: the centre crops, random crops of them, and these with some mirrored."""
+    (index, centre, _), = data.train.batches(27, "none", seed=1)
+    assert torch.equal(centre, data.train.normalised(index))
+    (same, crops, _), = data.train.batches(27, "crop", seed=1)
+    (_, flipped, _), = data.train.batches(27, "crop_flip", seed=1)
+    assert torch.equal(index, same) and not any(torch.equal(a, b) for a, b in zip(crops, centre, strict=True))
+    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(flipped, crops, strict=True)]
+    assert all(m or torch.equal(a, b) for m, a, b in zip(mirrored, flipped, crops, strict=True)) and 4 < sum(mirrored) < 23
+
+
+def test_what_is_held_out_follows_from_the_seed_and_a_limit_does_not(data):
+    load = lambda **how: slimlib.load_data("imagenet", device="cpu", val_fraction=0.25, **how)  # noqa: E731
+    assert load().val.files == data.val.files != load(split_seed=1).val.files
+    small, other = (load(limit=12, split_seed=seed) for seed in (0, 1))
+    assert {*small.train.files, *small.val.files} == {*other.train.files, *other.val.files}
+    assert small.test.files == other.test.files and small.val.files != other.val.files
+    assert np.bincount(torch.cat([small.train.labels, small.val.labels])).tolist() == [4, 4, 4] and len(small.val) == 3
+    with pytest.raises(slimlib.SlimlibError, match=r"limit=2 must be .* number of classes, 3"):
+        load(limit=2)
+
+
+def test_images_of_other_size_are_another_set(data, folder, tmp_path, monkeypatch):
+    shutil.copytree(folder / "imagenet", tmp_path / "imagenet")
+    monkeypatch.setenv("SLIMLIB_DATA", str(tmp_path))
+    assert slimlib.load_data("imagenet", device="cpu").sha256 == data.sha256
+    with (tmp_path / "imagenet" / "train" / "bag" / "0.JPEG").open("ab") as file:
+        file.write(b"more")
+    assert slimlib.load_data("imagenet", device="cpu").sha256 != data.sha256
+
+
 def test_a_student_learns_from_files_what_it_learns_from_the_same_pixels_in_memory(data, two_threads):
     """Without augmentation the teacher's answers are kept: the files' are those of their pixels, in their order."""
     decoder = _Decoder(data.train.files)

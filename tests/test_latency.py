@@ -69,9 +69,10 @@ def test_threads_are_put_back():
     class Asks(torch.nn.Module):
         def forward(self, batch):
             seen.append(torch.get_num_threads())
+            assert not self.training, "networks are timed as they are used"
             return batch
 
-    latency.measure({"dense": Asks()}, torch.zeros(1, 3), [1], repeats=1, on=["cpu"], threads=1)
+    latency.measure({"dense": Asks().train()}, torch.zeros(1, 3), [1], repeats=1, on=["cpu"], threads=1)
     assert set(seen) == {1} and torch.get_num_threads() == before
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slimlib import study
-from slimlib.study import figures, findings, layers, tables
+from slimlib.study import figures, findings, layers, statistics, tables
 from slimlib.study.evidence import Evidence
 
 
@@ -39,10 +39,53 @@ def test_correlations_of_known_orders_with_and_without_a_layer():
     assert table.loc[("b", "pca"), "spearman"] < 0.6
     without = layers.correlations(records, ["pca"], ["macs:0.5"], [0.5], exclude={"b": ["l0"]}).set_index("model")
     assert without.loc["b", "spearman"] == pytest.approx(1) and without.loc["b", "n"] == 11
+    assert table.loc[("a", "uniform"), ["over_depth", "over_depth_low", "over_depth_high"]].tolist() == pytest.approx([-2] * 3)
+    assert table.loc[("a", "pca"), "over_depth"] == 0, "no better than depth alone"
     told = tables.correlations(table.reset_index().assign(p_holm=0.5))
-    assert told["Spearman"].iloc[0].startswith("+1.00 [")
+    assert told["Spearman"].iloc[0].startswith("+1.00 [") and told["against depth alone"].iloc[2] == "−2.00 [−2.00, −2.00]"
     figures.correlation_forest(table.reset_index())
     figures.correlation_forest(table.reset_index().iloc[:0])
+
+
+def test_drops_and_layers_are_counted_after_layers_are_left_out():
+    records = [scan("a:pretrained", {"pca": [0.9, 0.1, 0.2, 0.3, 0.4]}, drops=[0.9, 0.01, 0.02, 0.03, 0.10])]
+    find = lambda **how: layers.correlations(records, ["pca"], ["macs:0.5"], [0.5], **how)  # noqa: E731
+    (row,), (left,) = find().to_dict("records"), find(exclude={"a": ["l0"]}).to_dict("records")
+    assert (row["n"], row["median_drop"], row["largest_drop"]) == (5, 0.03, 0.9)
+    assert (left["n"], left["median_drop"], left["largest_drop"]) == (4, 0.025, 0.10)
+    assert len(find(min_groups=5)) == 1 and find(min_groups=5, exclude={"a": ["l0"]}).empty
+    records = [scan("a", {"pca": [0.1, 0.4, 0.2, 0.3, 0.6, 0.5, 0.8, 0.7]})]
+    for low, high in (("low", "high"), ("over_depth_low", "over_depth_high")):
+        wide, narrow = (find(level=level).iloc[0] for level in (0.95, 0.5))
+        assert wide[low] < narrow[low] < narrow[high] <= wide[high]
+
+
+def test_a_layers_score_is_its_mean_over_seeds_draws_and_where_asked_budgets():
+    kept = [("pca", "macs:0.5", 0, 0.2), ("pca", "params:0.5", 0, 0.6), ("init", "macs:0.5", 0, 0.1),
+            ("init", "macs:0.5", 1, 0.5)]  # fmt: skip
+    records = [scan("a", {"pca": [0.0] * 3}, seed, [d, 2 * d, 3 * d]) for seed, d in enumerate((0.1, 0.3))]
+    for seed, record in enumerate(records):
+        told = [(rule, budget, draw, f"l{i}", value + (seed + i) / 10) for rule, budget, draw, value in kept for i in range(3)]
+        record["kept"] = pd.DataFrame(told, columns=["rule", "budget", "seed", "group", "value"]).to_dict("list")
+    score = lambda rule, budget: layers.layer_table(records, rule, budget, 0.5)["score"].tolist()  # noqa: E731
+    assert score("pca", "macs:0.5") == pytest.approx([0.25, 0.35, 0.45]) and score("pca", "params:0.5")[0] == pytest.approx(0.65)
+    assert score("pca", "any") == pytest.approx([0.45, 0.55, 0.65]) and score("init", "macs:0.5")[0] == pytest.approx(0.35)
+    assert layers.layer_table(records, "pca", "any", 0.5)["drop"].tolist() == pytest.approx([0.2, 0.4, 0.6])
+    assert score("depth", None) == [0, 1, 2]
+    records[1]["kept"] = pd.DataFrame(records[1]["kept"]).query("rule == 'pca'").to_dict("list")
+    assert layers.rules_scanned(records, "macs:0.5") == ["pca"], "of all records"
+
+
+def test_published_layers_are_told_from_the_others_but_for_those_on_neither_side():
+    records = [scan("a", {"pca": [0.5, 0.1, 0.2, 0.9, 0.3]}, drops=[0.0, 0.4, 0.1, 0.2, 0.3])]
+    listed = {"layers": ["l1", "l3"], "exclude": ["l0"]}
+    table = layers.published_table(records, ["pca"], "macs:0.5", listed, ratio=0.5)
+    # drops of l1 and l3, .4 and .2, against those of l2 and l4, .1 and .3; and what the rule keeps, .1 and .9 against .2 and .3
+    assert table["auc"].tolist() == [0.75, 0.5] and table["positives"].tolist() == table["negatives"].tolist() == [2, 2]
+    assert layers.published_agreement(records, "pca", "macs:0.5", {"layers": ["l1", "l3"]}, 0.5)["auc"] == pytest.approx(3 / 6)
+    assert layers.published_agreement(records, "drop", None, {"layers": ["l1", "l3"]}, 0.5)["negatives"] == 3
+    assert table["p_holm"].tolist() == pytest.approx(statistics.holm(table["p"])) and (table["p_holm"] >= table["p"]).all()
+    assert table["p_holm"].min() == pytest.approx(min(1, 2 * table["p"].min()))
 
 
 def test_scans_are_averaged_over_seeds():
@@ -162,3 +205,15 @@ def test_networks_stay_together_in_a_table_of_all_budgets():
     runs = [told | {"dataset": dataset, "budget": budget, "arm": arm} for dataset, budget in cells for arm in ("pca", "uniform")]
     networks = tables.before_and_after(pd.DataFrame(runs)).index.get_level_values("network")
     assert list(networks) == sorted(networks, key=list(networks).index) and len(set(networks)) == 2
+
+
+def test_untrained_spectra_are_taken_as_the_trained_ones_were():
+    import slimlib
+
+    run = {"dataset": "mnist", "model": "resnet_small", "seed": 0, "center": False, "coupling": "joint"}
+    how = {"center": False, "coupling": "joint"}
+    spectra = slimlib.spectra(*layers.untrained("mnist", "resnet_small", 5), **how)
+    table = layers.trained_and_untrained({"run": run, "spectra": {n: v.tolist() for n, v in spectra.items()}}, seeds=1, at_most=3)
+    fresh = slimlib.spectra(*layers.untrained("mnist", "resnet_small", 0), **how)
+    for layer, part in table[table["weights"] == "untrained"].groupby("layer"):
+        np.testing.assert_allclose(part["share"], slimlib.cumulative(fresh[layer]))

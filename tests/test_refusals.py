@@ -91,6 +91,8 @@ REFUSED = {
     "another rule's option": (X, {"keep_macs": 0.5, "power": 1.0}, r"power is no option of rule='pca' \(its own: none\); leave"),
     "own options told": (X, {"keep_macs": 0.5, "rule": "pca_budgeted", "fold": True}, r"fold is no .*\(its own: folded\)"),
     "spectra": (X, {"keep_macs": 0.5, "spectra": {}}, "spectra: no spectrum of the right length for inner, squeeze"),
+    "short spectra": (X, {"keep_macs": 0.5, "spectra": {"inner": np.ones(6), "squeeze": np.ones(3)}},
+                      "spectra: no spectrum of the right length for squeeze; make them with the same coupling"),
 }
 
 

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import slimlib
 from slimlib import moments, responses, sampling
+from slimlib.channel_statistics import ChannelStatistics
 from tests.conftest import lively_norms
 from tests.test_user_networks import Net, conv, pooled
 
@@ -158,6 +160,94 @@ def test_widths_are_not_read_off_the_rounding_of_a_dead_layer(chain):
     model[4].bias = nn.Parameter(torch.linspace(0.1, 0.7, 12))
     with pytest.raises(slimlib.SlimlibError, match="4 answers all calibration images alike"):
         slimlib.plan_widths(model, x[:1], keep_macs=0.5, rule="activation_pca", calibration=x)
+
+
+def test_each_thing_that_an_output_is_added_to_counts_by_itself():
+    """One output that is added to two others: T is its variance and that of either."""
+    torch.manual_seed(0)
+
+    def forward(m, x):
+        h = m.a(x).relu()
+        y, one, two = m.b(h), m.c(x), 5 + 3 * m.d(x)  # of other means and variances
+        return m.head(pooled(torch.cat([(y + one).relu(), (two + y).relu()], 1)))
+
+    model = Net(forward, a=conv(3, 4), b=conv(4, 6), c=conv(3, 6), d=conv(3, 6), head=nn.Linear(12, 2)).eval()
+    x = torch.randn(8, 3, 12, 12)
+    with torch.no_grad():
+        joined = [model.b(model.a(x).relu()), model.c(x), 5 + 3 * model.d(x)]
+    want = sum(float(v.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()) for v in joined)
+    assert sampling._measured(model, slimlib.trace(model, x), ["b"], x, batch_size=3)["b"][1] == pytest.approx(want, rel=1e-5)
+
+
+READERS = {
+    "convolution": (nn.Conv2d(6, 4, 3), lambda w: w.transpose(0, 1)), "linear": (nn.Linear(6, 4), lambda w: w.T),
+    "transposed": (nn.ConvTranspose2d(6, 4, 3), lambda w: w),
+    "grouped": (nn.Conv2d(6, 4, 3, groups=2), lambda w: torch.cat([w[:2].transpose(0, 1), w[2:].transpose(0, 1)])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", READERS)
+def test_what_an_input_brings_is_its_variance_times_its_column(kind):
+    layer, by_input = READERS[kind]
+    variance = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+    want = variance * by_input(layer.weight.detach().double()).flatten(1).square().sum(1).numpy()
+    got = sampling._gains(nn.Sequential(layer), SimpleNamespace(norm_after={}), "0", variance)
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+
+
+def test_a_flattened_channel_brings_all_its_positions(chain):
+    """The Linear layer reads 12 channels of 16 positions, one channel after the other."""
+    model, x = chain
+    layout = slimlib.trace(model, x)
+    v, _ = sampling.variances(model, layout, layout.slimmable()[1:2])
+    norm = model[5]
+    _, variance = moments.activation_moments("Relu", norm.bias.detach().double().numpy(),
+                                             norm.weight.detach().double().square().numpy())
+    columns = model[9].weight.detach().double().view(10, 12, 16).square().sum((0, 2)).numpy()
+    assert v == pytest.approx([(variance * columns).sum()])
+
+
+def test_losses_of_several_readers_add():
+    from tests.conftest import Residual
+
+    torch.manual_seed(0)
+    model, x = lively_norms(Residual()), torch.randn(16, 3, 16, 16)
+    layout = slimlib.trace(model, x)
+    (stream,) = (g for g in layout.slimmable("joint") if g.name == "stem")
+    readers = [m for m in stream.members if m.role == "in"]
+    read = sampling._measured(model, layout, [m.module for m in readers], x)
+    brought = [sampling._gains(model, layout, m.module, read[m.module][0])[m.positions].sum() for m in readers]
+    v, t = sampling.variances(model, layout, (stream,), x)
+    assert len(readers) > 1 and v == pytest.approx([sum(brought)])
+    assert v / t == pytest.approx([sum(b / read[m.module][1] for b, m in zip(brought, readers, strict=True))])
+
+
+def test_variances_are_over_all_axes_but_that_of_the_channels():
+    x = 100 + torch.randn(3, 7, 5, generator=torch.Generator().manual_seed(0)).double()
+    for layer, channels in ((nn.Linear(5, 2), x.flatten(0, 1)), (nn.Conv1d(7, 2, 1), x.transpose(1, 2).flatten(0, 1))):
+        tally = ChannelStatistics()
+        for part in x.split(2):
+            tally.add(part, layer)
+        np.testing.assert_allclose(tally.variance(), channels.var(0, correction=0).numpy(), rtol=1e-9)
+        constant = ChannelStatistics()
+        for _ in range(3):
+            constant.add(torch.full_like(x[:1], 0.1), layer)
+        assert (constant.variance() == 0).all(), "exactly, as what does not vary is refused by that"
+
+
+def test_channels_that_are_joined_or_padded_keep_their_order():
+    """Behind a concatenation of two BatchNorms, with zeros before and after as in option A shortcuts."""
+    torch.manual_seed(0)
+    model = lively_norms(Net(lambda m, x: m.head(pooled(m.c(F.pad(torch.cat([m.one(m.a(x)), m.two(m.b(x))], 1),
+                                                                  (0, 0, 0, 0, 1, 3))))),
+                             a=conv(3, 4), b=conv(3, 6), one=nn.BatchNorm2d(4), two=nn.BatchNorm2d(6), c=conv(14, 5),
+                             head=nn.Linear(5, 2)))  # fmt: skip
+    layout = slimlib.trace(model, torch.randn(2, 3, 12, 12))
+    follow = moments.ChannelMoments(model, layout)
+    mean, variance = follow(next(op for op in layout.ops if op.module == "c").inputs[0])
+    norms = (model.one, model.two)
+    np.testing.assert_allclose(mean, np.r_[0, *(n.bias.detach().double().numpy() for n in norms), 0, 0, 0])
+    np.testing.assert_allclose(variance, np.r_[0, *(n.weight.detach().double().square().numpy() for n in norms), 0, 0, 0])
 
 
 def test_a_reader_that_never_varies_is_refused_by_name(chain):

@@ -71,6 +71,37 @@ def test_a_scan_equals_evaluating_every_thin_network_whole(name, coupling):
     assert evaluate(model, split) == 1 and np.allclose(table["drop"], 1 - table["accuracy"]) and table["drop"].max() > 0.02
 
 
+def test_a_ratio_is_the_share_of_filters_that_go():
+    model = build("grouped")
+    table = slimlib.sensitivity(model, images(model), ratios=(0.25, 0.6, 0.99), progress=False)
+    layout = slimlib.trace(model, images(model).normalised(slice(0, 1)))
+    blocks = {g.name: g.blocks for g in layout.slimmable()}
+    assert blocks["grouped"] == 3 and table[table["group"] == "grouped"]["width"].tolist() == [24, 18, 9, 3]
+    for row in table.itertuples():
+        per_block = row.full_width // blocks[row.group]
+        assert row.width == blocks[row.group] * max(1, round((1 - row.ratio) * per_block)), "at least one stays in each block"
+
+
+@pytest.mark.parametrize("criterion", ["l2", "gm", "random"])
+def test_a_scan_removes_by_the_criterion_that_it_is_given(criterion):
+    model = build("chain")
+    split = images(model)
+    layout = slimlib.trace(model, split.normalised(slice(0, 1)))
+    table = slimlib.sensitivity(model, split, ratios=(0.3, 0.5, 0.8), criterion=criterion, progress=False)
+    by_l1 = slimlib.sensitivity(model, split, ratios=(0.3, 0.5, 0.8), progress=False)
+    for row in table[table["ratio"] > 0].itertuples():
+        keep = choose_filters(model, layout, {row.group: row.width}, criterion)
+        assert row.accuracy == evaluate(cut(model, layout, keep), split)
+    assert table["accuracy"].tolist() != by_l1["accuracy"].tolist(), "or the criterion would not be missed"
+
+
+@pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])
+def test_ratios_lie_between_nothing_and_all(ratio):
+    model = build("chain")
+    with pytest.raises(slimlib.SlimlibError, match="must lie strictly between 0 and 1"):
+        slimlib.sensitivity(model, images(model), ratios=(0.5, ratio), progress=False)
+
+
 def test_the_beginning_runs_once_and_the_scan_moves_on(monkeypatch):
     """The first block of a ResNet sees every image once for the whole of the later blocks, and when its own layers change."""
     model = build("resnet20")

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 import slimlib
 from slimlib import models, spectrum
+from slimlib.responses import response_spectra
 
 
-@pytest.mark.parametrize(("n", "p"), [(5, 40), (40, 5), (8, 8), (1, 9)])
+@pytest.mark.parametrize(("n", "p"), [(5, 40), (40, 5), (8, 8), (1, 9), (300, 310)])  # 300: more than one block
 @pytest.mark.parametrize("center", [True, False])
 def test_eigenvalues_equal_numpy_covariance(n, p, center):
     w = np.random.default_rng(n * p).normal(size=(n, p))
@@ -49,6 +50,15 @@ def test_rank_bound_is_exact():
     assert spectrum.widths_at(values, 1.0) == {True: 26, False: 27}
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_beyond_the_rank_there_is_no_variance_at_all(seed):
+    """Not even that of rounding, which would count as a component where costs are weighed against it."""
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(64, p, dtype=torch.float64, generator=generator) for p in (9, 20)]
+    values = spectrum.eigenvalues(rows)
+    assert (values[:27] > 1e-3).all() and (values[27:] == 0).all(), "each layer loses one component to centring"
+
+
 def test_joint_scatters_add():
     a, b = torch.randn(6, 20, dtype=torch.float64), torch.randn(6, 30, dtype=torch.float64)
     scatter = sum(np.cov(x.numpy()) * (x.shape[1] - 1) for x in (a, b))
@@ -79,6 +89,53 @@ def test_spectra_of_a_model_layer_by_layer(chain):
     for name, values in found.items():
         rows = model.get_submodule(name).weight.detach().double().flatten(1).numpy()
         np.testing.assert_allclose(values, np.clip(np.linalg.eigvalsh(np.cov(rows))[::-1], 0, None), atol=1e-14)
+
+
+def test_a_folded_spectrum_is_that_of_filters_times_gamma_over_sigma(chain):
+    model, x = chain
+    with torch.no_grad():
+        model[1].running_var.copy_(torch.linspace(1e-6, 1e-4, 8))  # of the size of eps, which is a part of sigma
+    found = slimlib.spectra(model, x, folded=True)
+    for name, norm in (("0", model[1]), ("4", model[5]), ("9", None)):  # no BatchNorm behind the last
+        rows = model.get_submodule(name).weight.detach().double().flatten(1).numpy()
+        if norm is not None:
+            scale = norm.weight.detach().double().numpy() / np.sqrt(norm.running_var.double().numpy() + norm.eps)
+            rows = rows * scale[:, None]
+        want = np.clip(np.linalg.eigvalsh(np.cov(rows))[::-1], 0, None)
+        np.testing.assert_allclose(found[name], want, rtol=1e-9, atol=1e-12 * want[0])
+
+
+def test_without_any_norm_a_folded_spectrum_is_refused():
+    model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 4, 3)), torch.zeros(1, 3, 8, 8)
+    for how in ({"rule": "pca_folded"}, {"rule": "pca_budgeted", "folded": True}):
+        with pytest.raises(slimlib.SlimlibError, match=r"a folded spectrum needs a BatchNorm .* use the plain one"):
+            slimlib.plan_widths(model, x, keep_macs=0.5, **how)
+
+
+def test_filters_of_a_transposed_convolution_are_those_of_its_outputs():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.ConvTranspose2d(3, 6, 2), torch.nn.ReLU(), torch.nn.Conv2d(6, 4, 3))
+    rows = model[0].weight.detach().double().transpose(0, 1).flatten(1).numpy()  # stored (in, out, k, k)
+    found = slimlib.spectra(model, torch.zeros(1, 3, 8, 8))["0"]
+    np.testing.assert_allclose(found, np.clip(np.linalg.eigvalsh(np.cov(rows))[::-1], 0, None), atol=1e-14)
+
+
+def test_spectra_of_responses_are_those_of_all_outputs(network):
+    """Covariances over images and positions of what each layer itself gives, those of a joint group added."""
+    _, model, x = network
+    layout, images, seen = slimlib.trace(model, x), torch.randn(25, 3, 16, 16), {}
+    groups = layout.slimmable("joint")
+    found = response_spectra(model, groups, images, batch_size=10)
+    for m in [m for g in groups for m in g.writers()]:
+        keep = lambda module, args, out, name=m.module: seen.update({name: out.detach().double()})  # noqa: E731
+        model.get_submodule(m.module).register_forward_hook(keep)
+    model(images)
+    for g in groups:
+        total = np.zeros((g.width, g.width))
+        for m in g.writers():
+            covariance = np.cov(seen[m.module].transpose(0, 1).flatten(1).numpy(), bias=True)
+            total[np.ix_(m.channels, m.channels)] += covariance[np.ix_(m.positions[:, 0], m.positions[:, 0])]
+        np.testing.assert_allclose(found[g.name], np.linalg.eigvalsh(total)[::-1], rtol=1e-4, atol=1e-6 * np.trace(total))
 
 
 def test_a_layer_without_variance_is_refused():

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 
 from slimlib import study
 from slimlib.errors import SlimlibError
+from slimlib.recipe import Recipe
 from slimlib.rules import RULES
-from slimlib.study.claims import load_claims, published_layers
+from slimlib.study.claims import Claim, load_claims, published_layers
 from slimlib.study.runs import SLIM_STAGES
+from slimlib.study.studies import expand
 
 PROFILES = study.profile_names()
 CLAIMS = load_claims()
@@ -42,6 +46,25 @@ def test_seeds_are_outermost(name):
         assert seeds == sorted(seeds)
 
 
+def test_a_grid_is_the_product_of_its_axes():
+    grid = {"dataset": "mnist", "model": ["lenet5", "resnet20:pretrained"], "stage": "prune", "criterion": "l1",
+            "budget": "macs:0.5", "arms": ["pca", {"rule": "pca", "center": False, "options": {"a": 1}}],
+            "coupling": "joint", "options": {"b": 2}, "dense_recipe": Recipe(2, 0.1), "recipe": Recipe(1, 0.1)}  # fmt: skip
+    runs = list(expand(grid, 7))
+    assert [(run.model, run.arm, dict(run.options)) for run in runs] == [
+        (model, *arm) for model in grid["model"] for arm in (("pca(b=2)", {"b": 2}), ("pca_uncentred(a=1)", {"a": 1}))]
+    assert {(run.seed, run.coupling) for run in runs} == {(7, "joint")}
+    assert [run.dense_recipe for run in runs] == [grid["dense_recipe"]] * 2 + [None] * 2
+    assert {run.recipe for run in runs} == {grid["recipe"]}
+
+
+def test_seeds_of_a_grid_are_its_own_where_it_has_some():
+    laptop = study.load_profile("laptop")
+    scans = laptop.runs("sensitivity")
+    assert [sorted({run.seed for run in scans if run.pretrained is known}) for known in (True, False)] == [[0], [*laptop.seeds]]
+    assert len(laptop.runs("unseen")) == 2 and not set(laptop.runs("unseen")) & set(scans), "of other images"
+
+
 @pytest.mark.parametrize(("change", "reason"), [
     (lambda text: "", "broken.yml: a mapping of .* was expected, not None"),
     (lambda text: text.replace("recipes:", "recipies:"), "broken.yml: recipes is missing"),
@@ -57,6 +80,13 @@ def test_a_broken_profile_is_refused_by_what_is_wrong(tmp_path, change, reason):
     (profiles / "broken.yml").write_text(change((profiles / "quick.yml").read_text()))
     with pytest.raises(SlimlibError, match=reason):
         study.load_profile("broken", tmp_path)
+
+
+def test_an_arm_may_have_a_coupling_of_its_own():
+    grid = {"dataset": "mnist", "model": "lenet5", "stage": "prune", "criterion": "l1", "budget": "macs:0.5", "coupling": "inner",
+            "arms": ["pca", {"rule": "uniform", "coupling": "joint"}],
+            "recipe": Recipe(1, lr=0.1), "dense_recipe": Recipe(1, lr=0.1)}  # fmt: skip
+    assert [(run.rule, run.coupling) for run in expand(grid, 0)] == [("pca", "inner"), ("uniform", "joint")]
 
 
 def test_one_network_or_seed_may_be_named_without_a_list():
@@ -117,6 +147,11 @@ def test_status_counts_records_and_learns_from_their_time(tmp_path):
     assert found["recorded"] == 1 and found["seconds_recorded"] == 1000.0
     assert found["seconds_left"] > none["seconds_left"] + 1000, "runs like the recorded one now count for what it took"
     assert found["studies"]["pruning"]["recorded"] == 1
+    kind = ("dataset", "model", "stage", "budget", "recipe")
+    like = [run for run in runs if all(getattr(run, name) == getattr(one, name) for name in kind)]
+    store.put(like[1], {"provenance": {"seconds": 3000.0}})
+    rest = sum(quick.estimates()[run] for run in runs if run not in like)
+    assert study.status(quick, store)["seconds_left"] == pytest.approx(2000 * (len(like) - 2) + rest), "their mean"
 
 
 # ---- claims
@@ -129,7 +164,7 @@ def test_all_planned_claims_are_written_down():
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
 def test_a_claim_names_existing_rules_and_has_runs_that_can_decide_it(claim):
     runs = claim.deciding_runs()
-    assert runs
+    assert runs and (claim.criterion is None or {run.criterion for run in runs} == {claim.criterion})
     if claim.kind == "paired":
         arms = {run.arm for run in runs}
         assert claim.ours in arms and set(claim.rivals) <= arms | {"best_tilt"}
@@ -139,6 +174,55 @@ def test_a_claim_names_existing_rules_and_has_runs_that_can_decide_it(claim):
             assert study.load_profile("laptop").evidence and run.stage == claim.stage
     else:
         assert {run.stage for run in runs} == {"sensitivity"}
+
+
+def test_runs_decide_that_are_of_the_claims_criterion_stage_and_arms(tmp_path):
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "notebooks" / "profiles" / "small.yml").write_text("""
+name: small
+evidence: true
+train: records
+records: records
+description: of everything a little
+seeds: 1
+recipes: {r: {epochs: 1, lr: 0.1}}
+studies:
+  mixed:
+    - {dataset: mnist, model: lenet5, stage: prune, arms: [pca, uniform, random, {rule: tilt, options: {power: 1}}],
+       criterion: [l1, l2], budget: "macs:0.5", dense_recipe: r, recipe: r, seconds: 1}
+    - {dataset: mnist, model: lenet5, stage: scratch, arms: [pca, uniform], budget: "macs:0.5", dense_recipe: r, recipe: r,
+       seconds: 1}
+""")
+    runs = ({"profile": "small", "studies": ["mixed"]},)
+    claim = Claim("X", "", "", "paired", "pca", runs, rivals=("random",), criterion="l2")
+    told = lambda claim: [(run.stage, run.arm, run.criterion) for run in claim.deciding_runs(tmp_path)]  # noqa: E731
+    assert told(claim) == [("prune", "pca", "l2"), ("prune", "random", "l2")]
+    assert [run[2] for run in told(replace(claim, criterion=None))] == ["l1", "l1", "l2", "l2"]
+    assert told(replace(claim, stage="scratch", criterion=None)) == [("scratch", "pca", None)]
+    tilts = told(replace(claim, rivals=("best_tilt",)))
+    assert [run[1] for run in tilts] == ["pca", "uniform", "tilt(power=1.0)"], "uniform is the tilt of power 0 and competes"
+
+
+@pytest.mark.parametrize("change, told", [
+    ({"rivalz": ["uniform"]}, "claim 'A': rivalz is not understood"), ({"kind": "pair"}, "kind='pair' must be one of"),
+    ({"rivals": []}, "rivals is missing"), ({"kind": "rank"}, "ratios is missing"),
+    ({"runs": [{"profile": "grand", "studies": ["pruning"]}]}, "runs must name a profile"),
+    ({"runs": [{"profile": "laptop"}]}, "runs must name a profile .* and its studies"),
+])  # fmt: skip
+def test_a_claim_that_is_not_understood_is_named(tmp_path, change, told):
+    entry = {"id": "A", "title": "t", "statement": "s", "kind": "paired", "ours": "pca", "rivals": ["uniform"],
+             "runs": [{"profile": "laptop", "studies": ["pruning"]}]}
+    path = tmp_path / "claims.yml"
+
+    def load(*claims):
+        path.write_text(json.dumps({"defaults": {"paired": {"margin": 0.5}}, "claims": claims}))
+        return load_claims(path)
+
+    assert load(entry)["A"].margin == 0.5 and list(load(entry, entry | {"id": "B"})) == ["A", "B"]
+    with pytest.raises(SlimlibError, match="id 'A' is there twice"):
+        load(entry, entry)
+    with pytest.raises(SlimlibError, match=told):
+        load(entry | change)
 
 
 def test_no_claim_is_decided_by_an_illustration():

@@ -22,6 +22,7 @@ from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
+from slimlib.study import stages
 from slimlib.study.locks import RunBusy, locked
 from slimlib.study.provenance import code_version, provenance_table
 from slimlib.study.runs import Run, with_needs
@@ -134,6 +135,7 @@ def test_what_means_the_same_is_the_same_run():
     [
         ({"stage": "prun"}, "stage"),
         ({"budget": "macs:1.5"}, "budget"),
+        ({"budget": "macs:0"}, "budget"),
         ({"budget": "flops:0.5"}, "budget"),
         ({"budget": "macs:half"}, "budget"),
         ({"criterion": None}, "criterion"),
@@ -158,6 +160,10 @@ def test_pretrained_networks_share_one_dense_run_and_needs_come_first():
     assert [run.stage for run in order] == ["dense", "sensitivity", "prune", "prune"]
     assert with_needs(reversed(order)) == [*with_needs(order)[:2], runs[1], runs[0]]
     assert pruned(seed=3).dense() == pruned(seed=3, rule="uniform").dense() != pruned(seed=4).dense()
+    scan = pruned(rule="sensitivity", criterion="l2", coupling="joint", seed=3).sensitivity_scan()
+    assert (scan.criterion, scan.coupling, scan.seed, scan.dense_recipe) == ("l2", "joint", 3, DENSE)
+    taught = pruned(stage="distill", rule="sensitivity", criterion=None, distill=KD)
+    assert taught.sensitivity_scan().criterion == "l1"
 
 
 # ---- the store
@@ -189,6 +195,17 @@ def test_brackets_in_a_text_are_no_list(tmp_path):
     told = fake(run) | {"provenance": {"seconds": 1.0, "notes": ["took [ 3 ] steps"]}}
     store.put(run, told)
     assert store.get(run)["provenance"] == told["provenance"]
+
+
+def test_a_frame_has_what_was_kept_of_either_cost_and_other_files_are_no_records(tmp_path):
+    store, run = Store(tmp_path / "records", tmp_path / "cache"), pruned(rule="tilt", options={"power": -0.5}, center=False)
+    cost = {"params": 300, "macs": 20, "dense_params": 1000, "dense_macs": 100}
+    path = store.put(run, {**fake(run), "cost": cost, "threshold": 0.7})
+    path.with_name("notes.json").write_text("{}")
+    (row,) = study.to_frame(store.all()).to_dict("records")
+    assert (row["kept_params"], row["kept_macs"]) == (0.3, 0.2) and row["arm"] == "tilt_uncentred(power=-0.5)"
+    assert (row["budget"], row["budget_kind"], row["budget_value"]) == ("macs:0.5", "macs", 0.5)
+    assert (row["power"], row["threshold"], row["test_accuracy"], row["key"]) == (-0.5, 0.7, 0.5, run.key)
 
 
 def test_a_record_in_the_wrong_place_or_damaged_is_refused(tmp_path):
@@ -236,6 +253,10 @@ def test_checkpoints_come_back_with_what_was_told(tmp_path):
     store.save_checkpoint(run, model, test_accuracy=0.25)
     assert store.load_checkpoint(run, other) == {"test_accuracy": 0.25}
     assert torch.equal(model.weight, other.weight) and torch.equal(model.bias, other.bias)
+    tied, again = (torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Linear(3, 3)) for _ in range(2))
+    tied[1].weight = tied[0].weight  # in one memory, which the file format refuses
+    store.save_checkpoint(run, tied)
+    assert store.load_checkpoint(run, again) == {} and torch.equal(again[1].weight, tied[0].weight)
 
 
 # ---- locks
@@ -412,6 +433,72 @@ def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
     assert any("0.1230" in note for note in after["provenance"]["notes"])
 
 
+SLIM = {"dataset": "fashionmnist-10k", "model": "resnet_small", "rule": "random", "coupling": "joint", "seed": 1,
+        "recipe": Recipe(epochs=1, lr=0.02, batch_size=60), "dense_recipe": Recipe(epochs=1, lr=0.05)}  # fmt: skip
+
+
+@pytest.mark.parametrize("stage", ["prune", "distill"])
+def test_a_record_holds_what_one_would_get_by_hand(tmp_path, tiny_data, stage):
+    store = Store(tmp_path / "records", tmp_path / "cache")
+    how = {"prune": {"criterion": "random"}, "distill": {"distill": Distill(kd_weight=0.5, temperature=2.0)}}
+    run = Run(**SLIM, stage=stage, budget="params:0.3", **how[stage])
+    record = study.execute(run, store, progress=False)
+    network, data = study.trained(run.dense(), store)
+
+    torch.manual_seed(run.seed)
+    dense = slimlib.models.build("resnet_small", 10, 1)
+    slimlib.fit(dense, data, run.dense_recipe, seed=run.seed, progress=False, validate="none")
+    assert all(torch.equal(a, b) for a, b in zip(dense.state_dict().values(), network.state_dict().values(), strict=True))
+
+    plan = slimlib.plan_widths(dense, data.example_input, rule="random", coupling="joint", seed=1, keep_params=0.3, fill=True)
+    before, taught = {}, {}
+    if stage == "prune":
+        slim = slimlib.prune(dense, plan, criterion="random", seed=1)
+        before = {"test_accuracy_before_finetuning": slimlib.evaluate(slim, data.test)}
+    else:
+        slim = slimlib.thin(dense, plan, seed=1)
+        taught = {"teacher": dense, "distill": run.distill}
+    history = slimlib.fit(slim, data, run.recipe, seed=1, progress=False, validate="none", **taught)
+    assert record["widths"] == plan.widths and record["cost"]["params"] == plan.params
+    assert record["loss"] == pytest.approx(history.loss, rel=1e-5)
+    accuracies = {"val_accuracy": slimlib.evaluate(slim, data.val), "test_accuracy": slimlib.evaluate(slim, data.test)}
+    assert record["metrics"] == {**accuracies, **before, "dense_test_accuracy": slimlib.evaluate(dense, data.test)}
+    if stage == "prune":  # the others have hardly learnt anything
+        assert record["metrics"]["val_accuracy"] != record["metrics"]["test_accuracy"], "or they might be exchanged"
+
+
+def test_what_a_rule_reads_follows_from_the_run(tmp_path, tiny_data):
+    """Of images a rule is given training images alone, and of a scan the drops at one ratio."""
+    store, data = Store(tmp_path / "records", tmp_path / "cache"), slimlib.load_data("fashionmnist-10k")
+    run = pruned(rule="activation_pca", coupling="joint", center=False, seed=4, options={"calibration": 30})
+    how = stages.rule_arguments(run, store, data)
+    assert torch.equal(how.pop("calibration"), data.train.normalised(slice(0, 30)))
+    assert how == {"rule": "activation_pca", "coupling": "joint", "center": False, "seed": 4}
+    scan = {"group": ["a", "a", "b", "b"], "ratio": [0.5, 0.75] * 2, "drop": [0.1, 0.2, 0.3, 0.4]}
+    for options, want in (({}, {"a": 0.2, "b": 0.4}), ({"ratio": 0.5}, {"a": 0.1, "b": 0.3})):
+        run = pruned(rule="sensitivity", options=options)
+        store.put(run.sensitivity_scan(), {"sensitivity": scan})
+        told = stages.rule_arguments(run, store, data)
+        assert told["drops"] == want and "ratio" not in told
+    with pytest.raises(SlimlibError, match=r"ratio=0\.6 was not measured; the scan holds \[0\.5, 0\.75\]"):
+        stages.rule_arguments(pruned(rule="sensitivity", options={"ratio": 0.6}), store, data)
+
+
+def test_a_scan_is_of_the_runs_criterion_and_coupling(tmp_path, tiny_data, monkeypatch):
+    monkeypatch.setattr(stages, "_kept_by_rules", lambda run, dense, data: [{"rule": "none"}])  # they take long
+    store = Store(tmp_path / "records", tmp_path / "cache")
+    run = Run("fashionmnist-10k", "resnet_small", "sensitivity", criterion="random", coupling="joint",
+              dense_recipe=SLIM["recipe"], options={"ratios": [0.5], "images": 30})  # fmt: skip
+    record = study.execute(run, store, progress=False)
+    network, data = study.trained(run.dense(), store)
+    want = slimlib.sensitivity(network, data.val.first(30), [0.5], "random", coupling="joint", progress=False)
+    assert record["sensitivity"]["group"] == want["group"].tolist()
+    assert record["sensitivity"]["accuracy"] == pytest.approx(want["accuracy"].tolist(), abs=1e-7)
+    spectra = slimlib.spectra(network, data.example_input, coupling="joint")
+    assert {name: pytest.approx(values, rel=1e-5) for name, values in record["spectra"].items()} == {
+        name: values.tolist() for name, values in spectra.items()}
+
+
 @pytest.mark.parametrize("known_by", ["fingerprint", "accuracy"])
 def test_evidence_refuses_an_arm_that_starts_from_another_dense_network(tmp_path, tiny_data, known_by):
     store = Store(tmp_path / "records", tmp_path / "cache", strict=True)
@@ -463,6 +550,16 @@ def test_students_teachers_and_scans(tmp_path, tiny_data):
     )
     assert {len(column) for column in kept.values()} == {len(kept["rule"])}
     assert records[1]["widths"] == records[2]["widths"] and records[1]["loss"] != records[2]["loss"]
+    network, data = study.trained(scan.dense(), store)  # it has no BatchNorm, so moments are measured, on training images
+    images = {"rule": "neyman", "calibration": data.train.normalised(slice(0, 512))}
+    plan = slimlib.plan_widths(network, data.example_input, keep_macs=0.5, **images)
+    rows = [i for i, (rule, budget) in enumerate(zip(kept["rule"], kept["budget"], strict=True)) if (rule, budget) == (
+        "neyman", "macs:0.5")]
+    assert {kept["group"][i]: kept["value"][i] for i in rows} == pytest.approx(plan.kept)
+    path = slimlib.width_path(network, data.example_input)
+    v, t = slimlib.sampling.variances(network, path.layout, path.groups, images["calibration"])
+    scores = [value for rule, value in zip(kept["rule"], kept["value"], strict=True) if rule == "neyman_score"]
+    assert scores == pytest.approx((v / t).tolist(), rel=1e-6)
     assert store.get(by_need.sensitivity_scan()) is not None
     assert by_need.dense() == taught.dense() == scan.dense()
 

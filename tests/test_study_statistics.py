@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from slimlib.study.claims import Claim, load_claims, published_layers
 from slimlib.study.judgement import judge
 from slimlib.study.layers import layer_table, published_agreement
 from slimlib.study.profiles import load_profile
+from slimlib.study.runs import Run
 
 
 def test_paired_interval_is_that_of_the_textbook():
@@ -28,6 +30,9 @@ def test_paired_interval_is_that_of_the_textbook():
     assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, test.pvalue))
     assert found.mean == pytest.approx(np.mean(d)) and found.sd == pytest.approx(np.std(d, ddof=1)) and found.n == 5
     assert found.low < found.boot_low < found.mean < found.boot_high < found.high
+    less, interval = st.paired(d, level=0.8), test.confidence_interval(0.8)
+    assert (less.low, less.high, less.p) == pytest.approx((interval.low, interval.high, test.pvalue))
+    assert found.boot_low < less.boot_low < less.boot_high < found.boot_high
 
 
 def test_t_interval_covers_as_often_as_it_says():
@@ -47,7 +52,7 @@ def test_verdicts_follow_the_written_rule():
     assert st.verdict(0.0001, 0.0005, margin=0.001) == "supported"
     assert st.verdict(-0.002, -0.001) == "not supported"
     assert st.verdict(-0.002, 0.0005, margin=0.001) == "not supported"
-    assert st.verdict(-0.002, 0.002, margin=0.001) == "inconclusive"
+    assert st.verdict(-0.002, 0.002, margin=0.001) == st.verdict(-0.002, 0.001, margin=0.001) == "inconclusive"
     assert st.verdict(0.0, 0.002) == "inconclusive"
     assert st.verdict(float("nan"), float("nan")) == "inconclusive"
 
@@ -59,6 +64,7 @@ def test_few_or_equal_differences():
     assert (same.low, same.high, same.p, same.verdict) == (0, 0, 1, "inconclusive")
     always = st.paired([0.01] * 5)
     assert (always.low, always.high, always.p) == (0.01, 0.01, 2**-4)  # five heads in a row, or five tails
+    assert (always.boot_low, always.boot_high, always.verdict, always.agree) == (0.01, 0.01, "supported", True)
     with pytest.raises(SlimlibError, match="differences"):
         st.paired([0.1, float("nan")])
 
@@ -77,6 +83,8 @@ def test_disagreement_of_the_two_intervals_is_told():
     found = st.paired([0.1, 0.0, 0.012, 0.013, 0.011])
     assert found.low < 0 < found.boot_low and found.verdict == "inconclusive" and not found.agree
     assert st.paired([0.010, 0.011, 0.012, 0.013, 0.011]).agree
+    small = st.paired([-0.001, 0.001, 0.0005, -0.0005, 0.0002], margin=0.01)
+    assert small.verdict == "not supported" and small.agree, "both intervals lie below the least effect that would matter"
 
 
 def test_holm_by_hand():
@@ -96,6 +104,34 @@ def test_rank_agreement_equals_scipy_and_separates_stages():
     halves = [stats.spearmanr(x[part], y[part]).statistic for part in (slice(0, 6), slice(6, 12))]
     assert found.within == pytest.approx(np.mean(halves))
     assert found.spearman_low <= found.spearman <= found.spearman_high
+
+
+def test_intervals_of_both_coefficients_are_quantiles_over_drawn_layers():
+    """Each draw by scipy; with ties, in the data and as drawing makes them."""
+    x, y = np.array([1.0, 2, 2, 3, 4, 5, 6, 7]), np.array([1.0, 3, 2, 2, 5, 4, 7, 6])
+    drawn = np.random.default_rng(0).integers(0, 8, (60, 8))
+    for level in (0.95, 0.5):
+        found = ranks.rank_agreement(x, y, level=level, resamples=60, permutations=9)
+        for name, by in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
+            each = [by(x[d], y[d]).statistic for d in drawn]
+            low, high = np.quantile(each, [(1 - level) / 2, (1 + level) / 2])
+            assert (getattr(found, f"{name}_low"), getattr(found, f"{name}_high")) == pytest.approx((low, high))
+    other = ranks.rank_agreement(x, y, level=0.5, resamples=60, permutations=9, seed=1)
+    assert (other.spearman_low, other.kendall_low) != (found.spearman_low, found.kendall_low), "another seed draws others"
+
+
+def test_p_values_by_counting_all_orders():
+    three = [1, 2, 3]  # of their 6 orders one agrees wholly and one is the reverse
+    assert ranks.rank_agreement(three, three).p == pytest.approx(1 / 3, abs=0.01)
+    assert ranks.rank_agreement(three, three[::-1]).p == pytest.approx(1 / 3, abs=0.01), "two-sided"
+    # two stages of 3, shuffled apart: both must agree wholly, or both be reversed: 2 of 36
+    found = ranks.rank_agreement([1, 2, 3, 4, 5, 6], [4, 5, 6, 1, 2, 3], [0, 0, 0, 1, 1, 1])
+    assert found.within == pytest.approx(1) and found.p_within == pytest.approx(2 / 36, abs=0.005)
+    # no p is 0: what was found is one of the orders that could have been
+    assert ranks.rank_agreement(range(20), range(20), permutations=99).p == 1 / 100
+    # a stage of two layers has no order to speak of
+    found = ranks.rank_agreement([1, 2, 3, 9, 8], [1, 3, 2, 1, 2], [0, 0, 0, 1, 1])
+    assert found.within == pytest.approx(0.5)
 
 
 def test_a_trend_between_stages_counts_for_nothing_within():
@@ -153,6 +189,15 @@ def test_auc_equals_scikit_learn():
         found["auc"] == pytest.approx(roc_auc_score(positive, scores)) and found["low"] <= found["auc"] <= found["high"]
     )
     assert ranks.auc([1, 2, 3, 4], [False, False, True, True])["auc"] == 1
+    # all of three above all of three: 1 of the 20 ways to choose three, and its reverse
+    for positive in ([False] * 3 + [True] * 3, [True] * 3 + [False] * 3):
+        assert ranks.auc(range(6), positive)["p"] == pytest.approx(0.1)
+    alike = ranks.auc([2.0] * 5, [True, True, False, False, False])
+    assert (alike["auc"], alike["low"], alike["high"], alike["p"]) == (0.5, 0.5, 0.5, 1.0)
+    # both classes are drawn anew: one layer alone on a side leaves the spread of the other
+    for scores, positive in (([5, 1, 2, 8, 9], [True] + [False] * 4), ([5, 1, 2, 8, 9], [False] + [True] * 4)):
+        wide, narrow = (ranks.auc(scores, positive, level=level) for level in (0.95, 0.5))
+        assert wide["low"] == 0 < narrow["low"] < 0.5 < narrow["high"] < 1 == wide["high"]
     with pytest.raises(SlimlibError, match="positive"):
         ranks.auc([1, 2], [True, True])
 
@@ -186,6 +231,8 @@ def test_differences_pair_cell_by_cell_and_seed_by_seed():
 def test_only_seeds_with_all_budgets_are_averaged():
     rows = pd.DataFrame({"seed": [0, 0, 1], "budget": ["x", "y", "x"], "difference": [1.0, 3.0, 9.0]})
     assert st.averaged_over_budgets(rows).tolist() == [2.0]
+    three = pd.DataFrame({"seed": [0] * 3, "budget": ["x", "y", "z"], "difference": [1.0, 3.0, 8.0]})
+    assert st.averaged_over_budgets(three).tolist() == [4.0]
     assert st.averaged_over_budgets(rows, ["x"]).tolist() == [1.0, 9.0]
     assert st.averaged_over_budgets(rows, ["x", "y", "z"]).tolist() == []
 
@@ -211,6 +258,8 @@ def test_the_best_tilt_is_chosen_on_validation_images_alone_and_among_all_that_a
     for arm in ("tilt(power=1.0)", "tilt(power=-1.0)", "uniform"):  # one of them not run yet: the best is not known
         assert best([row for row in rows if row[0] != arm]).empty
     without = frame([row for row in rows if row[1] != "tilt"])
+    even = [(*row[:4], 0.5, row[5]) if row[0].startswith("tilt(power=1") and row[3] else row for row in rows]
+    assert best(even)["chosen"].unique().tolist() == ["uniform"], "the best mean over seeds, not the best seed"
     assert st.with_best_tilt(without, planned) is without
     assert st.with_best_tilt(frame(rows), [run for run in planned if run.rule != "tilt"]).equals(frame(rows))
 
@@ -258,6 +307,27 @@ def test_three_seeds_or_none_decide_nothing():
     assert empty.verdict == "inconclusive" and empty.recorded == 0 and "no comparison" in wording.summary(empty)
 
 
+def test_what_a_claim_says_of_metric_level_and_budgets_is_followed():
+    claim = load_claims()["C1-pruning"]
+    records = pruning_records(claim, 0.005)
+    for record in records:  # validation accuracies say the opposite
+        record["metrics"]["val_accuracy"] -= 0.01 * (record["run"]["rule"] == claim.ours)
+    found = judge(claim, records)
+    assert found.verdict == "supported"
+    assert judge(replace(claim, metric="val_accuracy"), records).verdict == "not supported"
+    rows, less = found.deciding, judge(replace(claim, level=0.5), records).deciding
+    assert (rows["low"] < less["low"]).all() and (less["high"] < rows["high"]).all()
+    for row in less.to_dict("records"):
+        t = stats.t.ppf(0.75, row["n"] - 1) * row["sd"] / row["n"] ** 0.5
+        assert (row["low"], row["high"]) == pytest.approx((row["mean"] - t, row["mean"] + t))
+    # a budget that is not recorded is missing, not left out of the mean; what was not planned does not count
+    without = [record for record in records if record["run"]["budget"] != "macs:0.1"]
+    assert set(judge(claim, without).deciding["unit"]) == {"params"}
+    unplanned = Run.from_dict(records[0]["run"]).but(seed=99)
+    more = judge(claim, [*records, {**records[0], "key": unplanned.key, "run": unplanned.to_dict()}, records[0]])
+    assert more.recorded == len(records) and more.deciding.equals(rows)
+
+
 def scan_records(order: np.ndarray) -> list[dict]:
     """A scan of ResNet-56 whose layers' drops rise in network order, with kept fractions in the order given."""
     claim = load_claims()["C2"]
@@ -292,6 +362,18 @@ def test_rank_claims_find_the_order_that_was_put_in():
     assert set(found.cells["rule"]) == {"pca", *claims["C2"].controls}
     shuffled = np.random.default_rng(5).permutation(rising)
     assert judge(claims["C2"], scan_records(shuffled)).verdict != "supported"
+
+
+def test_a_rank_claims_limits_are_followed():
+    claim = replace(load_claims()["C2"], ratios=(0.5,), budgets=("macs:0.5",), controls=())
+    records = scan_records(np.linspace(0.2, 0.9, 27))
+    first = records[0]["sensitivity"]["group"][0]
+    n = lambda **changes: judge(replace(claim, **changes), records).deciding.get("n", pd.Series([0])).tolist()  # noqa: E731
+    assert n() == [27] and n(exclude={"resnet56": [first]}) == [26], "by architecture, also of published weights"
+    assert n(min_groups=27) == [27] and n(min_groups=28) == [0] and n(min_groups=27, exclude={"resnet56": [first]}) == [0]
+    noisy = scan_records(np.random.default_rng(5).permutation(np.linspace(0.2, 0.9, 27)))
+    wide, narrow = (judge(replace(claim, level=level), noisy).deciding.iloc[0] for level in (0.95, 0.5))
+    assert wide["low"] < narrow["low"] < narrow["high"] < wide["high"]
 
 
 def test_scores_against_the_published_layers():

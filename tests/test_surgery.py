@@ -14,9 +14,10 @@ from torch_pruning.dependency import index_mapping
 import slimlib
 from slimlib._index_mapping import steady_index_mapping
 from slimlib.cost import cost_model
-from slimlib.masking import masked
+from slimlib.criteria import CRITERIA, choose_filters
+from slimlib.masking import OtherShapes, difference, masked
 from slimlib.surgery import cut
-from tests.conftest import Chain, lively_norms, masking_error
+from tests.conftest import MODELS, Chain, lively_norms, masking_error
 
 
 def random_keep(groups, rng):
@@ -52,6 +53,19 @@ def test_keeping_some_equals_zeroing_the_rest(network, seed):
     assert masking_error(model, layout, keep, x) < 1e-4
 
 
+def test_the_difference_of_two_answers_is_that_of_the_worst_number():
+    """On this all tests of exactness rest: a single wrong number among many, in any of the outputs, must show."""
+    want = [torch.full((2, 50), 4.0), torch.zeros(0), torch.arange(4)]
+    assert difference([t.clone() for t in want], want) == 0
+    wrong = want[0].clone()
+    wrong[1, 7] = 5.0
+    assert difference([wrong, *want[1:]], want) == pytest.approx(1 / 4)
+    assert difference([want[0], want[1], torch.tensor([0, 1, 2, 0])], want) == pytest.approx(1 / 4), "of choices, the share"
+    assert np.isnan(difference([want[0] * float("nan"), *want[1:]], want))
+    with pytest.raises(OtherShapes, match="shapes"):
+        difference([want[0][:1], *want[1:]], want)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_costs_equal_counting_the_built_network(network, seed):
     _, model, x = network
@@ -71,6 +85,28 @@ def test_costs_equal_counting_the_built_network(network, seed):
                 assert round(saved) == costs.cost(unit, widths) - costs.cost(unit, less)
 
 
+class Loop(nn.Module):
+    """A layer that reads what it wrote: its group is on both of its sides."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.head = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(6, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.b(torch.relu(self.b(torch.relu(self.a(x)))))).mean((2, 3)))
+
+
+@pytest.mark.parametrize("unit", ["macs", "params"])
+def test_a_channel_that_is_on_both_sides_of_a_layer_is_saved_once(unit):
+    model, x = Loop(), torch.randn(1, 3, 8, 8)
+    layout = slimlib.trace(model, x)
+    costs = cost_model(model, layout, layout.slimmable("joint"))
+    assert [g.name for g in layout.slimmable("joint")] == ["a"]
+    for width in range(2, 7):
+        saved = costs.cost(unit, np.array([width])) - costs.cost(unit, np.array([width - 1]))
+        assert costs.saved_by_one(unit, np.array([float(width)])) == pytest.approx([saved])
+
+
 @pytest.mark.parametrize("criterion", ["l1", "l2", "gm", "random"])
 def test_prune_leaves_the_model_and_gives_the_plan(network, criterion):
     _, model, x = network
@@ -86,6 +122,7 @@ def test_prune_leaves_the_model_and_gives_the_plan(network, criterion):
 
 def test_criteria_equal_brute_force(chain):
     model, x = chain
+    model[5].weight.data[::2] *= -1  # the sign of a scale does not matter
     layout = slimlib.trace(model, x)
     g = next(g for g in layout.groups if g.name == "4")
     w, gamma = model[4].weight.detach().double(), model[5].weight.detach()
@@ -98,6 +135,44 @@ def test_criteria_equal_brute_force(chain):
         want = sorted(sorted(range(12), key=lambda i: -float(scores[i]))[:5])
         got = slimlib.criteria.choose_filters(model, layout, {"4": 5}, name)["4"]
         assert got.tolist() == want, (name, g)
+
+
+def test_scores_of_a_joint_group_are_of_all_its_layers_filters():
+    """The stream of the residual network: l1 and bn add over the layers, l2 and gm see a channel's filters end to end."""
+    torch.manual_seed(0)
+    model = lively_norms(MODELS["residual"]())
+    (group,) = (g for g in slimlib.trace(model, torch.zeros(1, 3, 16, 16)).slimmable("joint") if g.name == "stem")
+    layers = [m.module for m in group.writers()]
+    with torch.no_grad():  # of very different sizes, so that the norm of both together is not the sum of the norms
+        model.stem.weight.mul_(torch.linspace(0.1, 3, 8).view(-1, 1, 1, 1))
+        model.back.weight.mul_(torch.linspace(3, 0.1, 8).view(-1, 1, 1, 1))
+        model.bn.weight[:4] *= -1
+    assert {"stem", "back"} <= set(layers)
+    rows = np.concatenate([model.get_submodule(n).weight.detach().double().flatten(1).numpy() for n in layers], axis=1)
+    np.testing.assert_allclose(CRITERIA["l1"](model, group), np.abs(rows).sum(1))
+    np.testing.assert_allclose(CRITERIA["l2"](model, group), np.linalg.norm(rows, axis=1))
+    np.testing.assert_allclose(CRITERIA["gm"](model, group), [np.linalg.norm(rows - row, axis=1).sum() for row in rows])
+    np.testing.assert_allclose(CRITERIA["bn"](model, group), sum(n.weight.detach().abs() for n in (model.bn, model.bn2)))
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2", "gm", "bn"])
+def test_of_equal_filters_the_first_stay(chain, criterion):
+    model, x = chain
+    with torch.no_grad():
+        model[4].weight.copy_(model[4].weight[:1].expand_as(model[4].weight).clone())
+        model[5].weight.fill_(0.5)
+    assert choose_filters(model, slimlib.trace(model, x), {"4": 5}, criterion)["4"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_random_filters_are_those_of_the_seed(chain):
+    model, x = chain
+    plan = slimlib.plan_from_widths(model, x, {"0": 4, "4": 6, "9": 5})
+    chosen = {seed: choose_filters(model, plan.layout, plan.widths, "random", seed) for seed in range(5)}
+    assert len({tuple(keep["4"]) for keep in chosen.values()}) > 1, "all seeds choose alike"
+    for seed, keep in chosen.items():
+        slim = slimlib.prune(model, plan, criterion="random", seed=seed)
+        assert torch.equal(slim[0].weight, model[0].weight[keep["0"]])
+        assert torch.equal(slim[4].weight, model[4].weight[keep["4"]][:, keep["0"]])
 
 
 def test_bn_criterion_without_norm_is_refused_by_name(chain):
@@ -122,13 +197,22 @@ def test_thin_is_fresh_seeded_and_leaves_the_global_state(chain):
     assert [p.shape for p in a.parameters()] == [p.shape for p in slim.parameters()]
 
 
+def test_thin_draws_as_it_is_told(chain):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+
+    def threes(network):
+        for p in network.parameters():
+            nn.init.constant_(p, 3.0)
+
+    assert all((p == 3).all() for p in slimlib.thin(model, plan, reset=threes).parameters())
+
+
 def test_save_and_load(tmp_path, network):
     name, model, x = network
     plan = slimlib.plan_widths(model, x, keep_params=0.6, coupling="joint", rule="uniform")
     slim = slimlib.prune(model, plan).eval()
     slimlib.save(slim, plan, tmp_path / "slim.safetensors")
-    from tests.conftest import MODELS
-
     again = slimlib.load(tmp_path / "slim.safetensors", build=MODELS[name]).eval()
     assert torch.equal(again(x), slim(x))
     assert [p.name for p in tmp_path.iterdir()] == ["slim.safetensors"]

@@ -8,13 +8,17 @@ import socket
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import multiprocessing
 from torch.nn import functional as F
 
 import slimlib
 from slimlib import models
 from slimlib.batches import Batches, in_channels_last
+from slimlib.distillation import kd_loss
+from slimlib.distributed import World
 from slimlib.evaluation import calibrate_batchnorm
+from slimlib.precision import resolve_precision
 from slimlib.randomness import seeded
 
 RECIPE = slimlib.Recipe(epochs=2, lr=0.05, batch_size=50)
@@ -78,26 +82,96 @@ def test_no_device_is_left_with_another_seed(data, monkeypatch, draw):
         slimlib.fresh_copy(models.vgg_small(), seed=1)
 
 
-def test_fit_equals_a_plain_loop(data):
+@pytest.mark.parametrize("how", [{}, {"nesterov": False, "momentum": 0.5, "label_smoothing": 0.2, "schedule": "cosine"}])
+def test_fit_equals_a_plain_loop(data, how):
     """Momentum SGD written out, over the same batches, gives the same weights and losses."""
-    recipe = slimlib.Recipe(epochs=2, lr=0.005, batch_size=100, weight_decay=1e-3, precision="float32")
+    recipe = slimlib.Recipe(epochs=2, lr=0.005, batch_size=100, weight_decay=1e-3, precision="float32", **how)
     ours, plain = network(name="lenet5"), network(name="lenet5")
     history = slimlib.fit(ours, data, recipe, seed=1, progress=False, validate="none")
     velocity = [torch.zeros_like(p) for p in plain.parameters()]
     batches, steps, losses = Batches(data.train, 100, "none", 1), 2 * (len(data.train) // 100), []
     for epoch in range(2):
         for step, (_, images, labels) in enumerate(batches, start=epoch * steps // 2):
-            loss = F.cross_entropy(plain(images), labels)
+            surprise = -plain(images).log_softmax(1)
+            share = recipe.label_smoothing  # goes to all classes alike
+            loss = ((1 - share) * surprise.gather(1, labels[:, None])[:, 0] + share * surprise.mean(1)).mean()
             losses.append(loss.item())
             gradients = torch.autograd.grad(loss, list(plain.parameters()))
             with torch.no_grad():
                 for p, g, v in zip(plain.parameters(), gradients, velocity, strict=True):
                     g = g + 1e-3 * p
-                    v.mul_(0.9).add_(g)
-                    p -= recipe.learning_rate(step, steps) * (g + 0.9 * v)
+                    v.mul_(recipe.momentum).add_(g)
+                    p -= recipe.learning_rate(step, steps) * (g + recipe.momentum * v if recipe.nesterov else v)
     np.testing.assert_allclose(history.loss, np.reshape(losses, (2, -1)).mean(1), rtol=1e-4)
     for a, b in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_training_never_looks_at_test_images(data):
+    """There are none to look at: what is validated on are the held-out images, as often as is asked for."""
+    blind, recipe = dataclasses.replace(data, test=None), dataclasses.replace(GENTLE, epochs=3)
+    for validate, times in (("epoch", 3), ("last", 1), ("none", 0)):
+        model = network(name="lenet5")
+        history = slimlib.fit(model, blind, recipe, progress=False, validate=validate)
+        assert len(history.val_accuracy) == times and len(history.loss) == 3 and not model.training
+        if times:
+            assert history.val_accuracy[-1] == slimlib.evaluate(model, data.val)
+    nothing = dataclasses.replace(data, val=data.val.first(0))
+    with pytest.raises(slimlib.SlimlibError, match=r"validate='last' needs held-out images: .* val_fraction > 0"):
+        slimlib.fit(model, nothing, recipe, progress=False)
+
+
+def watched(model):
+    """The images that a model is asked about, batch by batch."""
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone()))
+    return seen
+
+
+def linear(seed=0):
+    torch.manual_seed(seed)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "crop_flip"])
+def test_student_and_teacher_are_shown_the_same_augmented_images(data, augment):
+    recipe = slimlib.Recipe(epochs=2, lr=0.01, batch_size=90, augment=augment, precision="float32")
+    student, teacher = linear(0), linear(1)
+    shown, asked = watched(student), watched(teacher)
+    slimlib.fit(student, data, recipe, teacher=teacher, seed=5, progress=False, validate="none")
+    batches = Batches(data.train, 90, augment, 5)
+    want = [images for _ in range(2) for _, images, _ in batches]
+    assert len(want) == 12 and all(torch.equal(a, b) for a, b in zip(shown[-12:], want, strict=True))
+    if augment == "none":  # asked once for each image, in their order
+        assert torch.equal(torch.cat(asked[-6:]), data.train.normalised())
+    else:
+        assert all(torch.equal(a, b) for a, b in zip(asked[-12:], want, strict=True))
+
+
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_a_student_is_told_what_the_teacher_says_of_its_own_images(data, augment):
+    """Whether the answers are kept or asked for: plain gradient descent on the divergence from them, batch by batch."""
+    recipe = slimlib.Recipe(epochs=2, lr=0.01, batch_size=90, augment=augment, precision="float32", momentum=0.0, nesterov=False,
+                            weight_decay=0.0, schedule="constant", warmup=0.0)
+    student, plain, teacher = linear(0), linear(0), linear(1)
+    how = slimlib.Distill(kd_weight=1.0, temperature=2.0)
+    slimlib.fit(student, data, recipe, teacher=teacher, distill=how, seed=5, progress=False, validate="none")
+    batches = Batches(data.train, 90, augment, 5)
+    for _, images, _ in [batch for _ in range(2) for batch in batches]:
+        loss = kd_loss(plain(images), teacher(images).detach(), 2.0)
+        for p, g in zip(plain.parameters(), torch.autograd.grad(loss, list(plain.parameters())), strict=True):
+            p.data -= recipe.lr * g
+    torch.testing.assert_close(student[1].weight, plain[1].weight, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_drawn_by_the_seed_and_not_by_the_callers_state(data):
+    trained = []
+    for state in (1, 2):
+        model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), linear()[1])
+        torch.manual_seed(state)
+        slimlib.fit(model, data, GENTLE, seed=3, progress=False, validate="none")
+        trained.append(model[2].weight.detach())
+    assert torch.equal(*trained)
 
 
 def test_evaluate_equals_counting(data):
@@ -126,12 +200,61 @@ def test_crops_and_mirror_images_are_windows_of_the_padded_image(data):
         assert any(torch.equal(c[0], image) for c in candidates)
 
 
+@pytest.mark.parametrize("augment", ["crop", "crop_flip"])
+def test_all_shifts_up_to_four_pixels_are_equally_likely_and_half_of_the_images_mirrored(augment):
+    """Images whose pixels are numbered tell where they were cut."""
+    count, numbered = 81 * 40, torch.arange(1, 37, dtype=torch.uint8).view(1, 6, 6)
+    images, labels = numbered.expand(count, 1, 6, 6).contiguous(), torch.zeros(count, dtype=torch.int64)
+    split = slimlib.data.Split(images, labels, (0.0,), (1 / 255,))
+    padded = F.pad(numbered[0].float(), (4, 4, 4, 4))
+    cuts = {}
+    for y in range(9):
+        for x in range(9):
+            window = padded[y : y + 6, x : x + 6]
+            cuts[window.numpy().tobytes()] = y, x, 0
+            cuts[window.flip(1).contiguous().numpy().tobytes()] = y, x, 1
+    found = np.zeros((9, 9, 2), int)
+    ((_, images, _),) = Batches(split, count, augment, 0)
+    for image in images[:, 0].round():
+        found[cuts[image.contiguous().numpy().tobytes()]] += 1
+    if augment == "crop":
+        assert found[..., 1].sum() == 0
+    else:
+        assert stats.binomtest(int(found[..., 1].sum()), count, 0.5).pvalue > 0.001
+    assert stats.chisquare(found.sum(2).ravel()).pvalue > 0.001
+
+
+def test_each_epoch_has_another_order_in_which_no_image_comes_twice(data):
+    batches = Batches(data.train, 100, "none", 0)
+    epochs = [torch.cat([index for index, _, _ in batches]) for _ in range(3)]
+    assert not torch.equal(epochs[0], epochs[1]) and not torch.equal(epochs[1], epochs[2])
+    assert all(len(order) == len(set(order.tolist())) == 500 for order in epochs)
+    assert len(set(torch.cat(epochs).tolist())) > 530, "the images that an epoch leaves out are others each time"
+
+
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_two_processes_share_the_batches_of_one(data, augment):
+    whole, *halves = (list(Batches(data.train, 50, augment, 2, world)) for world in (World(), World(0, 2), World(1, 2)))
+    for both, first, second in zip(whole, *halves, strict=True):
+        assert all(torch.equal(a, torch.cat([b, c])) for a, b, c in zip(both, first, second, strict=True))
+
+
 def test_schedule_rises_and_falls_to_the_end():
     for schedule in ("onecycle", "cosine"):
         recipe = slimlib.Recipe(epochs=1, lr=0.4, schedule=schedule, warmup=0.25)
         rates = [recipe.learning_rate(i, 100) for i in range(100)]
         assert max(rates) == pytest.approx(0.4) and rates[0] < 0.02 and rates[-1] < 0.01
         assert (np.diff(rates[:25]) > 0).all() and (np.diff(rates[25:]) < 0).all()
+
+
+@pytest.mark.parametrize("schedule, want", [
+    ("onecycle", [0.2, 0.4, 0.4, 0.3, 0.2, 0.1]), ("constant", [0.2, 0.4, 0.4, 0.4, 0.4, 0.4]),
+    ("cosine", [0.2, 0.4, 0.4, 0.2 + 0.2 * 0.5**0.5, 0.2, 0.2 - 0.2 * 0.5**0.5]),
+])  # fmt: skip
+def test_the_learning_rate_of_each_of_six_steps(schedule, want):
+    """Two steps up, then a quarter of the way down with each."""
+    recipe = slimlib.Recipe(epochs=1, lr=0.4, schedule=schedule, warmup=1 / 3)
+    assert [recipe.learning_rate(step, 6) for step in range(6)] == pytest.approx(want)
 
 
 def test_batchnorm_statistics_are_recomputed_and_weights_are_not(data, two_threads):
@@ -158,6 +281,15 @@ def test_weights_lie_in_memory_as_they_did(order):
 def test_statistics_need_batches_of_several_images(data, batch_size):
     with pytest.raises(slimlib.SlimlibError, match=f"batch_size={batch_size} must be at least 2"):
         calibrate_batchnorm(network(), data.train, batch_size=batch_size)
+
+
+def test_batchnorm_statistics_are_the_average_over_equal_batches(data):
+    """250 images in two batches of 125, however many more there are."""
+    norm = torch.nn.BatchNorm2d(1)
+    calibrate_batchnorm(norm, data.train, batch_size=100, images=250)
+    parts = [data.train.normalised(slice(start, start + 125)).double() for start in (0, 125)]
+    assert norm.running_mean.item() == pytest.approx(sum(p.mean().item() for p in parts) / 2, abs=1e-5)
+    assert norm.running_var.item() == pytest.approx(sum(p.var().item() for p in parts) / 2, rel=1e-5)
 
 
 def test_hints_and_attention_train_a_thin_student(data):
@@ -188,6 +320,18 @@ def test_a_teacher_is_asked_once_for_all_its_students(data):
     assert not torch.equal(changed, first)
 
 
+def test_a_teacher_is_asked_again_about_other_images_and_in_another_arithmetic(data):
+    teacher, other = linear(0), slimlib.load_data("fashionmnist-10k", limit=600, split_seed=1)
+
+    def taught(by, images, precision):
+        model, recipe = linear(1), dataclasses.replace(GENTLE, epochs=1, precision=precision)
+        slimlib.fit(model, images, recipe, teacher=by, progress=False, validate="none")
+        return model[1].weight.detach()
+
+    for images, precision in ((data, "float32"), (other, "float32"), (other, "bfloat16")):
+        assert torch.equal(taught(teacher, images, precision), taught(copy.deepcopy(teacher), images, precision))
+
+
 class Talkative(torch.nn.Module):
     def __init__(self, network, kind):
         super().__init__()
@@ -208,13 +352,23 @@ def test_a_model_that_returns_no_logits_is_named(data):
 
 
 def test_errors_name_the_parameter(data):
-    for message, how in {"schedule='step'": {"schedule": "step"}, "lr=-1": {"lr": -1}, "epochs=0": {"epochs": 0}}.items():
+    for message, how in {"schedule='step'": {"schedule": "step"}, "lr=-1": {"lr": -1}, "epochs=0": {"epochs": 0},
+                         "lr=0": {"lr": 0}, "batch_size=0": {"batch_size": 0}, "warmup=1": {"warmup": 1.0},
+                         "label_smoothing=1": {"label_smoothing": 1.0}, "weight_decay=-1": {"weight_decay": -1},
+                         "augment='flip'": {"augment": "flip"}, "nesterov=True needs": {"momentum": 0.0}}.items():
         with pytest.raises(slimlib.SlimlibError, match=message):
             slimlib.Recipe(**{"epochs": 1, "lr": 0.1} | how)
     with pytest.raises(slimlib.SlimlibError, match="without a teacher"):
         slimlib.fit(network(), data, RECIPE, distill=slimlib.Distill())
     with pytest.raises(slimlib.SlimlibError, match=r"lower lr=10000000000\.0"):
         slimlib.fit(network(name="lenet5"), data, slimlib.Recipe(epochs=1, lr=1e10, batch_size=50), progress=False)
+
+
+@pytest.mark.parametrize("able", [{"avx512_bf16": True}, {"amx_bf16": True}, {"avx512_bf16": False}, {}])
+def test_only_auto_leaves_the_arithmetic_to_the_machine(able, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    found = [resolve_precision(asked, torch.device("cpu")) for asked in ("float32", "bfloat16", "auto")]
+    assert found == ["float32", "bfloat16", "bfloat16" if any(able.values()) else "float32"]
 
 
 @pytest.mark.slow

@@ -139,6 +139,10 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str], dict[str, str]]] = 
     "channels in another order": (lambda: two(lambda m, x: x.flip(1).relu()), {"b"}, {"a": "the operation Flip"}),
     "channels picked by a list": (lambda: two(lambda m, x: x[:, [3, 2, 1, 0, *range(4, 16)]].relu()), {"b"}, {"a": "Index"}),
     "a softmax over channels": (lambda: two(lambda m, x: x.softmax(1)), {"b"}, {"a": "the operation Softmax"}),
+    "two parts of unequal size": (
+        lambda: Net(lambda m, x: m.head(torch.cat([pooled(m.b(part).relu() if part.shape[1] == 4 else m.c(part).relu())
+                                                   for part in m.a(x).relu().split([4, 12], 1)], 1)),
+                    a=conv(3, 16), b=conv(4, 8), c=conv(12, 6), head=nn.Linear(14, 5)), {"b", "c"}, {"a": "unequal runs"}),
     "a weight used outside its layer": (
         lambda: Net(lambda m, x: m.head(pooled(F.conv2d(m.a(x).relu(), m.b.weight, m.b.bias))), a=conv(3, 16), b=conv(16, 24),
                     head=nn.Linear(24, 5)), set(), {"a": "Convolution", "b": "not called as a module"}),

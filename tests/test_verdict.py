@@ -7,6 +7,7 @@ import re
 import shutil
 import zlib
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +20,7 @@ from slimlib.errors import SlimlibError
 from slimlib.study import answers, changes, findings, statistics, verdict, wording
 from slimlib.study.claims import Claim, changelog, load_claims
 from slimlib.study.evidence import coverage
-from slimlib.study.judgement import decide, judge
+from slimlib.study.judgement import Judgement, decide, judge
 from slimlib.study.runs import SLIM_STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -137,6 +138,38 @@ def test_a_complete_claim_is_not_so_far():
     assert found.complete and found.told == "supported"
 
 
+def test_a_claim_is_decided_when_all_its_comparisons_are_and_networks_are_no_one_comparison(tmp_path):
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    (tmp_path / "notebooks" / "profiles" / "small.yml").write_text("""
+name: small
+evidence: true
+train: records
+records: records
+description: two networks of one data set
+seeds: 5
+recipes: {r: {epochs: 1, lr: 0.1}}
+studies:
+  both:
+    - {dataset: mnist, model: [lenet5, vgg_small], stage: prune, arms: [pca, uniform], criterion: l1, budget: "macs:0.5",
+       dense_recipe: r, recipe: r, seconds: 1}
+""")
+    runs = ({"profile": "small", "studies": ["both"]},)
+    claim = Claim("X", "", "", "paired", "pca", runs, rivals=("uniform",), criterion="l1", margin=0.001)
+
+    def judged(by_model: dict[str, float], seeds: int = 5):
+        told = [run for run in claim.deciding_runs(tmp_path) if run.model != "vgg_small" or run.seed < seeds]
+        records = [{"key": run.key, "run": run.to_dict(), **made(run, {"pca": by_model[run.model]})} for run in told]
+        return judge(claim, records, tmp_path)
+
+    found = judged({"lenet5": 0.005, "vgg_small": -0.005})
+    assert found.verdict == "mixed" and found.complete and found.deciding["model"].tolist() == ["lenet5", "vgg_small"]
+    assert found.deciding["mean"].tolist() == pytest.approx([0.005, -0.005], abs=5e-4) and found.deciding["n"].tolist() == [5, 5]
+    assert judged({"lenet5": 0.005, "vgg_small": 0.005}).verdict == "supported"
+    for effect in (0.005, -0.005):  # three seeds of one network leave all open
+        part = judged({"lenet5": effect, "vgg_small": effect}, seeds=3)
+        assert part.verdict == "inconclusive" and part.deciding["verdict"].tolist()[1] == "inconclusive" and not part.complete
+
+
 def test_a_sentence_says_what_its_numbers_say():
     claim = load_claims()["C1-pruning"]
     row = {"dataset": "mnist", "model": "lenet5", "rival": "uniform", "budget": "macs:0.1", "unit": "macs", "n": 5}
@@ -149,6 +182,7 @@ def test_a_sentence_says_what_its_numbers_say():
     said = findings.sentence(claim, averaged)
     assert "averaged over budgets of 10, 20 and 40 % of MACs" in said and "0.40 points more accurate" in said
     assert "as accurate" in findings.sentence(claim, row | {"mean": 0.00001, "low": -0.1, "high": 0.1})
+    assert "chance is not ruled out" in said, "nor by an interval that ends at 0"
     assert "chance is not ruled out" in findings.sentence(claim, row | {"mean": 0.1, "low": -0.1, "high": 0.3})
     assert "equal in every seed" in findings.sentence(claim, row | {"mean": 0.0, "sd": 0.0, "low": 0.0, "high": 0.0})
     assert "no interval" in findings.sentence(claim, row | {"mean": 0.1, "n": 1, "low": np.nan, "high": np.nan})
@@ -160,6 +194,44 @@ def test_a_sentence_says_what_its_numbers_say():
     said = findings.sentence(load_claims()["C2"], rank | {"spearman": -0.4, "low": -0.7, "high": 0.05})
     assert "published ResNet-56 on CIFAR-10" in said and "tends to run against" in said and "Spearman −0.40" in said
     assert "against depth alone −0.20 [−0.50, +0.10]; within stages +0.10, p = 0.4" in said
+
+
+@pytest.mark.parametrize("rho, told", [
+    (0.8, "agrees closely with"), (0.79, "agrees in the main with"), (0.5, "agrees in the main with"),
+    (0.49, "agrees weakly with"), (0.2, "agrees weakly with"), (0.19, "shows no clear relation to"),
+    (-0.2, "shows no clear relation to"), (-0.21, "tends to run against"), (float("nan"), "cannot be compared with"),
+])  # fmt: skip
+def test_words_for_a_correlation(rho, told):
+    rank = {"dataset": "cifar10", "model": "resnet56:pretrained", "rule": "pca", "budget": "any", "ratio": 0.5, "n": 27,
+            "low": 0.1, "high": 0.9}
+    rank |= {"over_depth": 0.1, "over_depth_low": 0.1, "over_depth_high": 0.1, "within": np.nan, "p_within": np.nan}
+    said = findings.sentence(load_claims()["C2"], rank | {"spearman": rho})
+    assert f"keeps {told} their order by accuracy lost when 50 %" in said and "within stages" not in said
+
+
+def test_doubts_starved_layers_and_images_that_were_read_are_told():
+    claim = load_claims()["C1-pruning"]
+    found = judge(claim, records_of(claim, {"pca": 0.005}))
+    assert "disagree" not in wording.found(found)
+    doubtful = replace(found, deciding=found.deciding.assign(agree=[False, True, True, True]))
+    assert "In 1 comparison t and bootstrap intervals disagree." in wording.found(doubtful)
+    run = claim.deciding_runs()[0]
+    chosen = [{"run": run.but(rule=rule).to_dict(), "widths": {"conv1": width}, "full_widths": {"conv1": 20}}
+              for rule, width in (("pca", 1), ("uniform", 2), ("random", 1))]
+    starved = replace(found, records=tuple(chosen))
+    assert wording.starved(starved) == ["PCA (3AS) keeps as little as 1 of 20 filters of conv1."], "of the claim's arms alone"
+    reads = run.but(rule="neyman", options={"calibration": 512}).to_dict()
+    claim = SimpleNamespace(ours="neyman", rivals=("uniform",))
+    told = wording.reading(SimpleNamespace(claim=claim, records=[{"run": reads}, {"run": run.but(rule="uniform").to_dict()}]))
+    assert told == ["On LeNet-5 on MNIST Neyman (ours) reads 512 training images without their labels."]
+
+
+def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
+    claim = load_claims()["C2"]
+    row = {"dataset": "cifar10", "model": "resnet56:pretrained", "n": 27, "spearman": 0.6, "verdict": "supported"}
+    rows = pd.DataFrame([row | {"over_depth": 0.1, "over_depth_low": low} for low in (0.05, -0.05, 0.0)])
+    judged = Judgement(claim, "supported", rows, rows, 1, 1, pd.DataFrame(), ())
+    assert "(Spearman +0.60, 27 layers); it says more than depth alone in 1 of 3." in wording.found(judged)
 
 
 @pytest.mark.parametrize("effects", [{"pca": 0.0005}, {"pca": 0.0001}, {"pca": -0.0005}, {"uniform": 0.005}, {"global_l1": 2e-4}])
@@ -230,6 +302,8 @@ def test_by_the_letter_of_the_rules():
     assert decide(claim, [row])[0][1] == "supported" and decide(claim, [row, row])[0][1] == "not supported"
     assert decide(claim, [row | {"high": 2 * claim.margin}] * 2)[0][1] == "inconclusive"
     assert decide(claim, [row | {"n": 4}])[0][1] == "inconclusive"
+    both = decide(claim, [row, row | {"n": 4, "p": 0.5}])
+    assert both[0] == (0.04, "supported") and np.isnan(both[1][0]), "what has too few seeds is no test to correct for"
 
 
 def test_all_verdicts_in_one_sentence():
@@ -299,6 +373,25 @@ def test_every_number_can_be_followed_to_its_records(checkout):
         assert part["value"].mean() == pytest.approx(cell["mean"].item()), "means of the trace are the page's numbers"
 
 
+def test_the_tilt_that_was_the_best_and_both_dense_networks_are_named():
+    claim = load_claims()["C4"]
+    laptop = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == "laptop"))
+    runs = [run for run in laptop.deciding_runs() if run.model == "lenet5" and run.budget == "macs:0.1" and run.seed == 0]
+    records = [{"key": run.key, "run": run.to_dict(), **made(run, {"tilt(power=0.5)": 0.05}), "dense_sha256": run.arm}
+               for run in runs]
+    (row,) = verdict.trace({"C4": judge(laptop, records)}).to_dict("records")
+    assert row["what"] == f"{claim.ours} - best_tilt (tilt(power=0.5))"
+    assert row["dense_sha256"] == f"{claim.ours} / tilt(power=0.5)"
+    assert row["ours"] != row["rival"] and row["commit"] == "c" * 12, "told once where both are alike"
+
+
+def test_a_profile_decides_by_its_own_runs(checkout):
+    every, laptop, paper = (study.judge_all(profile, only=["K1-chance"])["K1-chance"] for profile in (None, "laptop", "paper"))
+    assert laptop.recorded == every.recorded == 36 and paper.recorded == 0
+    assert laptop.expected == 90 < every.expected == laptop.expected + paper.expected
+    assert study.judge_all("quick", only=["K1-chance"]) == {}
+
+
 def test_evidence_counts_what_is_there(checkout):
     found = study.gather("laptop", "prune", model=["lenet5"])
     assert "36 of 450 runs recorded" in str(found) and len(found.frame) == 36
@@ -318,6 +411,8 @@ def test_coverage_names_what_is_missing():
     assert coverage(runs, []).loc["LeNet-5 on MNIST", "missing"] == "all of them"
     first = [{"key": run.key} for run in runs if run.seed == 0]
     assert coverage(runs, first).loc["LeNet-5 on MNIST", "missing"] == "90 of each of the seeds 1, 2, 3, 4"
+    told = coverage(runs, [*first[1:], {"key": runs[-1].key}]).loc["LeNet-5 on MNIST"]
+    assert told["complete seeds"] == "0 of 5" and told["missing"].startswith("seed 0: 1; seed 1: 90"), "begun is not whole"
     whole = [{"key": run.key} for run in runs]
     assert coverage(runs, whole).loc["LeNet-5 on MNIST", ["runs recorded", "missing"]].tolist() == ["450 of 450", "nothing"]
 
@@ -413,6 +508,12 @@ def test_every_arm_against_one_reference():
     assert len(table.loc[("pca", "macs:0.1"), "keys"].split(", ")) == 6
 
 
+def test_a_table_of_arms_takes_the_level_that_is_asked_for():
+    frame = study.to_frame(records_of(load_claims()["K1-chance"], {"pca": 0.01}, seeds=4))
+    wide, narrow = (statistics.against(frame, "random", level=level).set_index(["arm", "budget"]) for level in (0.95, 0.5))
+    assert (wide["low"] < narrow["low"]).all() and (narrow["high"] < wide["high"]).all() and wide["mean"].equals(narrow["mean"])
+
+
 def test_changes_to_claims_are_read_and_checked(tmp_path):
     path = tmp_path / "claims.yml"
     path.write_text("changelog:\n  - {date: 2026-01-02, what: a margin was halved}\n")
@@ -420,7 +521,8 @@ def test_changes_to_claims_are_read_and_checked(tmp_path):
     path.write_text("changelog:\n  - something\n")
     with pytest.raises(SlimlibError, match="changelog entry 'something'"):
         changelog(path)
-    assert isinstance(changelog(), list)
+    dates = [entry["date"] for entry in changelog()]
+    assert dates == sorted(dates) and all(re.fullmatch(r"\d{4}-\d\d-\d\d", date) for date in dates), "oldest first"
 
 
 def test_milliseconds_are_told_as_measured():
@@ -440,3 +542,34 @@ def test_milliseconds_are_told_as_measured():
     assert "though their quartiles overlap" in findings(blurred)[0]
     (said,) = findings(table.assign(ms_high=2.7))
     assert "vary by a factor of 3.0" in said and "nothing is concluded" in said and "percent" not in said
+
+
+def test_too_few_rounds_conclude_nothing():
+    from slimlib.study.milliseconds import findings
+
+    rows = [("dense", False, 1.0, 1.0), ("pca", False, 0.25, 0.5)]
+    table = pd.DataFrame(rows, columns=["arm", "rounded", "kept_macs", "relative"])
+    table = table.assign(device="cpu", network="small VGG", batch_size=1, budget=table["kept_macs"], realised=2 / 3, rounds=4)
+    table = table.assign(relative_low=table["relative"], relative_high=table["relative"], ms_low=1.0, ms_high=1.0)
+    assert findings(table) == ["small VGG, CPU, batch of 1: only 4 rounds were made, so nothing is concluded."]
+    assert "take 50 % of the time" in findings(table.assign(rounds=5))[0]
+
+
+def test_networks_are_slimmed_once_as_the_widths_come_and_once_rounded(chain, monkeypatch):
+    from slimlib.study import milliseconds
+
+    model, x = chain
+    networks, costs = milliseconds.slimmed(model, x, ["uniform"], [0.5, 0.8], round_to=4)
+    assert list(networks) == costs["model"].tolist() == ["dense", "uniform, 50%", "uniform, 80%", "uniform, 50%, multiples of 4",
+                                                         "uniform, 80%, multiples of 4"]
+    assert costs["rounded"].tolist() == [False] * 3 + [True] * 2 and (costs["kept_macs"] <= costs["budget"]).all()
+    wide = [networks[name][4].out_channels for name in networks]
+    assert networks["dense"] is model and wide[3] % 4 == wide[4] % 4 == 0 and wide[1] % 4
+    assert len(milliseconds.slimmed(model, x, ["uniform"], [0.5], round_to=1)[0]) == 2
+
+    costs = pd.DataFrame({"model": ["dense", "slim", "slower"], "arm": ["dense", "pca", "pca"], "kept_macs": [1.0, 0.2, 0.5]})
+    clock = pd.DataFrame({"model": ["dense", "slim", "slower"], "relative": [1.0, 0.4, 1.1]})
+    monkeypatch.setattr(milliseconds.latency, "measure", lambda *args, **how: clock)
+    table = milliseconds.timed("vgg_small", {}, costs, x, [1], 3)
+    # 60 % of the time for 80 % of the multiply-adds; a tenth more time for half of them
+    assert table["realised"].tolist()[1:] == pytest.approx([0.75, -0.2]) and np.isnan(table["realised"][0])

@@ -1,16 +1,21 @@
 """Plans, budgets and rules."""
 
+import copy
 import json
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import slimlib
 from slimlib import rules
-from tests.conftest import Chain, Residual, lively_norms
+from slimlib.filling import fill_up
+from slimlib.steps import Curves, Removals
+from tests.conftest import Chain, Grouped, Residual, lively_norms
 
 WITHOUT_EXTRAS = ["pca", "pca_budgeted", "uniform", "global_l1", "random", "permuted", "pca_at_init"]
 
@@ -86,6 +91,44 @@ def test_filling_goes_in_the_order_of_the_path():
     assert path.plan(keep_macs=budget / dense, fill=True).widths == {"0": 5, "1": 4}
 
 
+def filled(widths, full, steps, prices, left, least=None, granules=None) -> list[int]:
+    """`fill_up` where each channel of a group has one price, with `left` to spend beyond the widths."""
+    prices = np.array(prices)
+    costs = SimpleNamespace(cost=lambda unit, w: int(prices @ w), saved_by_one=lambda unit, w: prices.astype(float))
+    widths, ones = np.array(widths), np.ones(len(widths), int)
+    return fill_up(widths, ones if least is None else np.array(least), np.array(full), ones if granules is None else
+                   np.array(granules), steps, costs, "macs", int(prices @ widths) + left).tolist()
+
+
+def curves(*due: list[float]) -> Curves:
+    """Levels at which each group gets its next channels, the first at 0.1."""
+    return Curves(tuple(np.array([0.1, *levels]) for levels in due))
+
+
+def test_groups_widen_in_the_order_of_their_next_steps():
+    late_early = curves([0.9, 0.95], [0.5, 0.6])  # the second group's next steps come first
+    assert filled([1, 1], [3, 3], late_early, [1, 1], 1) == [1, 2] and filled([1, 1], [3, 3], late_early, [1, 1], 3) == [2, 3]
+    reached_later = Curves((np.array([0.1, 0.9]), np.array([0.4, 0.5])))  # what counts is what comes next, not what was reached
+    assert filled([1, 1], [2, 2], reached_later, [1, 1], 1) == [1, 2]
+    order = Removals(np.array([3, 3]), np.array([0, 1, 1, 0]))  # backwards: group 0 gets its second first, then group 1
+    assert [filled([1, 1], [3, 3], order, [1, 1], left) for left in (1, 2, 3, 4)] == [[2, 1], [2, 2], [2, 3], [3, 3]]
+    assert filled([1, 1], [3, 3], order, [5, 1], 2) == [1, 3], "what does not fit is passed over"
+
+
+def test_the_cheapest_channels_pay_for_the_one_that_is_due():
+    """More than a hundredth is left, and all but the first group are whole: what it costs too much is saved elsewhere."""
+    full, first = [4, 16, 16], np.array([0.1, 0.2, 0.3, 0.4])
+    due = Curves((first, np.full(16, 0.1), np.full(16, 0.1)))
+    assert filled([2, 16, 16], full, due, [10, 1, 3], 5) == [3, 11, 16], "5 are missing, and are the second group's"
+    assert filled([2, 16, 16], full, due, [10, 1, 3], 5, least=[1, 12, 1]) == [2, 16, 16], "it may not give that many"
+    assert filled([2, 16, 16], full, due, [10, 1, 9], 7, least=[1, 13, 1], granules=[1, 4, 1]) == [3, 13, 16], "down to its least"
+    assert filled([2, 16, 16], full, due, [10, 1, 3], 2, granules=[1, 8, 1]) == [3, 16, 13], "8 channels of 1 are dearer than 3"
+    # 9 channels in granules of 4 give one and then four; the group that is due is no payer, though its channel is cheaper
+    nine = Curves((first, np.full(9, 0.1), np.full(16, 0.1)))
+    assert filled([2, 9, 16], [4, 9, 16], nine, [10, 3, 30], 7, granules=[1, 4, 1]) == [3, 8, 16]
+    assert filled([2, 16, 16], full, due, [1000, 1, 3], 9) == [2, 16, 16], "no group can pay for this one"
+
+
 @pytest.mark.parametrize("unit", ["macs", "params"])
 def test_filled_plans_of_all_rules_cost_the_same(unit):
     """LeNet-5 has few and dear channels: the hardest case of the study."""
@@ -107,6 +150,57 @@ def test_budgets_hold_after_rounding(vgg):
         assert all(w % 8 == 0 and w >= 8 for w in plan.widths.values())
 
 
+@pytest.mark.parametrize("limits, want", [  # of uniform at threshold 0.4: 9.6 of 24 and 16 of 40
+    ({}, [10, 10, 16, 16]), ({"round_to": 4}, [12, 12, 16, 16]), ({"round_to": 7}, [14, 14, 21, 21]),
+    ({"min_width": 13}, [13, 13, 16, 16]), ({"min_width": 13, "round_to": 5}, [15, 15, 20, 20]),
+    ({"round_to": 32}, [24, 24, 32, 32]), ({"min_width": 50}, [24, 24, 40, 40]),
+])  # fmt: skip
+def test_widths_are_rounded_up_and_no_layer_grows(vgg, limits, want):
+    model, x = vgg
+    plan = slimlib.plan_widths(model, x, rule="uniform", threshold=0.4, **limits)
+    assert list(plan.widths.values()) == want and plan.full_widths.keys() == plan.widths.keys()
+
+
+def test_rounding_keeps_channel_blocks_equal():
+    """Blocks of 3 and 2 rounded to 4 make multiples of 12 and of 4, filled or not."""
+    torch.manual_seed(0)
+    model, x = lively_norms(Grouped()), torch.randn(1, 3, 16, 16)
+    path = slimlib.width_path(model, x, rule="uniform", coupling="joint", round_to=4)
+    granules = {g.name: int(np.lcm(g.blocks, 4)) for g in path.groups}
+    assert {12, 4} <= set(granules.values())
+    for keep in (0.5, 0.7, 0.9):
+        for fill in (False, True):
+            plan = path.plan(keep_macs=keep, fill=fill)
+            assert all(w % granules[n] == 0 or w == plan.full_widths[n] for n, w in plan.widths.items()), plan.widths
+
+
+def test_every_plan_is_met_again_by_its_own_cost(vgg):
+    """A share of the cost is rounded once when it is told and once when it is asked for: no plan may fall through."""
+    model, x = vgg
+    for unit in ("macs", "params"):
+        path = slimlib.width_path(model, x, rule="uniform", unit=unit)
+        costs = [int(path.costs.cost(unit, path.widths(i))) for i in range(len(path))]
+        for i, cost in enumerate(costs):
+            plan = path.plan(**{f"keep_{unit}": cost / costs[-1]})
+            assert getattr(plan, unit) == cost
+            above = [c for c in costs[i:] if c > cost]
+            assert (plan.wider and plan.wider[unit]) == (above[0] if above else None), "the next plan, not one further on"
+
+
+def test_the_table_of_a_path_has_its_steps_and_its_end(vgg):
+    model, x = vgg
+    path = slimlib.width_path(model, x, rule="uniform")
+    whole, every = path.table(), path.table(every=7)
+    assert len(whole) == len(path) and (len(path) - 1) % 7, "or the last step would be among every seventh"
+    assert every["level"].tolist() == [*whole["level"][::7], whole["level"].iloc[-1]]
+    names = [g.name for g in path.groups]
+    for i in (0, 11, len(path) - 1):
+        assert whole.loc[i, names].tolist() == path.widths(i).tolist()
+        plan = path.plan_of(path.widths(i))
+        assert (whole.loc[i, "macs"], whole.loc[i, "params"]) == pytest.approx((plan.keep_macs, plan.keep_params))
+    assert whole[["macs", "params", "level"]].iloc[-1].tolist() == [1, 1, 1]
+
+
 def test_one_threshold_for_all_layers(vgg):
     model, x = vgg
     found = slimlib.spectra(model, x)
@@ -114,6 +208,8 @@ def test_one_threshold_for_all_layers(vgg):
     assert plan.widths == slimlib.widths_at(found, 0.8)
     same = slimlib.plan_widths(model, x, threshold=0.8, spectra=found)
     assert same.widths == plan.widths
+    other = {name: np.ones_like(values) for name, values in found.items()}  # read where they are given
+    assert slimlib.plan_widths(model, x, threshold=0.8, spectra=other).widths == slimlib.widths_at(other, 0.8) != plan.widths
     budget = slimlib.plan_widths(model, x, keep_macs=plan.keep_macs)
     assert budget.widths == plan.widths, "the budget of a plan gives the plan back"
 
@@ -132,6 +228,50 @@ def test_tilt_zero_is_uniform(vgg):
     assert plans[0].widths == plans[1].widths
 
 
+@pytest.mark.parametrize("power, want", [(1, [8, 8, 20, 20]), (-1, [20, 20, 20, 20]), (0.5, [10, 10, 20, 20])])
+def test_tilt_keeps_more_of_wide_layers_where_its_power_is_positive(vgg, power, want):
+    """At level 1/2 of widths 24 and 40: the widest keep a half, the others a half times (24 / 40) ** power."""
+    model, x = vgg
+    path = slimlib.width_path(model, x, rule="tilt", power=power)
+    assert path.steps.at(0.5).tolist() == want or power < 0
+    fractions = np.array(path.steps.at(0.3)) / [24, 24, 40, 40]
+    assert fractions[0] / fractions[2] == pytest.approx((24 / 40) ** power, rel=0.2)
+
+
+def test_sensitivity_keeps_by_the_fourth_root_of_the_drop(vgg):
+    model, x = vgg
+    names = [g.name for g in slimlib.trace(model, x).slimmable()]
+    drops = dict(zip(names, [-0.5, 0.0016, 0.0081, 0.0256], strict=True))  # a gain counts as 0.0001: 1, 2, 3, 4 to the fourth
+    path = slimlib.width_path(model, x, rule="sensitivity", drops=drops)
+    assert path.steps.at(1.0).tolist() == [6, 12, 30, 40]
+
+
+def test_random_exponents_are_log_uniform_from_a_third_to_three(vgg):
+    model, x = vgg
+    layout, found = slimlib.trace(model, x), []
+    for seed in range(50):
+        path = slimlib.width_path(model, x, rule="random", seed=seed, layout=layout)
+        found.append([np.log(0.5) / np.log(b[len(b) // 2 - 1]) for b in path.steps.breaks])  # half of a group is level ** e
+    exponents = np.array(found).ravel()
+    assert 1 / 3 <= exponents.min() < 0.4 and 2.5 < exponents.max() <= 3
+    assert stats.kstest(np.log(exponents) / np.log(3), "uniform", args=(-1, 2)).pvalue > 0.01
+
+
+def test_untrained_widths_are_those_of_the_same_network_drawn_anew(vgg):
+    model, x = copy.deepcopy(vgg[0]), vgg[1]
+    with torch.no_grad():
+        for m in model.modules():  # as after training: few directions have most of the variance
+            if isinstance(m, nn.Conv2d):
+                m.weight.mul_(torch.linspace(0.01, 1, len(m.weight)).view(-1, 1, 1, 1) ** 2)
+    trained = slimlib.plan_widths(model, x, threshold=0.7).widths
+    for seed in (0, 3):
+        fresh = slimlib.spectra(slimlib.fresh_copy(model, seed), x)
+        path = slimlib.width_path(model, x, rule="pca_at_init", seed=seed)
+        for breaks, values in zip(path.steps.breaks, fresh.values(), strict=True):
+            np.testing.assert_allclose(breaks, slimlib.cumulative(values))
+        assert path.plan(threshold=0.7).widths == slimlib.widths_at(fresh, 0.7) != trained
+
+
 def test_permuted_deals_the_same_fractions_to_other_layers():
     torch.manual_seed(0)
     model = nn.Sequential(*[nn.Conv2d(3 if i == 0 else 16, 16, 3) for i in range(5)])
@@ -139,6 +279,22 @@ def test_permuted_deals_the_same_fractions_to_other_layers():
     pca = slimlib.plan_widths(model, x, threshold=0.7)
     dealt = slimlib.plan_widths(model, x, threshold=0.7, rule="permuted", seed=3)
     assert sorted(pca.widths.values()) == sorted(dealt.widths.values()) and pca.widths != dealt.widths
+
+
+def test_permuted_deals_by_its_seed_and_never_in_the_layers_own_order():
+    torch.manual_seed(0)
+    five = nn.Sequential(*[nn.Conv2d(3 if i == 0 else 8, 8, 3) for i in range(6)])
+    x = torch.randn(1, 3, 20, 20)
+    own = slimlib.width_path(five, x).steps.breaks
+    dealt = [slimlib.width_path(five, x, rule="permuted", seed=seed).steps.breaks for seed in range(20)]
+    orders = {tuple(next(i for i, b in enumerate(own) if np.array_equal(b, c)) for c in curves) for curves in dealt}
+    assert len(orders) > 10 and tuple(range(5)) not in orders and all(sorted(order) == [*range(5)] for order in orders)
+    two = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Conv2d(4, 8, 3), nn.Conv2d(8, 2, 3))
+    short, long = slimlib.width_path(two, x).steps.breaks
+    for seed in range(8):  # of two orders one is the layers' own
+        dealt = slimlib.width_path(two, x, rule="permuted", seed=seed).steps.breaks
+        assert dealt[0].tolist() == long[[1, 3, 5, 7]].tolist(), "width k of 4 is that share of the 8"
+        assert dealt[1].tolist() == short[[0, 0, 1, 1, 2, 2, 3, 3]].tolist(), "rounded up"
 
 
 def test_global_rules_equal_brute_force(vgg):
@@ -149,6 +305,28 @@ def test_global_rules_equal_brute_force(vgg):
     dropped = sum(plan.full_widths.values()) - sum(plan.widths.values())
     pooled = sorted((s, n) for n, all_ in scores.items() for s in np.sort(all_)[:-1])[:dropped]
     assert plan.widths == {n: len(s) - sum(m == n for _, m in pooled) for n, s in scores.items()}
+
+
+def test_the_best_filter_of_each_layer_stays_and_the_others_go_by_their_scores():
+    """Two layers, of scores 1, 5, 6 and 2, 3, 4."""
+    model, x = nn.Sequential(nn.Conv2d(1, 3, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)), torch.zeros(1, 1, 4, 4)
+    with torch.no_grad():
+        for layer, scores in ((model[0], [5.0, 1.0, 6.0]), (model[1], [4.0, 2.0, 3.0])):
+            layer.weight.copy_(torch.tensor(scores).view(-1, 1, 1, 1).expand_as(layer.weight))
+    steps = slimlib.width_path(model, x, rule="global_l1").steps
+    assert steps.order.tolist() == [0, 1, 1, 0] and steps.widths(0).tolist() == [1, 1]
+
+
+def test_global_bn_drops_the_least_scales_of_the_network(vgg):
+    model, x = copy.deepcopy(vgg[0]), vgg[1]
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    for norm in norms:
+        norm.weight.data[::2] *= -1  # the sign of a scale says nothing
+    plan = slimlib.plan_widths(model, x, rule="global_bn", keep_macs=0.4)
+    scores = [norm.weight.detach().abs().double().numpy() for norm in norms]
+    dropped = sum(plan.full_widths.values()) - sum(plan.widths.values())
+    pooled = sorted((s, i) for i, of in enumerate(scores) for s in np.sort(of)[:-1])[:dropped]
+    assert list(plan.widths.values()) == [len(s) - sum(i == j for _, j in pooled) for i, s in enumerate(scores)]
 
 
 def test_budgeted_pca_drops_least_variance_per_cost(vgg):
@@ -190,9 +368,9 @@ def test_folded_widths_do_not_change_under_compensated_rescaling(vgg, seed):
     other = rescaled(model, seed)
     images = torch.randn(8, 3, 12, 12)
     torch.testing.assert_close(other(images), model(images), rtol=1e-3, atol=1e-4)
-    for rule in ("pca_folded", "neyman"):
+    for rule, how in (("pca_folded", {}), ("neyman", {}), ("pca_budgeted", {"folded": True})):
         for keep in (0.3, 0.5, 0.7):
-            a, b = (slimlib.plan_widths(m, x, rule=rule, keep_macs=keep) for m in (model, other))
+            a, b = (slimlib.plan_widths(m, x, rule=rule, keep_macs=keep, **how) for m in (model, other))
             assert a.widths == b.widths
     plain = [slimlib.plan_widths(m, x, keep_macs=0.3).widths for m in (model, other)]
     assert plain[0] != plain[1], "the plain spectrum is not a function of the network"
@@ -202,9 +380,14 @@ def test_hand_widths_are_the_published_ones():
     model = slimlib.models.vgg16()
     plan = slimlib.width_path(model, torch.zeros(1, 3, 32, 32), rule="hand", published="vgg16-A").steps.at(-1.0)
     assert plan[:13].tolist() == [32, 64, 128, 128, 256, 256, 256, 256, 256, 256, 256, 256, 256]
-    model = slimlib.models.cifar_resnet(56)
-    widths = slimlib.width_path(model, torch.zeros(1, 3, 32, 32), rule="hand", published="resnet56-B").steps.at(-1.0)
-    assert widths[:7].tolist() == [6] * 7 and widths[7:9].tolist() == [16, 16]
+    model, x = slimlib.models.cifar_resnet(56), torch.zeros(1, 3, 32, 32)
+    layout = slimlib.trace(model, x)
+    a, b = (slimlib.width_path(model, x, rule="hand", published=f"resnet56-{which}", layout=layout).steps for which in "AB")
+    # 10 % of each stage; 60, 30 and 10 %; whole are their layers 16, 20, 38, 54, and of B 18 and 34 as well
+    assert a.at(-1.0).tolist() == [14] * 7 + [16, 14] + [32] + [28] * 8 + [64] + [57] * 7 + [64]
+    assert b.at(-1.0).tolist() == [6] * 7 + [16, 16] + [32] + [22] * 6 + [32, 22] + [64] + [57] * 7 + [64]
+    # elsewhere the fractions to a power: 6 / 16 squared of 16 is 2.25, its root of 16 is 9.8
+    assert b.at(-2.0)[[0, 7, 10]].tolist() == [3, 16, 16] and b.at(-0.5)[[0, 7, 10]].tolist() == [10, 16, 27]
     with pytest.raises(slimlib.SlimlibError, match="resnet56-B"):
         slimlib.width_path(Chain(), torch.zeros(1, 3, 16, 16), rule="hand", published="resnet56-B")
 
@@ -287,6 +470,18 @@ def test_rank_bound_is_said():
     path, beyond = (str(warning.message) for warning in said)
     assert f"widest plan at {bounded.keep_macs:.4f}" in path and "fill=True" in path
     assert f"widest plan at {bounded.keep_macs:.4f}" in beyond and beyond.endswith(f"filled beyond it, to {filled.keep_macs:.4f}")
+    assert slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.4, center=False).rank_bound == {"0": 27}
+    assert slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.4, rule="uniform").rank_bound == {}
+    with pytest.warns(UserWarning, match="rank of the filters"):
+        slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.9)
+
+
+@pytest.mark.parametrize("rule", ["hand", "random", "tilt", "sensitivity", "global_l1", "pca_budgeted", "neyman"])
+def test_a_level_that_is_no_share_of_variance_is_no_threshold(vgg, rule):
+    model, x = (slimlib.models.vgg16(), torch.zeros(1, 3, 32, 32)) if rule == "hand" else vgg
+    how = {"published": "vgg16-A"} if rule == "hand" else how_for(rule, model, x)
+    with pytest.raises(slimlib.SlimlibError, match=rf"threshold=0\.5: rule '{rule}' has no threshold; give keep_macs"):
+        slimlib.plan_widths(model, x, rule=rule, threshold=0.5, **how)
 
 
 def test_inner_coupling_leaves_shared_widths_whole():

@@ -44,12 +44,11 @@ def expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
                             criterion=criterion,
                             budget=budget,
                             seed=seed,
-                            coupling=grid.get("coupling", "inner"),
                             recipe=grid.get("recipe"),
                             # published weights were not trained here, whatever the grid says of other models
                             dense_recipe=None if model.endswith(":pretrained") else grid.get("dense_recipe"),
                             distill=grid.get("distill"),
-                            **{"options": grid.get("options", {}), **_arm(arm)},
+                            **{"options": grid.get("options", {}), "coupling": grid.get("coupling", "inner"), **_arm(arm)},
                         )
 
 

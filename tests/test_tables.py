@@ -1,0 +1,68 @@
+"""What tables tell readers, by hand: spreads of costs, means with deviations, orders before and after training."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from slimlib.study import statistics, tables
+
+
+def frame(rows: list[tuple]) -> pd.DataFrame:
+    """(arm, budget, seed, accuracy after the cut, after training, kept share of MACs)."""
+    names = ["arm", "budget", "seed", "test_accuracy_before_finetuning", "test_accuracy", "kept_macs"]
+    table = pd.DataFrame(rows, columns=names).assign(dataset="mnist", model="lenet5", stage="prune", criterion="l1")
+    table["budget_kind"] = table["budget"].str.partition(":")[0]
+    return table.assign(key=[f"k{i}" for i in range(len(table))])
+
+
+ROWS = [("pca", "macs:0.5", 0, 0.10, 0.90, 0.500), ("pca", "macs:0.5", 1, 0.30, 0.94, 0.495),
+        ("uniform", "macs:0.5", 0, 0.40, 0.91, 0.500), ("random", "macs:0.5", 0, 0.90, 0.95, 0.480),
+        ("pca", "macs:0.05", 0, 0.10, 0.50, 0.050)]  # fmt: skip
+
+
+def test_how_closely_budgets_are_met():
+    table = tables.budgets_met(frame(ROWS)).reset_index()
+    assert table["budget"].tolist() == ["5 % of MACs", "50 % of MACs"], "small ones first"
+    row = table.iloc[1]
+    assert row[["runs", "arms", "seeds"]].tolist() == [4, 3, 2]
+    assert row[["least kept", "most kept", "spread"]].tolist() == ["48.00%", "50.00%", "4.17%"], "0.50 is 4.17 % more than 0.48"
+    assert tables.budgets_met(frame(ROWS).iloc[:0]).empty
+
+
+def test_means_stand_with_their_deviation_and_number():
+    table = tables.means(frame(ROWS))
+    assert table.columns.tolist() == ["5 % of MACs", "50 % of MACs"]
+    # the deviation of 90 and 94 from 92 over one degree of freedom
+    assert table.loc["PCA (3AS)"].tolist() == ["50.00 (1)", "92.00 ± 2.83 (2)"]
+    assert table.loc["uniform"].tolist() == ["–", "91.00 (1)"]
+
+
+def test_the_order_of_the_arms_before_and_after_training_is_compared_by_ranks():
+    table = tables.before_and_after(frame([row for row in ROWS if row[1] == "macs:0.5"]))
+    (row,) = table.to_dict("records")
+    # 20, 40 and 90 % before, 92, 91 and 95 % after: of three arms the first two change places
+    assert row == {"arms": 3, "before (%)": "20.0 to 90.0", "after (%)": "91.0 to 95.0", "rank correlation": "+0.50"}
+    assert tables.before_and_after(frame(ROWS[:3])).iloc[0]["rank correlation"] == "–", "two arms have no order to speak of"
+
+
+def test_differences_are_told_in_points_by_criterion_or_by_arm():
+    rows = [(arm, "macs:0.5", seed, 0.0, 0.9 + gain + seed / 100, 0.5) for arm, gain in (("pca", 0.01), ("uniform", 0.0))
+            for seed in range(3)]
+    both = pd.concat([frame(rows), frame(rows).assign(criterion="l2", test_accuracy=0.5)])
+    table = tables.by_criterion(both, "pca", "uniform")
+    assert table.loc[("LeNet-5 on MNIST", "macs:0.5")].tolist() == ["+1.00 [+1.00, +1.00] (3)", "+0.00 [+0.00, +0.00] (3)"]
+    told = tables.differences(statistics.against(frame(rows)))
+    assert told.loc["PCA (3AS)", "50 % of MACs"] == "+1.00 [+1.00, +1.00] (3)"
+
+
+def test_areas_stand_with_their_interval():
+    found = {"auc": 0.75, "low": 0.5, "high": 0.9, "p": 0.04, "p_holm": 0.08, "positives": 3, "negatives": 24}
+    table = tables.auc(pd.DataFrame({"drop": found, "pca": found}).T)
+    assert table.index.tolist() == ["measured drop", "PCA (3AS)"]
+    assert table.iloc[0].tolist() == ["0.75", "[0.50, 0.90]", "0.04", "0.08", "3 of 27"]
+
+
+@pytest.mark.parametrize("within, told", [(0.31, "+0.31 (0.04)"), (float("nan"), "–")])
+def test_a_coefficient_within_stages_may_be_missing(within, told):
+    assert tables.within_stages({"within": within, "p_within": 0.04}) == told
