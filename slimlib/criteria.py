@@ -1,8 +1,8 @@
 """Which filters stay, once the width is chosen: one score a channel, the highest stay.
 
 Every criterion scores a group from the rows that its layers write, each filter flattened with its own weights only, as in the
-papers (Torch-Pruning's defaults mix in BatchNorm and next-layer weights). In a joint group the members'
-rows count as one long row, side by side; so their l1 scores add, and of ``bn`` the scales add.
+papers (Torch-Pruning's defaults mix in BatchNorm and next-layer weights). In a joint group the members' rows count as one long
+row, side by side; so their l1 scores add, and of ``bn`` the scales add.
 """
 
 from __future__ import annotations

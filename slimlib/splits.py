@@ -79,7 +79,7 @@ class Data:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     sha256: str
-    source: str  # "embedded", "packed", "torchvision" or "arrays"
+    source: str  # "embedded", "packed", "torchvision", "folder" or "arrays"
     train: Split
     val: Split
     test: Split

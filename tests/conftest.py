@@ -121,3 +121,13 @@ def network(request):
 def chain():
     torch.manual_seed(0)
     return lively_norms(Chain()), torch.randn(2, 3, 16, 16)
+
+
+def project_with_profile(root: Path, text: str, seeds: int = 1) -> Path:
+    """A project that has the profile `small`: of records, with a recipe r and the studies of ``text``."""
+    profiles = root / "notebooks" / "profiles"
+    profiles.mkdir(parents=True)
+    head = "{name: small, evidence: true, train: records, records: records, description: small"
+    head += ", recipes: {r: {epochs: 1, lr: 0.1}}"
+    (profiles / "small.yml").write_text(f"{head}, seeds: {seeds}, studies: {{{text}}}}}")
+    return root

@@ -16,8 +16,9 @@ from sphinx.addnodes import download_reference
 from slimlib import book
 from slimlib.bench import page
 from slimlib.rules import RULES
-from slimlib.study import figures, statistics, tables
+from slimlib.study import figures, names, statistics, tables
 from slimlib.study.figures import rule as rule_figures
+from slimlib.study.figures.comparisons import in_order
 
 COMPARED = ("dense", "pca", "neyman", "uniform", "best_tilt", "sensitivity", "global_l1")
 # what red-blind and green-blind eyes see of linear RGB (Machado, Oliveira & Fernandes 2009, severity 1)
@@ -43,6 +44,14 @@ def lab(colour: str, sight: str) -> np.ndarray:
     xyz = TO_XYZ @ np.clip(SIGHTS[sight] @ linear, 0, 1) / (0.95047, 1, 1.08883)
     x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("label", ["tilt, power=1/2", "tilt(power=half)", "my rule (power=2)"])
+def test_labels_of_ones_own_are_no_powers(label):
+    """What a user calls a rule in `compare` goes through tables and figures as it is."""
+    assert names.tilt_power(label) is None and names.name(label) == label.replace("_", " ")
+    assert in_order([label, "tilt(power=1.0)", "tilt(power=-1e-1)", "pca"])[:1] == ["pca"]
+    assert names.tilt_power("tilt(power=-1e-1)") == -0.1 and names.name("tilt(power=-0.5)") == "tilt −0.5"
 
 
 @pytest.mark.parametrize("sight", SIGHTS)

@@ -16,6 +16,7 @@ from slimlib.rules import RULES
 from slimlib.study.claims import Claim, load_claims, published_layers
 from slimlib.study.runs import SLIM_STAGES
 from slimlib.study.studies import expand
+from tests.conftest import project_with_profile
 
 PROFILES = study.profile_names()
 CLAIMS = load_claims()
@@ -177,22 +178,11 @@ def test_a_claim_names_existing_rules_and_has_runs_that_can_decide_it(claim):
 
 
 def test_runs_decide_that_are_of_the_claims_criterion_stage_and_arms(tmp_path):
-    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    (tmp_path / "notebooks" / "profiles" / "small.yml").write_text("""
-name: small
-evidence: true
-train: records
-records: records
-description: of everything a little
-seeds: 1
-recipes: {r: {epochs: 1, lr: 0.1}}
-studies:
-  mixed:
-    - {dataset: mnist, model: lenet5, stage: prune, arms: [pca, uniform, random, {rule: tilt, options: {power: 1}}],
-       criterion: [l1, l2], budget: "macs:0.5", dense_recipe: r, recipe: r, seconds: 1}
-    - {dataset: mnist, model: lenet5, stage: scratch, arms: [pca, uniform], budget: "macs:0.5", dense_recipe: r, recipe: r,
-       seconds: 1}
-""")
+    project_with_profile(tmp_path, """mixed: [
+        {dataset: mnist, model: lenet5, stage: prune, arms: [pca, uniform, random, {rule: tilt, options: {power: 1}}],
+         criterion: [l1, l2], budget: "macs:0.5", dense_recipe: r, recipe: r, seconds: 1},
+        {dataset: mnist, model: lenet5, stage: scratch, arms: [pca, uniform], budget: "macs:0.5", dense_recipe: r, recipe: r,
+         seconds: 1}]""")
     runs = ({"profile": "small", "studies": ["mixed"]},)
     claim = Claim("X", "", "", "paired", "pca", runs, rivals=("random",), criterion="l2")
     told = lambda claim: [(run.stage, run.arm, run.criterion) for run in claim.deciding_runs(tmp_path)]  # noqa: E731

@@ -22,6 +22,7 @@ from slimlib.study.claims import Claim, changelog, load_claims
 from slimlib.study.evidence import coverage
 from slimlib.study.judgement import Judgement, decide, judge
 from slimlib.study.runs import SLIM_STAGES
+from tests.conftest import project_with_profile
 
 ROOT = Path(__file__).resolve().parents[1]
 PROVENANCE = {
@@ -79,9 +80,10 @@ def test_words_for_each_verdict():
     assert re.match(told, wording.found(contradicting))
     assert re.match(r"vs uniform \+0\.[45].*; vs global l1 −0\.[45]", wording.effects(contradicting))
 
-    page = wording.digest({"C1-pruning": better, "K1": worse, "K2": worse})
+    page = wording.digest({"C1-pruning": better, "K1": worse})
     assert page.startswith(f"- **{claim.title}** (C1-pruning): *supported so far*. On LeNet-5 on MNIST: against uniform, ")
-    assert page.endswith("\n\nOf 2 controls, so far: 2 are not supported (K1, K2).\n")
+    assert f"\n- **{claim.title}** (K1): *not supported so far*. On LeNet-5 " in page and page.endswith("\n")
+    assert wording.overall({"K1": worse, "K2": worse}, "control") == "Of 2 controls, so far: 2 are not supported (K1, K2)."
 
     table = verdict.claim_table({"a": better, "b": worse, "c": few, "d": none})
     assert table["verdict"].tolist() == [one.told for one in (better, worse, few, none)]
@@ -139,20 +141,8 @@ def test_a_complete_claim_is_not_so_far():
 
 
 def test_a_claim_is_decided_when_all_its_comparisons_are_and_networks_are_no_one_comparison(tmp_path):
-    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
-    (tmp_path / "notebooks" / "profiles" / "small.yml").write_text("""
-name: small
-evidence: true
-train: records
-records: records
-description: two networks of one data set
-seeds: 5
-recipes: {r: {epochs: 1, lr: 0.1}}
-studies:
-  both:
-    - {dataset: mnist, model: [lenet5, vgg_small], stage: prune, arms: [pca, uniform], criterion: l1, budget: "macs:0.5",
-       dense_recipe: r, recipe: r, seconds: 1}
-""")
+    project_with_profile(tmp_path, """both: [{dataset: mnist, model: [lenet5, vgg_small], stage: prune, arms: [pca, uniform],
+        criterion: l1, budget: "macs:0.5", dense_recipe: r, recipe: r, seconds: 1}]""", seeds=5)
     runs = ({"profile": "small", "studies": ["both"]},)
     claim = Claim("X", "", "", "paired", "pca", runs, rivals=("uniform",), criterion="l1", margin=0.001)
 

@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from slimlib.study import wording
+from slimlib.study import budgets, wording
 from slimlib.study.findings import STAGES
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import UNITS, counted, interval, joined, network_name, plain_name, points
+from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike
 from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, differences, paired
@@ -89,16 +89,15 @@ def beside(judged: Judgement, records: Iterable[Mapping[str, Any]]) -> list[str]
     if claim.kind != "paired":
         return []
     own = {(run.dataset, run.model) for run in claim.deciding_runs()}
-    runs = {record["key"]: (Run.from_dict(record["run"]), record) for record in records if record["run"]["stage"] == claim.stage}
-    others = [record for run, record in runs.values()
-              if (run.dataset, run.model) not in own and claim.criterion in (None, run.criterion)]
+    others = [record for record in records if (run := record["run"])["stage"] == claim.stage
+              and (run["dataset"], run["model"]) not in own and claim.criterion in (None, run["criterion"])]
     said = []
     for rival in claim.rivals if others else ():
         pairs = differences(to_frame(others), claim.ours, rival, claim.metric)
         for (dataset, model), part in pairs.groupby(["dataset", "model"], sort=False):
-            cells = [(budget, paired(cell["difference"], claim.level, claim.margin)) for budget, cell in part.groupby("budget")]
-            told = [f"{points(one.mean)} {interval(one.low, one.high)} at {wording.budget_name(budget)}"
-                    for budget, one in cells if one.n >= claim.min_seeds]
+            cells = {budget: paired(cell["difference"], claim.level, claim.margin) for budget, cell in part.groupby("budget")}
+            told = [f"{points(one.mean)} {interval(one.low, one.high)} at {budget_name(budget)}"
+                    for budget in sorted(cells, key=budgets.parse) if (one := cells[budget]).n >= claim.min_seeds]
             if told:
                 said.append(f"Beside the claim, deciding nothing: on {network_name(dataset, model)} against {plain_name(rival)} "
                             f"{joined(told)}.")
@@ -128,7 +127,7 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
         lines += ["", "Controls:", "", *(_item(name, one, ()) for name, one in controls.items())]
     if trained := training(records.values()):
         lines += ["", trained]
-    return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", wording.digest(claims).rstrip(), "```"]) + "\n"
+    return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", wording.digest(claims) + "```"]) + "\n"
 
 
 def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:

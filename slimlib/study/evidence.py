@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError
+from slimlib.study import budgets
 from slimlib.study.execution import ensure
-from slimlib.study.names import budget_order, network_name
+from slimlib.study.names import network_name
 from slimlib.study.profiles import Profile, load_profile
 from slimlib.study.runs import Run
 from slimlib.study.store import to_frame
@@ -41,7 +42,7 @@ class Evidence:
         """`to_frame` of the records, budgets in order; empty when nothing is recorded."""
         frame = to_frame(self.records)
         if len(frame) and frame["budget"].notna().all():
-            frame = frame.sort_values("budget", key=lambda b: b.map(budget_order), kind="stable", ignore_index=True)
+            frame = frame.sort_values("budget", key=lambda b: b.map(budgets.parse), kind="stable", ignore_index=True)
         return frame
 
     def networks(self) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slimlib.study import budgets
 from slimlib.study.claims import Claim
 from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, signed
 
@@ -31,7 +32,7 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     if row.get("budget"):
         where = f"at {budget_name(row['budget'])}"
     else:
-        shares = [f"{100 * float(budget.partition(':')[2]):g}" for budget in row["budgets"].split(", ")]
+        shares = [f"{100 * budgets.parse(budget).value:g}" for budget in row["budgets"].split(", ")]
         where = f"averaged over budgets of {joined(shares)} % of {UNITS[row['unit']]}"
     ours, rival = plain_name(claim.ours), plain_name(row["rival"])
     if row["mean"] == 0 and row.get("sd") == 0:

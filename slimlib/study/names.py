@@ -35,11 +35,16 @@ MODELS = {"lenet5": "LeNet-5", "vgg16": "VGG-16", "vgg_small": "small VGG", "res
 UNITS = {"macs": "MACs", "params": "parameters"}
 
 
+def tilt_power(arm: str) -> float | None:
+    """-0.5 of "tilt(power=-0.5)"; None of other arms, and of labels of one's own."""
+    tilt = re.fullmatch(r"tilt\(power=([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\)", arm)
+    return float(tilt[1]) if tilt else None
+
+
 def name(arm: str) -> str:
     """What figures and tables call an arm: "tilt(power=-0.5)" is "tilt −0.5"."""
-    tilt = re.fullmatch(r"tilt\(power=(.+)\)", arm)
-    if tilt:
-        return f"tilt {float(tilt[1]):+g}".replace("-", "−")
+    if (power := tilt_power(arm)) is not None:
+        return f"tilt {power:+g}".replace("-", "−")
     return NAMES.get(arm) or NAMES.get(re.split(r"[(]", arm)[0]) or arm.replace("_", " ")
 
 
@@ -52,10 +57,6 @@ def budget_name(budget: str) -> str:
     """ "macs:0.35" is "35 % of MACs"."""
     kind, value = parse(budget)
     return f"threshold {value:g}" if kind == "threshold" else f"{100 * value:g} % of {UNITS[kind]}"
-
-
-budget_order = parse
-"""Sorts budgets as pages list them."""
 
 
 def model_name(model: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from slimlib.study.names import budget_name, budget_order, network_name, plain_name
+from slimlib.study import budgets
+from slimlib.study.names import budget_name, network_name, plain_name
 from slimlib.study.runs import Run
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def narrowest(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     cell = ["dataset", "model", "stage", "budget", "arm"]
     table = pd.DataFrame(rows, columns=[*cell, "layer", "width", "full_width", "kept"])
     least = table.loc[table.groupby(cell, sort=False)["kept"].idxmin()] if len(table) else table
-    return least.sort_values("budget", key=lambda b: b.map(budget_order), kind="stable").reset_index(drop=True)
+    return least.sort_values("budget", key=lambda b: b.map(budgets.parse), kind="stable").reset_index(drop=True)
 
 
 def starved(table: pd.DataFrame, arms: Iterable[str] | None = None, at_most: float = STARVED) -> list[str]:

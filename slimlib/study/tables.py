@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from slimlib.study import budgets
 from slimlib.study.figures.comparisons import in_order
-from slimlib.study.names import UNITS, budget_name, budget_order, interval, network_name, plain_name, points, signed, slug
+from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed, slug, tilt_power
 from slimlib.study.runs import Run
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL, against
 
@@ -31,7 +31,7 @@ def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     groups = frame.groupby(["dataset", "model", "budget"], sort=False) if len(frame) else ()
-    for (dataset, model, budget), part in sorted(groups, key=lambda item: (*item[0][:2], budget_order(item[0][2]))):
+    for (dataset, model, budget), part in sorted(groups, key=lambda item: (*item[0][:2], budgets.parse(item[0][2]))):
         kept = part[f"kept_{budget.partition(':')[0]}"]
         row = {"network": network_name(dataset, model), "budget": budget_name(budget), "runs": len(part)}
         row |= {"arms": part["arm"].nunique(), "seeds": part["seed"].nunique()}
@@ -117,8 +117,7 @@ def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
 
 def _power(arm: str) -> float | None:
     """The power of a tilt, of which `uniform` is one; None for other arms."""
-    tilt = re.fullmatch(r"tilt\(power=(.+)\)", arm)
-    return float(tilt[1]) if tilt else 0.0 if arm == "uniform" else None
+    return 0.0 if arm == "uniform" else tilt_power(arm)
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
@@ -214,6 +213,6 @@ def _arms_by_budgets(told: dict[tuple[str, str], str]) -> pd.DataFrame:
     import pandas as pd
 
     arms: Iterable[str] = in_order(arm for arm, _ in told)
-    budgets = sorted({budget for _, budget in told}, key=budget_order)
-    rows = [[told.get((arm, budget), "–") for budget in budgets] for arm in arms]
-    return pd.DataFrame(rows, [plain_name(a) for a in arms], [budget_name(b) for b in budgets]).rename_axis("arm")
+    columns = sorted({budget for _, budget in told}, key=budgets.parse)
+    rows = [[told.get((arm, budget), "–") for budget in columns] for arm in arms]
+    return pd.DataFrame(rows, [plain_name(a) for a in arms], [budget_name(b) for b in columns]).rename_axis("arm")

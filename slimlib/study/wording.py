@@ -117,13 +117,9 @@ def overall(judged: Mapping[str, Judgement], what: str = "claim") -> str:
 
 
 def digest(judged: Mapping[str, Judgement]) -> str:
-    """The front page's answer as Markdown: one item a claim, the controls in one sentence."""
-    claims = {name: one for name, one in judged.items() if name.startswith("C")}
-    controls = {name: one for name, one in judged.items() if name not in claims}
-    lines = []
-    for name, one in claims.items():
-        lines.append(f"- **{_plain_text(one.claim.title)}** ({name}): *{one.told}*. {_plain_text(found(one))}".rstrip())
-    return "\n".join([*lines, "", *([overall(controls, "control")] if controls else [])]).rstrip() + "\n"
+    """Every claim with its comparisons counted and measured, as a Markdown list, one item each."""
+    return "".join(f"- **{_plain_text(one.claim.title)}** ({name}): *{one.told}*. {_plain_text(found(one))}".rstrip() + "\n"
+                   for name, one in judged.items())
 
 
 def effects(judged: Judgement) -> str:

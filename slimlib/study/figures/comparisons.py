@@ -9,9 +9,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from slimlib.study import budgets
 from slimlib.study.figures.style import BLACK, LOOKS, WIDE, look, nothing
-from slimlib.study.names import budget_name, budget_order, joined, name, plain_name
-from slimlib.study.statistics import SEEDS_FOR_INTERVAL
+from slimlib.study.names import budget_name, joined, name, plain_name, tilt_power
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL, t_half_width
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,6 @@ def accuracy_by_rule(
     frame   of `slimlib.study.to_frame`, of one data set, model and stage
     dense   accuracy of the full network: drawn across where it is near, else told at the panel's edge
     """
-    from scipy import stats
 
     if frame.empty:
         return nothing()
@@ -48,7 +48,7 @@ def accuracy_by_rule(
             axis.plot(values, np.full(len(values), y), ".", color=colour, alpha=0.45, markersize=6)
             if len(values) >= SEEDS_FOR_INTERVAL:
                 intervals = True
-                half = stats.t.ppf((1 + level) / 2, len(values) - 1) * values.std(ddof=1) / len(values) ** 0.5
+                half = t_half_width(values.std(ddof=1), len(values), level)
                 axis.errorbar(values.mean(), y, xerr=half, color=colour, capsize=2.5, linewidth=1.3)
             axis.plot(values.mean(), y, marker=marker, color=colour, markersize=7, linestyle="none")
         if dense is not None:
@@ -102,7 +102,7 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
 def _highest(means: pd.Series) -> str:
     """ "Highest mean: PCA (3AS) at 10 % of MACs and 20 % of MACs; uniform at 40 % of MACs."; means by (budget, arm)."""
     best: dict[str, list[str]] = {}
-    for budget, of in sorted(means.dropna().groupby(level="budget"), key=lambda item: budget_order(item[0])):
+    for budget, of in sorted(means.dropna().groupby(level="budget"), key=lambda item: budgets.parse(item[0])):
         for arm in in_order(of.index[of == of.max()].get_level_values("arm")):
             best.setdefault(plain_name(arm), []).append(budget_name(budget))
     everywhere = means.index.get_level_values("budget").nunique()
@@ -136,11 +136,11 @@ def _reach(part: pd.DataFrame) -> float:
     return max([reach, *(100 * (pairs["mean"].abs() + pairs["sd"] / 2**0.5))])
 
 
-def _panels(budgets: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tuple[Any, str]]]:
+def _panels(given: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tuple[Any, str]]]:
     """One panel a budget, a row for each unit of cost, the arms as ticks; [(axis, budget)]."""
     kinds: dict[str, list[str]] = {}
-    for budget in sorted(dict.fromkeys(budgets), key=budget_order):
-        kinds.setdefault(budget.partition(":")[0], []).append(budget)
+    for budget in sorted(dict.fromkeys(given), key=budgets.parse):
+        kinds.setdefault(budgets.parse(budget).kind, []).append(budget)
     columns = max(map(len, kinds.values()))
     height = 0.45 + len(kinds) * (0.5 + 0.19 * len(arms))
     fig, axes = plt.subplots(len(kinds), columns, figsize=(WIDE, height), sharey=True, squeeze=False)
@@ -172,14 +172,9 @@ def in_order(arms: Iterable[str]) -> list[str]:
     """Rules in the order of the book's colours, variants behind their rule."""
     order = list(LOOKS)
     rank = {arm: order.index(arm) if arm in order else order.index(_look_name(arm)) for arm in dict.fromkeys(arms)}
-    return sorted(rank, key=lambda arm: (rank[arm], _power(arm), arm))
+    return sorted(rank, key=lambda arm: (rank[arm], tilt_power(arm) or 0.0, arm))
 
 
 def _look_name(arm: str) -> str:
     bare = arm.partition("(")[0]
     return bare if bare in LOOKS else list(LOOKS)[-1]
-
-
-def _power(arm: str) -> float:
-    _, _, told = arm.partition("power=")
-    return float(told.rstrip(")")) if told else 0.0

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from slimlib.study import budgets
 from slimlib.study.figures.style import BLACK, GREEN, GREY, RED, WIDE, look, nothing
-from slimlib.study.names import UNITS, budget_name, budget_order, interval, model_name, name, network_name, points
+from slimlib.study.names import UNITS, budget_name, interval, model_name, name, network_name, points
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def control_forest(cells: pd.DataFrame, ours: str, margin: float | None = None) 
     size = (WIDE, 0.55 + lines * (0.5 + 0.26 * most))
     fig, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, sharex=len(panels) == 2)
     for axis, ((dataset, model, rival), cell) in zip(axes.flat, panels, strict=False):
-        cell = cell.sort_values("budget", key=lambda b: b.map(budget_order))
+        cell = cell.sort_values("budget", key=lambda b: b.map(budgets.parse))
         colour, marker = look(rival)
         for y, row in enumerate(cell.to_dict("records")):
             if row["n"] >= SEEDS_FOR_INTERVAL:
