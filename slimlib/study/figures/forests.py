@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from slimlib.study import budgets
@@ -99,7 +100,8 @@ def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figu
         for row in part.to_dict("records"):
             y, (colour, marker) = rules.index(row["rule"]), look(row["rule"])
             axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
-            axis.plot(row["spearman"], y, marker, color=colour, markersize=7)
+            size = 7 if marker in Line2D.filled_markers else 13  # one of strokes would be lost on the line behind it
+            axis.plot(row["spearman"], y, marker, color=colour, markersize=size)
             if row["within"] == row["within"]:
                 axis.plot(row["within"], y + 0.27, "|", color=colour, markersize=7, markeredgewidth=1.6)
         _lines(axis, margin, 1)
