@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ class ForwardFacts:
     detached: bool  # so has some output no gradient, and the graph does not tell what it is made of
     last_axis: set[str]  # Linear layers called on more than (batch, channels): theirs is not the axis of a convolution
     ends: set  # autograd's nodes of the returned tensors, one that the model uses for nothing else each
+    idle: tuple[str, ...]  # layers that are not called and whose weights no output depends on: branches that only train
 
 
 def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, list[torch.Tensor]]:
@@ -58,10 +59,11 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     if not outputs:
         raise SlimlibError("model: no tensor that it returns has a gradient, so its graph cannot be read; return what the layers "
                            "compute, not only what is chosen from it, and without torch.no_grad()")
-    unread, detached = not seen.made <= _before(outputs), len(outputs) < len(returned)
+    behind = _before(outputs)
+    unread, detached = not seen.made <= behind, len(outputs) < len(returned)
     ends = [tensor.clone() for tensor in outputs]
     return ForwardFacts(calls.order, dict(calls.calls), dict(calls.positions), fixed, seen.constants, unread, detached,
-                        calls.last_axis, {tensor.grad_fn for tensor in ends}), ends
+                        calls.last_axis, {tensor.grad_fn for tensor in ends}, _idle(model, calls.order, behind)), ends
 
 
 class _Calls:
@@ -103,6 +105,12 @@ def _before(outputs: list[torch.Tensor]) -> set:
             found.add(node)
             pending.extend(source for source, _ in node.next_functions)
     return found
+
+
+def _idle(model: nn.Module, called: Mapping[str, int], behind: set) -> tuple[str, ...]:
+    read = {id(node.variable) for node in behind if hasattr(node, "variable")}  # autograd's leaves hold their parameters
+    return tuple(name for name, m in model.named_modules()
+                 if isinstance(m, LAYERS) and name not in called and id(m.weight) not in read)
 
 
 class _Watch(TorchFunctionMode):

@@ -1,10 +1,16 @@
-"""What several functions ask of a number that they are given."""
+"""What several functions ask of what they are given."""
 
 from __future__ import annotations
 
 from numbers import Integral, Real
 
 from slimlib.errors import SlimlibError
+
+
+def kind(name: str, value: object, wanted: type | tuple[type, ...], meant: str) -> None:
+    """Refuse what is no ``wanted``; ``meant`` says what to give instead."""
+    if not isinstance(value, wanted):
+        raise SlimlibError(f"{name} is of type {type(value).__name__}; give {meant}")
 
 
 def share(name: str, value: object, of_what: str = "it is a share") -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from slimlib.arguments import kind
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate
 from slimlib.planning import Rule, plan_widths
@@ -43,7 +44,11 @@ def compare(
     import pandas as pd
     from tqdm import tqdm
 
+    kind("data", data, Data, "what load_data or slimlib.data.from_arrays returns")
+    kind("seeds", seeds, Iterable, "a list of whole numbers, such as range(3)")
     arms, seeds = _labelled(rules), list(seeds)
+    if not seeds:
+        raise SlimlibError("seeds is empty: give at least one")
     given = {unit: keep for unit, keep in (("macs", keep_macs), ("params", keep_params)) if keep is not None}
     if len(given) != 1:
         raise SlimlibError(f"give exactly one of keep_macs and keep_params, not {sorted(given) or 'none'}")

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from slimlib.arguments import kind
 from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
-from slimlib.splits import Data, Split
+from slimlib.splits import Data, LabelledImages, Split
 
 
-def evaluate(model: nn.Module, data: Data | Split, batch_size: int = 1000) -> float:
+def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 1000) -> float:
     """Top-1 accuracy in [0, 1]; of ``data.test`` if a whole :class:`~slimlib.data.Data` is given.
 
     In float32, or in the type of the model's parameters (after ``model.half()``, say). The model is moved to the data's device.
@@ -29,7 +30,8 @@ def evaluate(model: nn.Module, data: Data | Split, batch_size: int = 1000) -> fl
     return right.item() / len(split)
 
 
-def must_have_images(split: Split) -> None:
+def must_have_images(split: LabelledImages) -> None:
+    kind("data", split, LabelledImages, "what load_data or slimlib.data.from_arrays returns, or one of its splits")
     if not len(split):
         raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
 
@@ -40,9 +42,11 @@ def _caster(model: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda images: images.to(*types) if len(types) == 1 and images.is_floating_point() else images
 
 
-def logits_of(output: object) -> Tensor:
-    """What a classifier returned, if it is logits (N, classes)."""
+def logits_of(output: object, classes: int = 0) -> Tensor:
+    """What a classifier returned, if it is logits (N, at least ``classes``)."""
     if isinstance(output, Tensor) and output.dim() == 2:
+        if output.shape[1] < classes:
+            raise SlimlibError(f"model returns {output.shape[1]} logits, but the data have {classes} classes")
         return output
     told = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
     raise SlimlibError(f"model returns {told}, where logits (N, classes) are needed: wrap it so that it returns them alone")
@@ -56,6 +60,7 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     default all: the first ones, or a sample where images are sorted by class, as a batch of one class has not the spread of
     all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread.
     """
+    kind("split", split, LabelledImages, "a split of the data, such as data.train")
     if batch_size < 2:
         raise SlimlibError(f"batch_size={batch_size} must be at least 2: a single image has no spread")
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

@@ -64,6 +64,7 @@ class Layout:
     ops: tuple  # the traced operations, inputs before users (slimlib._tracing.Op)
     fixed_macs: int  # counted multiply-adds that belong to no Conv or Linear module (attention products)
     example_shape: tuple[int, ...]
+    idle: tuple[str, ...] = ()  # layers that took no part in the traced pass: they may read what no table can know
 
     def slimmable(self, coupling: str = "inner") -> tuple[Group, ...]:
         """The groups that may be slimmed. ``inner``: those of a single layer, as Li et al. (2017) do; ``joint``: all."""

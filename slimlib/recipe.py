@@ -56,8 +56,8 @@ class Recipe:
         for name in ("warmup", "label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise SlimlibError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")
-        if not self.lr > 0 or self.weight_decay < 0:
-            raise SlimlibError(f"lr={self.lr} must be positive and weight_decay={self.weight_decay} not negative")
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf):
+            raise SlimlibError(f"lr={self.lr} must be positive, weight_decay={self.weight_decay} not negative, and both finite")
         if self.nesterov and not self.momentum:
             raise SlimlibError("nesterov=True needs a momentum above 0: give nesterov=False")
 

@@ -13,11 +13,12 @@ from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate, must_have_images
 from slimlib.layout import Layout
 from slimlib.prefix import SharedPrefix
+from slimlib.splits import Data, LabelledImages
 from slimlib.tracing import trace
 
 
 def sensitivity(
-    model: nn.Module, data, ratios: Iterable[float] = (0.25, 0.5, 0.75, 0.9), criterion: str = "l1", *,
+    model: nn.Module, data: Data | LabelledImages, ratios: Iterable[float] = (0.25, 0.5, 0.75, 0.9), criterion: str = "l1", *,
     coupling: str = "inner", layout: Layout | None = None, progress: bool = True,
 ):
     """Accuracy after removing a share of one group's filters at a time, as a pandas DataFrame.
@@ -34,7 +35,7 @@ def sensitivity(
     ratios = [float(r) for r in ratios]
     if any(not 0 < r < 1 for r in ratios):
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
-    split = getattr(data, "val", data)
+    split = data.val if isinstance(data, Data) else data
     must_have_images(split)
     model.to(split.device)
     layout = layout or trace(model, split.normalised(slice(0, 1)))

@@ -6,11 +6,23 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from slimlib.imagesets import sampled
+
+
+@runtime_checkable
+class LabelledImages(Protocol):
+    """What a network can be evaluated on: a :class:`Split` in memory, a folder of files, answers kept halfway."""
+
+    device: torch.device
+
+    def __len__(self) -> int: ...
+
+    def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,6 +5,7 @@ The widths and costs that were asked for are asserted before the network is retu
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 from torch import nn
@@ -13,6 +14,7 @@ from slimlib.criteria import choose_filters
 from slimlib.cutting import cut
 from slimlib.fitting import checked, first_channels, layout_for
 from slimlib.fresh import fresh_copy
+from slimlib.layout import Layout
 from slimlib.plans import WidthPlan
 
 
@@ -25,6 +27,7 @@ def prune(model: nn.Module, plan: WidthPlan, criterion: str = "l1", seed: int = 
     """
     layout = layout_for(model, plan)
     keep = choose_filters(model, layout, plan.widths, criterion, seed)
+    _warn_of_idle(layout)
     return checked(cut(model, layout, keep), plan)
 
 
@@ -36,4 +39,14 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
     layout = layout_for(model, plan)
     first = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
     student = fresh_copy(cut(model, layout, first), seed, reset)
+    _warn_of_idle(layout)
     return checked(student, plan)
+
+
+def _warn_of_idle(layout: Layout) -> None:
+    """A branch that runs in training alone (the auxiliary heads of GoogLeNet and Inception) was not seen by the trace."""
+    if layout.idle:
+        more = f" and {len(layout.idle) - 3} more" if len(layout.idle) > 3 else ""
+        warnings.warn(f"model: {', '.join(layout.idle[:3])}{more} took no part in the forward pass of evaluation and stay as "
+                      "they were: if they run in training, what they read may have gone; remove them before (aux_logits=False in "
+                      "torchvision)", stacklevel=3)

@@ -31,6 +31,7 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
     Raises SlimlibError when the forward pass fails on ``example_input`` or the model holds no Conv or Linear layer.
     """
+    check(model, example_input)
     with buffers_kept(model):
         return _traced(model, example_input)
 
@@ -38,7 +39,6 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
     from slimlib._tracing import read  # the only user of Torch-Pruning: loaded when first needed
 
-    check(model, example_input)
     required = {p: p.requires_grad for p in model.parameters() if p.is_floating_point() or p.is_complex()}
     try:
         for parameter in required:
@@ -51,7 +51,7 @@ def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
             parameter.requires_grad_(flag)
     tied = _tied(model)
     layout = Layout(tuple(_group(g, model, facts.order, tied) for g in raw.groups), facts.positions, raw.norm_after,
-                    tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape))
+                    tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape), facts.idle)
     return probed(layout, raw.doubtful, model, example_input, facts.unread)
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from slimlib.arguments import kind
 from slimlib.batches import Batches, in_channels_last
 from slimlib.distillation import Distill
 from slimlib.distributed import World
@@ -68,12 +69,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     Raises:
         SlimlibError: an argument is out of range, or the loss is no longer finite at the end of an epoch.
     """
-    if validate not in ("last", "epoch", "none"):
-        raise SlimlibError(f'validate={validate!r} must be "last", "epoch" or "none"')
-    if validate != "none" and not len(data.val):
-        raise SlimlibError(f'validate={validate!r} needs held-out images: load the data with val_fraction > 0, or give "none"')
-    if distill is not None and teacher is None:
-        raise SlimlibError("distill is given without a teacher: give teacher=, a trained model")
+    _refuse(model, data, recipe, teacher, distill, validate)
     world, device = World.current(), data.device
     batch_size, steps = recipe.batch_size, len(data.train) // recipe.batch_size
     if not steps or batch_size % world.size:
@@ -108,7 +104,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             for step, (index, images, labels) in enumerate(batches, start=epoch * steps):
                 optimizer.param_groups[0]["lr"] = recipe.learning_rate(step, recipe.epochs * steps)
                 with autocast(device, precision):
-                    logits = logits_of(network(images))
+                    logits = logits_of(network(images), data.num_classes)
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
                 if lesson:
                     loss = lesson(index, images, logits.float(), loss)
@@ -131,6 +127,27 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     images = recipe.epochs * steps * batch_size
     return History(losses, accuracies, seconds, images / seconds, recipe.epochs * steps, precision, str(device),
                    world.size, notes)
+
+
+def _refuse(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None, distill: Distill | None,
+            validate: str) -> None:
+    """What could not be trained, or would fail only after an epoch."""
+    kind("data", data, Data, "what load_data or slimlib.data.from_arrays returns")
+    kind("recipe", recipe, Recipe, "a slimlib.Recipe, such as Recipe(epochs=1, lr=0.02)")
+    if validate not in ("last", "epoch", "none"):
+        raise SlimlibError(f'validate={validate!r} must be "last", "epoch" or "none"')
+    if validate != "none" and not len(data.val):
+        raise SlimlibError(f'validate={validate!r} needs held-out images: load the data with val_fraction > 0, or give "none"')
+    if distill is not None and teacher is None:
+        raise SlimlibError("distill is given without a teacher: give teacher=, a trained model")
+    if teacher is model:
+        raise SlimlibError("teacher is the model itself, whose answers would change as it learns: give a trained network "
+                           "beside it")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise SlimlibError("model: no parameter requires a gradient, so nothing can be trained; see requires_grad_")
+    if half := [name for name, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]:
+        raise SlimlibError(f"model: {half[0]} is of {model.get_parameter(half[0]).dtype}; train it as model.float(), and choose "
+                           "with the recipe's precision what it computes in")
 
 
 @contextmanager

@@ -76,7 +76,7 @@ REFUSED = {
     "no budget": (X, {}, "give exactly one of keep_macs, keep_params and threshold"),
     "other channels": (torch.zeros(1, 4, 16, 16), {"keep_macs": 0.5}, r"example_input of shape \(1, 4, 16, 16\)"),
     "no image": (torch.zeros(1, 3), {"keep_macs": 0.5}, r"example_input of shape \(1, 3\)"),
-    "no tensor": ([0.0] * 768, {"keep_macs": 0.5}, "example_input must be a tensor, batch first, but is a list"),
+    "no tensor": ([0.0] * 768, {"keep_macs": 0.5}, "example_input is of type list; give a tensor, batch first"),
     "a unit as well": (X, {"keep_macs": 0.5, "unit": "params"}, r"unit='params': .* give keep_macs or keep_params, or call"),
     "rule": (X, {"keep_macs": 0.5, "rule": "PCA"}, r"rule='PCA' is not known; use one of pca,"),
     "coupling": (X, {"keep_macs": 0.5, "coupling": "all"}, r"coupling='all' is not known; use 'inner' or 'joint'"),
@@ -243,3 +243,80 @@ def test_a_plan_or_criterion_that_does_not_fit_leaves_the_model():
         with pytest.raises(slimlib.SlimlibError, match=told):
             slimlib.prune(network, plan, **how)
         unchanged(before, network)
+
+
+def small_data() -> slimlib.data.Data:
+    def images(count: int) -> np.ndarray:
+        return np.random.default_rng(0).integers(0, 255, (count, 8, 8, 1), np.uint8)
+
+    return slimlib.data.from_arrays(images(40), np.arange(40) % 4, images(8), np.arange(8) % 4)
+
+
+def small_model(outputs: int = 4) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, outputs))
+
+
+def loader(data: slimlib.data.Data) -> torch.utils.data.DataLoader:
+    return torch.utils.data.DataLoader(list(zip(data.train.normalised(), data.train.labels, strict=True)), 4)
+
+
+RECIPE = slimlib.Recipe(epochs=1, lr=0.1, batch_size=4, warmup=0.0)
+OF_ANOTHER_KIND = {
+    "a plan's file": (
+        lambda m, d: slimlib.prune(m, "plan.json"),
+        "^plan is of type str; give what plan_widths returns; WidthPlan.load"),
+    "a plan's widths": (lambda m, d: slimlib.thin(m, {"0": 3}), "^plan is of type dict; .*plan_from_widths"),
+    "the plan first": (
+        lambda m, d: slimlib.prune(slimlib.plan_widths(m, d.example_input, keep_macs=0.5), m),
+        "^model is of type Width"),
+    "a model's name": (
+        lambda m, d: slimlib.plan_widths("resnet18", X, keep_macs=0.5),
+        "^model is of type str; give a torch.nn.Module"),
+    "a model's weights": (lambda m, d: slimlib.trace(m.state_dict(), X), "^model is of type OrderedDict; give"),
+    "a loader to train on": (lambda m, d: slimlib.fit(m, loader(d), RECIPE), "^data is of type DataLoader; give what load_data"),
+    "a loader to evaluate on": (lambda m, d: slimlib.evaluate(m, loader(d)), "^data is of type DataLoader; give what load_data"),
+    "a loader to scan on": (lambda m, d: slimlib.sensitivity(m, loader(d)), "^data is of type DataLoader; give what load_data"),
+    "a loader for statistics": (
+        lambda m, d: slimlib.calibrate_batchnorm(m, loader(d)),
+        "^split is of type DataLoader; give a split"),
+    "whole data for statistics": (lambda m, d: slimlib.calibrate_batchnorm(m, d), "^split is of type Data; give a split"),
+    "a loader to compare on": (
+        lambda m, d: slimlib.compare(m, loader(d), ["pca"], RECIPE, keep_macs=0.5),
+        "^data is of type DataLo"),
+    "a recipe in a dict": (
+        lambda m, d: slimlib.fit(m, d, {"epochs": 1, "lr": 0.1}),
+        "^recipe is of type dict; give a slimlib.Recipe"),
+    "a number of seeds": (
+        lambda m, d: slimlib.compare(m, d, ["pca"], RECIPE, keep_macs=0.5, seeds=3),
+        "^seeds is of type int; .*range"),
+    "no seeds": (
+        lambda m, d: slimlib.compare(m, d, ["pca"], RECIPE, keep_macs=0.5, seeds=[]),
+        "^seeds is empty: give at least one"),
+    "itself as a teacher": (lambda m, d: slimlib.fit(m, d, RECIPE, teacher=m), "^teacher is the model itself"),
+    "a frozen model": (lambda m, d: slimlib.fit(m.requires_grad_(False), d, RECIPE), "^model: no parameter requires a gradient"),
+    "half precision": (
+        lambda m, d: slimlib.fit(m.half(), d, RECIPE),
+        r"^model: 0.weight is of torch.float16; train it as model.float\(\)"),
+    "too few outputs": (
+        lambda m, d: slimlib.fit(small_model(3), d, RECIPE),
+        "^model returns 3 logits, but the data have 4 classes"),
+    "an infinite step": (lambda m, d: slimlib.Recipe(epochs=1, lr=math.inf), "^lr=inf must be positive, .* and both finite"),
+    "a decay without bounds": (
+        lambda m, d: slimlib.Recipe(epochs=1, lr=0.1, weight_decay=math.inf),
+        "^lr=0.1 must.* both finite"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OF_ANOTHER_KIND)
+def test_what_is_of_another_kind_is_named_with_what_to_give(case):
+    call, told = OF_ANOTHER_KIND[case]
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        call(small_model(), small_data())
+
+
+def test_a_model_that_is_frozen_in_part_is_trained():
+    model, data = small_model(), small_data()
+    first = model[0].requires_grad_(False).weight.clone()
+    before = model[4].weight.clone()
+    slimlib.fit(model, data, RECIPE, progress=False)
+    assert torch.equal(model[0].weight, first) and not torch.equal(model[4].weight, before)

@@ -397,3 +397,39 @@ def test_a_cut_network_shares_no_memory_with_the_dense_one(network, coupling):
     for name, t in slim.state_dict().items():
         assert t.untyped_storage().data_ptr() not in dense and t.is_contiguous(), name
     assert torch.equal(slim.also.weight, first.weight)
+
+
+class WithAuxiliaryHead(nn.Module):
+    """As GoogLeNet and Inception: a second head that runs in training alone, on channels that surgery takes away."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.aux = Chain(), nn.Conv2d(12, 4, 1)
+
+    def forward(self, x):
+        return (self.body(x), self.aux(nn.Sequential(*list(self.body)[:7])(x))) if self.training else self.body(x)
+
+
+@pytest.mark.parametrize("cut_to", [slimlib.prune, slimlib.thin])
+def test_a_branch_that_only_trains_is_told_of_by_name(cut_to):
+    model, x = WithAuxiliaryHead(), torch.randn(2, 3, 16, 16)
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5, rule="uniform")
+    with pytest.warns(UserWarning, match="^model: aux took no part in the forward pass of evaluation"):
+        slim = cut_to(model, plan)
+    slim.eval()(x)
+    with pytest.raises(RuntimeError, match="12 channels, but got"):
+        slim.train()(x)
+
+
+def test_a_weight_that_is_read_without_its_layer_being_called_is_no_branch_that_only_trains():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.head = nn.Linear(8, 16), nn.Linear(16, 5)
+            self.attention = nn.MultiheadAttention(16, 2, batch_first=True)  # reads the weight of its out_proj
+
+        def forward(self, x):
+            y = torch.relu(self.first(x))
+            return self.head(self.attention(y, y, y, need_weights=False)[0].mean(1))
+
+    assert slimlib.trace(Attends(), torch.randn(2, 4, 8)).idle == ()
