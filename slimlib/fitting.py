@@ -22,8 +22,8 @@ def first_channels(group: Group, width: int) -> np.ndarray:
 def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     """The plan's own layout where it is at hand, else traced anew from an input of the recorded shape."""
     kind("model", model, nn.Module, "a torch.nn.Module, and the plan after it")
-    kind("plan", plan, WidthPlan, "what plan_widths returns; WidthPlan.load reads one from a file, and plan_from_widths makes one "
-                                  "of widths by name")
+    kind("plan", plan, WidthPlan, "what plan_widths returns; WidthPlan.load reads one from a file, and plan_from_widths makes "
+                                  "one of widths by name")
     layout = plan.layout or trace(model, _input_like(plan, next(model.parameters())))
     for name, full in plan.full_widths.items():
         width = _width(model, name)

@@ -46,7 +46,7 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
 def _warn_of_idle(layout: Layout) -> None:
     """A branch that runs in training alone (the auxiliary heads of GoogLeNet and Inception) was not seen by the trace."""
     if layout.idle:
-        more = f" and {len(layout.idle) - 3} more" if len(layout.idle) > 3 else ""
-        warnings.warn(f"model: {', '.join(layout.idle[:3])}{more} took no part in the forward pass of evaluation and stay as "
-                      "they were: if they run in training, what they read may have gone; remove them before (aux_logits=False in "
-                      "torchvision)", stacklevel=3)
+        named = ", ".join(layout.idle[:3]) + (f" and {len(layout.idle) - 3} more" if len(layout.idle) > 3 else "")
+        warnings.warn(f"model: left as they were, because the forward pass of evaluation does not use them: {named}; if they run "
+                      "in training, what they read may have gone, so remove them before (aux_logits=False in torchvision)",
+                      stacklevel=3)
