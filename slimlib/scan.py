@@ -35,7 +35,7 @@ def sensitivity(
     ratios = [float(r) for r in ratios]
     if any(not 0 < r < 1 for r in ratios):
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
-    split = data.val if isinstance(data, Data) else data
+    split = getattr(data, "val", data)
     must_have_images(split)
     model.to(split.device)
     layout = layout or trace(model, split.normalised(slice(0, 1)))
