@@ -95,15 +95,21 @@ def _count_of(norm: nn.Module) -> str:
 
 
 def _set(dense: nn.Module, module: nn.Module, name: str, value: torch.Tensor) -> None:
-    """Give ``module`` a parameter or buffer of its own, contiguous, as trainable as the dense one."""
+    """Give ``module`` a parameter or buffer of its own, as trainable as the dense one and laid out in memory like it."""
     old, new = getattr(dense, name), getattr(module, name)
-    value = value.detach().contiguous()
+    value = value.detach().contiguous(memory_format=_memory_format(old))
     if value.untyped_storage().data_ptr() == old.untyped_storage().data_ptr():  # nothing was cut from it
         value = value.clone()
     if not new.numel():  # left out of the copy; filled in place, it is what all that refers to it sees
         new.data = value
     else:
         setattr(module, name, nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value)
+
+
+def _memory_format(tensor: torch.Tensor) -> torch.memory_format:
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    wanted = formats.get(tensor.dim(), torch.contiguous_format)
+    return wanted if tensor.is_contiguous(memory_format=wanted) and not tensor.is_contiguous() else torch.contiguous_format
 
 
 def _cut_linear(dense: nn.Linear, module: nn.Linear, kept: Mapping[str, Index]) -> None:

@@ -39,7 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fill", action="store_true", help="spend what the widest plan leaves of the budget")
     parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (default: 1)")
     parser.add_argument("--min-width", type=int, default=1, metavar="N", help="filters that each layer keeps at least")
-    parser.add_argument("--seed", type=int, default=0, help="of the rules random, permuted and pca_at_init (default: 0)")
+    parser.add_argument("--seed", type=int, default=0,
+                        help="of untrained weights, and of the rules random, permuted and pca_at_init (default: 0)")
     parser.add_argument("--power", type=float, help="of the rule tilt: kept fraction ~ (full width) ** power")
     parser.add_argument("--published", help="of the rule hand: vgg16-A, resnet56-A or resnet56-B")
     parser.add_argument("-o", "--output", metavar="FILE", help="also save the plan as JSON")
@@ -94,12 +95,14 @@ def table(plan: WidthPlan) -> Iterator[str]:
 def _network(args: argparse.Namespace) -> tuple[nn.Module, tuple[int, int, int]]:
     """The network that the arguments name, with its weights, and the shape of an example."""
     from slimlib import models
+    from slimlib.randomness import seeded
     from slimlib.storage import load_weights
 
     shape, classes = models.usual_shape(args.model)
     shape, classes = _shape(args.input) if args.input else shape, args.classes or classes
     published = "/" in args.model and ":" not in args.model
-    model = models.pretrained(args.model) if published else models.build(args.model, classes, shape[0])
+    with seeded(args.seed):  # the same widths each time, without weights too
+        model = models.pretrained(args.model) if published else models.build(args.model, classes, shape[0])
     if args.weights:
         load_weights(model, args.weights)
     elif not published:
@@ -112,4 +115,6 @@ def _shape(text: str) -> tuple[int, int, int]:
         channels, height, width = (int(part) for part in text.split(","))
     except ValueError:
         raise SlimlibError(f"--input {text!r}: write channels,height,width, for example 3,32,32") from None
+    if min(channels, height, width) < 1:
+        raise SlimlibError(f"--input {text!r}: channels, height and width are at least 1")
     return channels, height, width

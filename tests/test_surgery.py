@@ -433,3 +433,18 @@ def test_a_weight_that_is_read_without_its_layer_being_called_is_no_branch_that_
             return self.head(self.attention(y, y, y, need_weights=False)[0].mean(1))
 
     assert slimlib.trace(Attends(), torch.randn(2, 4, 8)).idle == ()
+
+
+@pytest.mark.parametrize("cut_to", [slimlib.prune, slimlib.thin])
+@pytest.mark.parametrize(("layer", "shape", "wanted"), [
+    (nn.Conv2d, (2, 3, 8, 8), torch.channels_last), (nn.ConvTranspose2d, (2, 3, 8, 8), torch.channels_last),
+    (nn.Conv3d, (2, 3, 8, 8, 8), torch.channels_last_3d)])
+def test_the_slim_network_keeps_the_memory_format(cut_to, layer, shape, wanted):
+    def model() -> nn.Module:
+        return nn.Sequential(layer(3, 8, 3), nn.ReLU(), layer(8, 6, 3), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
+                             nn.Linear(6, 5))
+
+    for dense, own in ((model(), torch.contiguous_format), (model().to(memory_format=wanted), wanted)):
+        slim = cut_to(dense, slimlib.plan_widths(dense, torch.randn(shape), keep_params=0.5, rule="uniform"))
+        for name in ("0", "2"):
+            assert slim.get_submodule(name).weight.is_contiguous(memory_format=own), name

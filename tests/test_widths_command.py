@@ -128,6 +128,15 @@ def test_networks_of_the_libraries_by_name(name, capsys):
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 7)
 
 
+def test_untrained_widths_follow_from_the_seed_alone(capsys):
+    def answer(seed: int) -> str:
+        torch.rand(1)  # wherever the caller's own numbers have come to
+        assert main(["widths", "lenet5", "--threshold", "0.9", "--seed", str(seed)]) == 0
+        return capsys.readouterr().out
+
+    assert answer(0) == answer(0) != answer(1)
+
+
 def test_a_folder_that_is_not_there_is_said_before_the_work(tmp_path, capsys):
     assert main(["widths", "lenet5", "--keep-macs", "0.5", "-o", str(tmp_path / "none" / "plan.json")]) == 2
     out, err = capsys.readouterr()
@@ -211,6 +220,7 @@ def test_rank_bound_and_reasons_are_said(capsys):
     (["timm:resnt18", "--keep-macs", ".5"], "did you mean resnet18"),
     (["torchvision:resnet18", "--keep-macs", ".5", "--input", "1,64,64"], "timm:resnet18"),
     (["lenet5", "--keep-macs", ".5", "--input", "1,28"], "--input '1,28'"),
+    (["lenet5", "--keep-macs", ".5", "--input", "1,28,-1"], "channels, height and width are at least 1"),
     (["lenet5", "--keep-macs", ".5", "--input", "1,20,20"], "example_input of shape"),
     (["lenet5", "--keep-macs", "1.5"], "keep_macs=1.5 must lie in (0, 1]"),
     (["lenet5", "--keep-macs", "0.0001"], "keep_macs=0.0001 cannot be reached"),
