@@ -142,6 +142,14 @@ def targets() -> pd.DataFrame:
     return table.assign(ours="slimlib", rival="other")
 
 
+def kept_shares() -> pd.DataFrame:
+    """Of two arms at two budgets; the second has no record at the second budget yet."""
+    rows = [(budget, arm, layer, kept / place, 5)
+            for budget, arm, kept in (("params:0.5", "neyman", 1.0), ("macs:0.2", "pca", 0.4), ("macs:0.2", "neyman", 0.6))
+            for place, layer in enumerate(("conv1", "conv2", "fc1"), 1)]  # fmt: skip
+    return pd.DataFrame(rows, columns=["budget", "arm", "layer", "kept", "n"])
+
+
 def sampled() -> pd.DataFrame:
     error = np.array([3.0, 1.0, 0.2])
     table = pd.DataFrame({"width": [4, 8, 12], "error": error, "low": error / 2, "high": 2 * error})
@@ -161,6 +169,7 @@ MADE = {
     "agreement": lambda: figures.agreement(scan(9)),
     "agreement of many": lambda: figures.agreement(scan(27)),
     "latency": lambda: figures.latency_against_macs(latencies()),
+    "kept shares": lambda: rule_figures.kept_by_layer(kept_shares()),
     "sampling": lambda: rule_figures.sampling_error(sampled(), 16, 0.3),
     "growth": lambda: page.growth(growth()),
     "growth as recorded": lambda: page.growth(page.sizes(page.load()[1])),
@@ -208,6 +217,16 @@ def test_a_scatter_of_three_layers_is_told_in_words():
 
 
 # ---- two seeds
+
+
+def test_kept_shares_are_drawn_layer_by_layer_in_the_panel_of_their_budget():
+    fig = rule_figures.kept_by_layer(kept_shares())
+    drawn = {(axis.get_title(loc="left"), line.get_label()): line.get_ydata().tolist()
+             for axis in fig.axes for line in axis.lines}  # fmt: skip
+    assert drawn == {("20 % of MACs", "PCA (3AS)"): [0.4, 0.2, 0.4 / 3], ("20 % of MACs", "Neyman (ours)"): [0.6, 0.3, 0.6 / 3],
+                     ("50 % of parameters", "Neyman (ours)"): [1.0, 0.5, 1.0 / 3]}
+    assert [text.get_text() for text in fig.legends[0].get_texts()] == ["PCA (3AS)", "Neyman (ours)"]
+    assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["conv1", "conv2", "fc1"]
 
 
 def test_two_seeds_have_no_interval_in_tables_and_figures():

@@ -36,6 +36,18 @@ def test_a_starved_layer_is_told_once_a_budget_and_others_are_not():
     assert len(shapes.starved(shapes.narrowest(records), at_most=0.3)) == 2
 
 
+def test_kept_shares_are_means_over_the_seeds_that_a_frame_has():
+    records = [record("tilt", (4, 25, 500)), record("tilt", (8, 25, 250), seed=1), record("pca", (20, 50, 500)),
+               record("tilt", (20, 50, 500), seed=2)]
+    frame = study.to_frame([one | {"provenance": {"seconds": 1.0}} for one in records[:3]])
+    frame["arm"] = frame["arm"].replace({frame["arm"][0]: "best_tilt"})  # another arm's name for the same records
+    table = shapes.kept_by_layer(frame, records).set_index(["arm", "layer"])
+    assert table.loc["best_tilt", "kept"].round(9).to_dict() == {"conv1": 0.3, "conv2": 0.5, "fc1": 0.75}
+    assert set(table.loc["best_tilt", "n"]) == {2} and set(table.loc["pca", "kept"]) == {1.0}
+    assert list(table.loc["pca"].index) == list(FULL) and set(table["budget"]) == {"macs:0.1"}
+    assert list(shapes.kept_by_layer(frame.iloc[:0], records).columns) == ["budget", "arm", "layer", "kept", "n"]
+
+
 def test_arms_are_compared_pair_by_pair():
     records = [record("pca", (4, 20, 100)), record("uniform", (4, 20, 100)), record("pca", (5, 20, 100), seed=1),
                record("uniform", (4, 20, 100), seed=1), record("pca", (9, 9, 9), seed=2)]

@@ -39,6 +39,22 @@ def narrowest(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     return least.sort_values("budget", key=lambda b: b.map(budgets.parse), kind="stable").reset_index(drop=True)
 
 
+def kept_by_layer(frame: pd.DataFrame, records: Iterable[dict[str, Any]]) -> pd.DataFrame:
+    """The share of its filters that each arm leaves each layer, on average over the seeds; layers in forward order.
+
+    frame   of `to_frame`, of one data set, model and stage; an arm that another one stands for (`best_tilt`) may be in it
+
+    Columns budget, arm, layer, kept, n: the seeds.
+    """
+    import pandas as pd
+
+    of_key = {record["key"]: record for record in records}
+    rows = [{"budget": row["budget"], "arm": row["arm"], "layer": layer, "kept": of_key[row["key"]]["widths"][layer] / full}
+            for row in frame.to_dict("records") for layer, full in of_key[row["key"]]["full_widths"].items()]
+    cells = pd.DataFrame(rows, columns=["budget", "arm", "layer", "kept"]).groupby(["budget", "arm", "layer"], sort=False)["kept"]
+    return cells.agg(kept="mean", n="size").reset_index()
+
+
 def starved(table: pd.DataFrame, arms: Iterable[str] | None = None, at_most: float = STARVED) -> list[str]:
     """Sentences, one an arm and network: where it leaves a layer next to nothing. ``table`` of `narrowest`."""
     table = table[table["kept"] <= at_most]

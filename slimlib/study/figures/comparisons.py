@@ -137,24 +137,32 @@ def _reach(part: pd.DataFrame) -> float:
 
 
 def _panels(given: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tuple[Any, str]]]:
-    """One panel a budget, a row for each unit of cost, the arms as ticks; [(axis, budget)]."""
+    """One panel a budget with the arms as ticks; [(axis, budget)]."""
+    fig, placed = panels(given, 0.5 + 0.19 * len(arms))
+    first = placed[0][0]
+    first.set_yticks(range(len(arms)), [name(arm) for arm in arms], fontsize=8.5)
+    first.set_ylim(len(arms) - 0.5, -0.5)
+    columns = max(axis.get_subplotspec().colspan.stop for axis, _ in placed)
+    for axis, _ in placed:
+        axis.xaxis.set_major_locator(MaxNLocator(4 if columns > 2 else 6))
+    return fig, iter(placed)
+
+
+def panels(given: Iterable[str], height: float) -> tuple[Figure, list[tuple[Any, str]]]:
+    """One panel a budget, named by it, a row of that height for each unit of cost; [(axis, budget)]."""
     kinds: dict[str, list[str]] = {}
     for budget in sorted(dict.fromkeys(given), key=budgets.parse):
         kinds.setdefault(budgets.parse(budget).kind, []).append(budget)
     columns = max(map(len, kinds.values()))
-    height = 0.45 + len(kinds) * (0.5 + 0.19 * len(arms))
-    fig, axes = plt.subplots(len(kinds), columns, figsize=(WIDE, height), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(len(kinds), columns, figsize=(WIDE, 0.45 + len(kinds) * height), sharey=True, squeeze=False)
     placed = []
     for row, of_kind in zip(axes, kinds.values(), strict=True):
         for axis, budget in zip(row, of_kind, strict=False):
             axis.set_title(budget_name(budget), loc="left")
-            axis.xaxis.set_major_locator(MaxNLocator(4 if columns > 2 else 6))
             placed.append((axis, budget))
         for axis in row[len(of_kind) :]:
             axis.set_visible(False)
-    axes[0, 0].set_yticks(range(len(arms)), [name(arm) for arm in arms], fontsize=8.5)
-    axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
-    return fig, iter(placed)
+    return fig, placed
 
 
 def _across(axis: Any, value: float) -> None:

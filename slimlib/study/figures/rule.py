@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from slimlib.study.figures.style import BLACK, BLUE, GREY, ORANGE, RED, WIDE, look
+from slimlib.study.figures.comparisons import in_order, panels
+from slimlib.study.figures.style import BLACK, BLUE, GREY, ORANGE, RED, WIDE, look, nothing
 from slimlib.study.names import UNITS, name
 
 if TYPE_CHECKING:
@@ -61,6 +62,32 @@ def allocation(kept: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     axes[1, 0].set(ylabel="kept fraction", ylim=(0, 1.03))
     handles, labels = axes[1, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    return fig
+
+
+def kept_by_layer(table: pd.DataFrame) -> Figure:
+    """The share of its filters that each layer keeps, a line an arm and a panel a budget.
+
+    table   of `shapes.kept_by_layer`, of one data set, model and stage
+    """
+    if table.empty:
+        return nothing()
+    layers = list(dict.fromkeys(table["layer"]))
+    fig, placed = panels(table["budget"], 2.2)
+    for axis, budget in placed:
+        for arm, part in table[table["budget"] == budget].groupby("arm"):
+            colour, marker = look(arm)
+            axis.plot(part["layer"].map(layers.index), part["kept"], marker=marker, color=colour, label=name(arm))
+        axis.set_ylim(0, 1.03)
+        if axis.get_subplotspec().is_last_row():
+            _layer_ticks(axis, layers)
+        else:
+            axis.set_xticks(range(len(layers)), [])
+            axis.grid(False, axis="x")
+    handles = {label: handle for axis, _ in placed for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    arms = [name(arm) for arm in in_order(table["arm"])]
+    fig.legend([handles[arm] for arm in arms], arms, loc="outside lower center", ncols=len(arms))
+    fig.supylabel("kept fraction", fontsize=10)
     return fig
 
 
