@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from numbers import Integral, Real
 
 from slimlib.errors import SlimlibError
@@ -27,3 +28,9 @@ def count(name: str, value: object) -> int:
     if not isinstance(value, Integral) or value < 1:
         raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
     return int(value)
+
+
+def name_of(function: Callable) -> str:
+    """What a rule or criterion of one's own is called in messages and tables."""
+    function = getattr(function, "func", function)  # functools.partial holds the function that it completes
+    return getattr(function, "__name__", type(function).__name__)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from slimlib.arguments import kind
+from slimlib.arguments import kind, name_of
+from slimlib.criteria import Criterion
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate
 from slimlib.planning import Rule, plan_widths
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 def compare(
     model: nn.Module, data: Data, rules: Mapping[str, str | Rule] | Iterable[str | Rule], recipe: Recipe, *,
-    keep_macs: float | None = None, keep_params: float | None = None, coupling: str = "inner", criterion: str = "l1",
+    keep_macs: float | None = None, keep_params: float | None = None, coupling: str = "inner", criterion: str | Criterion = "l1",
     seeds: Iterable[int] = range(3), progress: bool = True,
 ) -> pd.DataFrame:
     """Prune a trained network to the widths of each rule and fine-tune it, once a seed: one row a rule and seed.
@@ -55,7 +56,8 @@ def compare(
     (unit, keep), = given.items()
     example_input = data.example_input.to(next(model.parameters()).device)
     layout = trace(model, example_input)
-    cell = {"dataset": data.name, "model": type(model).__name__, "stage": "prune", "criterion": criterion,
+    ranked_by = name_of(criterion) if callable(criterion) else criterion
+    cell = {"dataset": data.name, "model": type(model).__name__, "stage": "prune", "criterion": ranked_by,
             "budget": f"{unit}:{keep:g}", "budget_kind": unit, "budget_value": keep}
     # all plans first: what a rule refuses is said before the first hour of training
     plans = [(seed, arm, plan_widths(model, example_input, rule=rule, coupling=coupling, seed=seed, fill=True, layout=layout,
@@ -74,7 +76,7 @@ def compare(
 def _labelled(rules: Mapping[str, str | Rule] | Iterable[str | Rule]) -> dict[str, Any]:
     if isinstance(rules, str) or callable(rules):
         raise SlimlibError(f"rules={rules!r} must be a list or {{label: rule}}: a comparison needs two")
-    pairs = list(rules.items()) if isinstance(rules, Mapping) else [(getattr(r, "__name__", None) or str(r), r) for r in rules]
+    pairs = list(rules.items()) if isinstance(rules, Mapping) else [(name_of(r) if callable(r) else str(r), r) for r in rules]
     labels = [label for label, _ in pairs]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise SlimlibError(f"rules: {twice[0]!r} is there twice; give {{label: rule}}")

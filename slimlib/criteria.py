@@ -7,13 +7,14 @@ row, side by side; so their l1 scores add, and of ``bn`` the scales add.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 import torch
 from torch import nn
 
+from slimlib.arguments import name_of
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows
 from slimlib.layout import Group, Layout
@@ -58,19 +59,34 @@ def random(model: nn.Module, group: Group, generator: np.random.Generator | None
 
 CRITERIA = {"l1": l1, "l2": l2, "gm": gm, "bn": bn, "random": random}
 
+Criterion = Callable[[nn.Module, Group], torch.Tensor]
+"""A criterion of one's own: given the model and a :class:`~slimlib.layout.Group`, a finite score for each of its channels, shape
+(width,); the highest stay. :func:`slimlib.filters.filter_rows` gives the filters as matrices."""
+
 
 def choose_filters(
-    model: nn.Module, layout: Layout, widths: Mapping[str, int], criterion: str = "l1", seed: int = 0
+    model: nn.Module, layout: Layout, widths: Mapping[str, int], criterion: str | Criterion = "l1", seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Group -> its ``widths[group]`` best channels, ascending; equally many from each block. Ties go to the lower index."""
-    if criterion not in CRITERIA:
-        raise SlimlibError(f"criterion={criterion!r} is not known; use one of {', '.join(CRITERIA)}")
-    score = partial(random, generator=np.random.default_rng(seed)) if criterion == "random" else CRITERIA[criterion]
+    if not callable(criterion) and criterion not in CRITERIA:
+        raise SlimlibError(f"criterion={criterion!r} is not known; use one of {', '.join(CRITERIA)}, or give a function")
+    score = criterion if callable(criterion) else CRITERIA[criterion]
+    if score is random:
+        score = partial(random, generator=np.random.default_rng(seed))
     keep = {}
     for group in layout.groups:
         if group.name in widths:
-            keep[group.name] = _best(score(model, group).numpy(), group, widths[group.name])
+            keep[group.name] = _best(_scores(score, model, group), group, widths[group.name])
     return keep
+
+
+def _scores(score: Criterion, model: nn.Module, group: Group) -> np.ndarray:
+    """A criterion's scores, if they are what scores must be."""
+    found = torch.as_tensor(score(model, group)).detach().cpu().double()
+    if found.shape != (group.width,) or not found.isfinite().all():
+        raise SlimlibError(f"criterion {name_of(score)!r} gave scores of shape {tuple(found.shape)} for {group.name}; it must "
+                           f"give {group.width} finite ones, one a channel")
+    return found.numpy()
 
 
 def _best(scores: np.ndarray, group: Group, width: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.arguments import count
+from slimlib.arguments import count, name_of
 from slimlib.cost import cost_model, must_be_unit
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout
@@ -85,8 +85,7 @@ def _dtype(example_input: torch.Tensor) -> str:
 
 def _named(rule: str | Rule) -> tuple[str, Rule]:
     if callable(rule):
-        function = getattr(rule, "func", rule)  # functools.partial holds the function that it completes
-        return getattr(function, "__name__", type(function).__name__), rule
+        return name_of(rule), rule
     if rule not in RULES:
         raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}, or give a function")
     return rule, RULES[rule]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
-from slimlib.criteria import choose_filters
+from slimlib.criteria import Criterion, choose_filters
 from slimlib.cutting import cut
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate, must_have_images
@@ -18,8 +18,8 @@ from slimlib.tracing import trace
 
 
 def sensitivity(
-    model: nn.Module, data: Data | LabelledImages, ratios: Iterable[float] = (0.25, 0.5, 0.75, 0.9), criterion: str = "l1", *,
-    coupling: str = "inner", layout: Layout | None = None, progress: bool = True,
+    model: nn.Module, data: Data | LabelledImages, ratios: Iterable[float] = (0.25, 0.5, 0.75, 0.9),
+    criterion: str | Criterion = "l1", *, coupling: str = "inner", layout: Layout | None = None, progress: bool = True,
 ):
     """Accuracy after removing a share of one group's filters at a time, as a pandas DataFrame.
 

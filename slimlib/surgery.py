@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from slimlib.criteria import choose_filters
+from slimlib.criteria import Criterion, choose_filters
 from slimlib.cutting import cut
 from slimlib.fitting import checked, first_channels, layout_for
 from slimlib.fresh import fresh_copy
@@ -18,12 +18,13 @@ from slimlib.layout import Layout
 from slimlib.plans import WidthPlan
 
 
-def prune(model: nn.Module, plan: WidthPlan, criterion: str = "l1", seed: int = 0) -> nn.Module:
+def prune(model: nn.Module, plan: WidthPlan, criterion: str | Criterion = "l1", seed: int = 0) -> nn.Module:
     """A new network of the planned widths that keeps, in each group, the filters ranked best by ``criterion``.
 
     ``criterion``: ``l1`` (Li et al. 2017), ``l2``, ``gm`` (geometric median, He et al. 2019), ``bn`` (``|gamma|``, Liu et al.
-    2017) or ``random`` (by ``seed``). ``model`` is left as it was. Raises SlimlibError when the plan was made for other
-    widths, or when the criterion cannot rank a group (``bn`` without BatchNorm).
+    2017), ``random`` (by ``seed``) or a function of one's own, :data:`~slimlib.criteria.Criterion`. ``model`` is left as it was.
+    Raises SlimlibError when the plan was made for other widths, or when the criterion cannot rank a group (``bn`` without
+    BatchNorm).
     """
     layout = layout_for(model, plan)
     keep = choose_filters(model, layout, plan.widths, criterion, seed)

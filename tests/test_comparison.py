@@ -57,6 +57,15 @@ def test_each_row_is_what_one_would_get_by_hand(table, model, data):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_a_criterion_of_ones_own_is_called_by_its_name_and_rules_in_a_list_are_told_apart(model, data):
+    def heaviest(model, group):
+        return slimlib.criteria.l2(model, group)
+
+    listed = [partial(slimlib.rules.tilt, power=0.5), slimlib.rules.uniform]
+    table = slimlib.compare(model, data, listed, RECIPE, keep_params=0.5, criterion=heaviest, seeds=[0], progress=False)
+    assert set(table["criterion"]) == {"heaviest"} and list(table["arm"]) == ["tilt", "uniform"]
+
+
 def test_coupling_criterion_and_unit_reach_the_arms(data):
     torch.manual_seed(0)
     model, how = lively_norms(Residual()), {"rule": "uniform", "coupling": "joint", "keep_params": 0.5}

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from threading import Event, Thread
 
 import numpy as np
@@ -153,6 +154,46 @@ def test_scores_of_a_joint_group_are_of_all_its_layers_filters():
     np.testing.assert_allclose(CRITERIA["l2"](model, group), np.linalg.norm(rows, axis=1))
     np.testing.assert_allclose(CRITERIA["gm"](model, group), [np.linalg.norm(rows - row, axis=1).sum() for row in rows])
     np.testing.assert_allclose(CRITERIA["bn"](model, group), sum(n.weight.detach().abs() for n in (model.bn, model.bn2)))
+
+
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+def test_a_criterion_of_ones_own_keeps_what_it_scores_highest(network, coupling):
+    _, model, x = network
+    plan = slimlib.plan_widths(model, x, keep_macs=0.6, rule="uniform", coupling=coupling)
+    groups = {g.name: g for g in plan.layout.groups}
+    asked = []
+
+    def last(model, group):  # those at the end of each block
+        asked.append(group.name)
+        return list(range(group.width))
+
+    slim = slimlib.prune(model, plan, criterion=last)
+    assert set(asked) == set(plan.widths)
+    keep = {name: np.sort(np.concatenate([np.flatnonzero(groups[name].block_of == b)[-(width // groups[name].blocks):]
+                                          for b in range(groups[name].blocks)])) for name, width in plan.widths.items()}
+    for key, want in cut(model, plan.layout, keep).state_dict().items():
+        assert torch.equal(slim.state_dict()[key], want), key
+
+
+def test_a_function_stands_beside_the_criterion_of_its_name(chain):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.6, skip=["9"])  # behind which there is no BatchNorm
+    for name in set(CRITERIA) - {"random"}:
+        mine, theirs = (slimlib.prune(model, plan, criterion=which).state_dict() for which in (CRITERIA[name], name))
+        assert all(torch.equal(mine[key], theirs[key]) for key in theirs), name
+    first, again = (slimlib.prune(model, plan, criterion=CRITERIA["random"], seed=3).state_dict() for _ in range(2))
+    assert all(torch.equal(first[key], again[key]) for key in first)
+
+
+@pytest.mark.parametrize(("score", "told"), [
+    (lambda model, group: torch.zeros(3), r"criterion '<lambda>' gave scores of shape \(3,\) for 0; it must give 8 finite ones"),
+    (partial(lambda model, group, by: torch.zeros(8, 1), by=2), r"'<lambda>' gave scores of shape \(8, 1\) for 0"),
+    (lambda model, group: torch.full((group.width,), torch.nan), "must give 8 finite ones, one a channel"),
+])
+def test_scores_that_rank_nothing_are_refused(chain, score, told):
+    model, x = chain
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5), criterion=score)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2", "gm", "bn"])
