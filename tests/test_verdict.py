@@ -306,9 +306,14 @@ def test_all_verdicts_in_one_sentence():
 
 def test_a_report_is_html_with_every_budget_in_words():
     claim = load_claims()["C1-pruning"]
-    found = judge(claim, records_of(claim, {"pca": 0.005}))
+    records = records_of(claim, {"pca": 0.005})
+    found = judge(claim, records)
     text = verdict.report(found)
     assert text.count("<li>") == len(found.cells) == 12 and "Closest to another verdict" in text
+    assert f"{len(found.deciding)} deciding comparisons, and" in text and "words: 12 findings" in text
+    runs = [(record["run"]["rule"], record["run"]["budget"].partition(":")[0]) for record in records]
+    alone = judge(claim, [r for r, run in zip(records, runs, strict=True) if run in (("pca", "macs"), ("uniform", "macs"))])
+    assert len(alone.deciding) == 1 and "<summary>1 deciding comparison, and" in verdict.report(alone)
     assert "<details>" not in verdict.report(judge(claim, []))
 
 

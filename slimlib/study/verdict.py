@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import answers, changes, findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import interval, network_name, points, signed
+from slimlib.study.names import counted, interval, network_name, points, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike_in
 from slimlib.study.tables import beyond_depth, within_stages
@@ -68,11 +68,13 @@ def report(judged: Judgement) -> str:
         parts.append(f"<p>{html.escape(' '.join(alike_in(judged)))}</p>")
     if len(judged.deciding):
         table = comparison_table(judged).reset_index().to_html(index=False, border=0)
-        parts.append(_folded(f"The {len(judged.deciding)} deciding comparisons, and what would change each", table))
+        count = counted(len(judged.deciding), "deciding comparison")
+        parts.append(_folded(f"{count}, and what would change the verdict", table))
     if len(cells):
         said = [html.escape(findings.sentence(claim, row)) for row in cells.to_dict("records")]
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
-        parts.append(_folded(f"{kind}: {len(said)} findings", "<ul>" + "".join(f"<li>{one}</li>" for one in said) + "</ul>"))
+        items = "".join(f"<li>{one}</li>" for one in said)
+        parts.append(_folded(f"{kind}: {counted(len(said), 'finding')}", f"<ul>{items}</ul>"))
     return f'<div style="margin-bottom: 1.5rem">{"".join(parts)}</div>'
 
 
