@@ -25,6 +25,17 @@ def test_templates_have_no_outputs_and_declare_parameters():
         assert max(len(cell["source"]) for cell in cells if cell["cell_type"] == "code") <= 20, path.name
 
 
+def test_every_figure_has_a_caption_and_a_text_in_its_place():
+    shown = 0
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            if cell["cell_type"] == "code" and any(line.startswith("figures.show") for line in cell["source"]):
+                told = cell["metadata"].get("mystnb", {})
+                assert told.get("figure", {}).get("caption") and told.get("image", {}).get("alt"), (path.name, cell["source"])
+                shown += 1
+    assert shown > 20
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_notebook_runs_with_other_parameters(name, tmp_path):
