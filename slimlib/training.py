@@ -67,7 +67,8 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         validate: "last", "epoch" (after each epoch) or "none".
 
     Raises:
-        SlimlibError: an argument is out of range, or the loss is no longer finite at the end of an epoch.
+        SlimlibError: an argument is out of range or of another kind, the model cannot be trained (no parameter that learns,
+            half precision, fewer logits than classes), or the loss is no longer finite at the end of an epoch.
     """
     _refuse(model, data, recipe, teacher, distill, validate)
     world, device = World.current(), data.device

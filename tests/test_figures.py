@@ -143,7 +143,7 @@ def targets() -> pd.DataFrame:
 
 
 def kept_shares() -> pd.DataFrame:
-    """Of two arms at two budgets; the second has no record at the second budget yet."""
+    """Of two arms at two budgets; one of them has no record at the second budget yet."""
     rows = [(budget, arm, layer, kept / place, 5)
             for budget, arm, kept in (("params:0.5", "neyman", 1.0), ("macs:0.2", "pca", 0.4), ("macs:0.2", "neyman", 0.6))
             for place, layer in enumerate(("conv1", "conv2", "fc1"), 1)]  # fmt: skip
@@ -216,9 +216,6 @@ def test_a_scatter_of_three_layers_is_told_in_words():
     assert not axis.lines and all(layer in axis.texts[0].get_text() for layer in scan(3).index)
 
 
-# ---- two seeds
-
-
 def test_kept_shares_are_drawn_layer_by_layer_in_the_panel_of_their_budget():
     fig = rule_figures.kept_by_layer(kept_shares())
     drawn = {(axis.get_title(loc="left"), line.get_label()): line.get_ydata().tolist()
@@ -227,6 +224,9 @@ def test_kept_shares_are_drawn_layer_by_layer_in_the_panel_of_their_budget():
                      ("50 % of parameters", "Neyman (ours)"): [1.0, 0.5, 1.0 / 3]}
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["PCA (3AS)", "Neyman (ours)"]
     assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["conv1", "conv2", "fc1"]
+
+
+# ---- two seeds
 
 
 def test_two_seeds_have_no_interval_in_tables_and_figures():
