@@ -1,4 +1,4 @@
-"""The one exception that slimlib raises on purpose."""
+"""The one exception that slimlib raises on purpose, and words for messages."""
 
 from __future__ import annotations
 
@@ -10,3 +10,8 @@ class SlimlibError(ValueError):
 def first_line(error: Exception) -> str:
     """What an exception says, or its kind where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 seed", "5 seeds"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

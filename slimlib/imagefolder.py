@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from slimlib._torchvision import import_torchvision
 from slimlib.distributed import World
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, counted
 from slimlib.imagesets import sampled
 from slimlib.randomness import seeded
 
@@ -38,10 +38,13 @@ def workers() -> int:
 class FolderSplit:
     """Image files with labels (N,), int64, on the device; the same questions as a :class:`~slimlib.splits.Split` answers."""
 
-    files: tuple[str, ...] = field(repr=False)
+    files: tuple[str, ...]
     labels: Tensor
     mean: tuple[float, ...] = MEAN
     std: tuple[float, ...] = STD
+
+    def __repr__(self) -> str:
+        return f"FolderSplit({counted(len(self), 'image')} of shape {self.input_shape} on {self.device})"
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import nn
 
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, counted
 
 CONV = nn.modules.conv._ConvNd
 LAYERS = (CONV, nn.Linear)
+COUPLINGS = ("inner", "joint")
 PER_CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
@@ -30,8 +31,8 @@ class Member:
 
     module: str
     role: str
-    channels: np.ndarray
-    positions: np.ndarray
+    channels: np.ndarray = field(repr=False)
+    positions: np.ndarray = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Group:
 
     name: str
     width: int
-    members: tuple[Member, ...]
+    members: tuple[Member, ...] = field(repr=False)
     blocks: int = 1
     block_of: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]
     reason: str = ""
@@ -66,9 +67,13 @@ class Layout:
     example_shape: tuple[int, ...]
     idle: tuple[str, ...] = ()  # layers that took no part in the traced pass: they may read what no table can know
 
+    def __repr__(self) -> str:
+        slimmed = ", ".join(f"{len(self.slimmable(coupling))} slimmed with coupling={coupling!r}" for coupling in COUPLINGS)
+        return f"Layout({counted(len(self.groups), 'group')}: {slimmed}; traced with an example of shape {self.example_shape})"
+
     def slimmable(self, coupling: str = "inner") -> tuple[Group, ...]:
         """The groups that may be slimmed. ``inner``: those of a single layer, as Li et al. (2017) do; ``joint``: all."""
-        if coupling not in ("inner", "joint"):
+        if coupling not in COUPLINGS:
             raise SlimlibError(f"coupling={coupling!r} is not known; use 'inner' or 'joint'")
         return tuple(g for g in self.groups if not g.reason and (coupling == "joint" or len(g.writers()) == 1))
 
@@ -77,7 +82,8 @@ class Layout:
         taken = {m.module for g in self.slimmable(coupling) for m in g.writers()}
         reasons = {}
         for g in self.groups:
-            shared = f"shares its width with {len(g.writers()) - 1} other layers, which coupling='inner' leaves whole"
+            others = counted(len(g.writers()) - 1, "other layer")
+            shared = f"shares its width with {others}, which coupling='inner' leaves whole"
             for m in g.writers():
                 if m.module not in taken:
                     reasons[m.module] = g.reason or shared

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import groupby
 from pathlib import Path
+from textwrap import fill
 
-from slimlib.errors import SlimlibError, first_line
+from slimlib.errors import SlimlibError, counted, first_line
 from slimlib.files import must_exist, saving
 from slimlib.layout import Layout
 
@@ -23,7 +25,7 @@ class WidthPlan:
     None at its end. ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can
     never keep whole (a layer of p weights a filter has at most p - 1 centred components), with the most that its path gives
     them; what filling adds beside the path may exceed it. ``input_shape`` and ``input_dtype`` are those of the example that
-    the network was traced with.
+    the network was traced with. ``print(plan)`` shows all of it as a table.
     """
 
     rule: str
@@ -42,6 +44,18 @@ class WidthPlan:
     input_dtype: str = "float32"
     layout: Layout | None = field(default=None, repr=False, compare=False)
 
+    def __repr__(self) -> str:
+        return (f"WidthPlan(rule={self.rule!r}, coupling={self.coupling!r}, keep_macs={self.keep_macs:.4f}, "
+                f"keep_params={self.keep_params:.4f}, widths={self.widths})")
+
+    def __str__(self) -> str:
+        """A row a slimmed layer, the costs, and the layers left whole by reason."""
+        return "\n".join(self._lines())
+
+    def _repr_pretty_(self, printer, cycle: bool) -> None:
+        """What a notebook shows."""
+        printer.text(str(self))
+
     @property
     def kept(self) -> dict[str, float]:
         """Kept fraction of each group's filters."""
@@ -56,6 +70,24 @@ class WidthPlan:
     def keep_macs(self) -> float:
         """Achieved share of the dense network's multiply-adds."""
         return self.macs / self.full_macs
+
+    def _lines(self) -> Iterator[str]:
+        column = max(map(len, self.widths), default=5)
+        yield f"{'layer':<{column}}  full  kept  fraction"
+        for name, width in self.widths.items():
+            bound = self.rank_bound.get(name)
+            note = f"  by rank at most {bound}{', filled beyond' * (width > bound)}" if bound else ""
+            yield f"{name:<{column}}  {self.full_widths[name]:>4}  {width:>4}  {self.kept[name]:>8.3f}{note}"
+        level = "" if self.threshold is None else f", level {self.threshold:.6g}"
+        yield f"rule {self.rule}, coupling {self.coupling}{level}"
+        yield (f"parameters {self.params:,} of {self.full_params:,} ({self.keep_params:.1%}), "
+               f"MACs {self.macs:,} of {self.full_macs:,} ({self.keep_macs:.1%})")
+        if self.whole:
+            yield f"left whole: {counted(len(self.whole), 'layer')}"
+        by_reason = groupby(sorted(self.whole, key=self.whole.get), key=self.whole.get)  # sorted is stable: layers in order
+        for reason, layers in by_reason:
+            yield fill(f"{reason}: {', '.join(layers)}", 110, initial_indent="  ", subsequent_indent="    ",
+                       break_on_hyphens=False)
 
     def to_dict(self) -> dict:
         """Everything but the traced layout, as plain JSON types."""

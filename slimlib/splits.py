@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from slimlib.errors import counted
 from slimlib.imagesets import sampled
 
 
@@ -33,6 +34,9 @@ class Split:
     labels: Tensor
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return f"Split({counted(len(self), 'image')} of shape {self.input_shape} on {self.device})"
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -96,6 +100,10 @@ class Data:
     val: Split
     test: Split
     notes: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __repr__(self) -> str:
+        return (f"Data({self.name!r}, {self.num_classes} classes, source={self.source!r}, train={self.train}, val={self.val}, "
+                f"test={self.test})")
 
     @property
     def device(self) -> torch.device:

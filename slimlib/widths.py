@@ -14,7 +14,7 @@ import numpy as np
 
 from slimlib.arguments import share
 from slimlib.cost import UNITS, CostModel
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, counted
 from slimlib.filling import fill_up
 from slimlib.layout import Group, Layout
 from slimlib.plans import WidthPlan
@@ -35,6 +35,10 @@ class WidthPath:
     min_width: int = 1
     round_to: int = 1
     input_dtype: str = "float32"
+
+    def __repr__(self) -> str:
+        return (f"WidthPath(rule={self.rule!r}, coupling={self.coupling!r}, {len(self)} plans of "
+                f"{counted(len(self.groups), 'group')})")
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -76,7 +80,7 @@ class WidthPath:
             some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
             then = f"filled beyond it, to {getattr(plan, name):.4f}" if fill else "fill=True goes beyond it"
             warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {reached:.4f}, because the rank of the "
-                          f"filters bounds {len(plan.rank_bound)} groups ({some}); {then}", stacklevel=3)
+                          f"filters bounds {counted(len(plan.rank_bound), 'group')} ({some}); {then}", stacklevel=3)
         return plan
 
     def table(self, every: int = 1):
@@ -120,7 +124,7 @@ class WidthPath:
         if unlimited > budget:
             whole = self.layout.whole(self.coupling)
             some = "; ".join(f"{n}: {why}" for n, why in list(whole.items())[:2])
-            reasons.append(f"{len(whole)} layers stay whole ({some})")
+            reasons.append(f"{counted(len(whole), 'layer')} stay{'s' * (len(whole) == 1)} whole ({some})")
             remedies += ["give coupling='joint'"] * (self.coupling == "inner")
         return (f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling {self.coupling!r} "
                 f"keeps {least / dense:.4f}, as {', and '.join(reasons)}; {', or '.join(remedies)}")

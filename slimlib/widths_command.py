@@ -5,9 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterator
-from itertools import groupby
-from textwrap import fill
 from typing import TYPE_CHECKING
 
 from slimlib.errors import SlimlibError
@@ -15,8 +12,6 @@ from slimlib.files import folder_must_exist
 
 if TYPE_CHECKING:  # nothing heavy is loaded before a command is known
     from torch import nn
-
-    from slimlib.plans import WidthPlan
 
 NEED_DATA = {"activation_pca": "calibration=images", "sensitivity": "drops=the measured losses of accuracy"}
 
@@ -65,31 +60,12 @@ def run(args: argparse.Namespace) -> None:
         plan = slimlib.plan_widths(
             model.eval(), torch.zeros(1, *shape), rule=args.rule, coupling=args.coupling, center=not args.uncentred,
             fill=args.fill, round_to=args.round_to, min_width=args.min_width, seed=args.seed, **budget, **options)
-    print("\n".join(table(plan)))
+    print(plan)
     for warning in said:
         if "rank of the filters" in str(warning.message):
             print(f"note: {warning.message}", file=sys.stderr)
     if args.output:
         plan.save(args.output)
-
-
-def table(plan: WidthPlan) -> Iterator[str]:
-    """The lines of a plan: a row a slimmed layer, the costs, and the layers left whole by reason."""
-    column = max(map(len, plan.widths), default=5)
-    yield f"{'layer':<{column}}  full  kept  fraction"
-    for name, width in plan.widths.items():
-        bound = plan.rank_bound.get(name)
-        note = f"  by rank at most {bound}{', filled beyond' * (width > bound)}" if bound else ""
-        yield f"{name:<{column}}  {plan.full_widths[name]:>4}  {width:>4}  {plan.kept[name]:>8.3f}{note}"
-    level = "" if plan.threshold is None else f", level {plan.threshold:.6g}"
-    yield f"rule {plan.rule}, coupling {plan.coupling}{level}"
-    yield (f"parameters {plan.params:,} of {plan.full_params:,} ({plan.keep_params:.1%}), "
-           f"MACs {plan.macs:,} of {plan.full_macs:,} ({plan.keep_macs:.1%})")
-    if plan.whole:
-        yield f"left whole: {len(plan.whole)} layer{'s' * (len(plan.whole) > 1)}"
-    for reason, layers in groupby(sorted(plan.whole, key=plan.whole.get), key=plan.whole.get):  # sorted is stable: in order
-        yield fill(f"{reason}: {', '.join(layers)}", 110, initial_indent="  ", subsequent_indent="    ",
-                   break_on_hyphens=False)
 
 
 def _network(args: argparse.Namespace) -> tuple[nn.Module, tuple[int, int, int]]:

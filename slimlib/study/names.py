@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from slimlib.errors import counted as counted  # for the pages too
 from slimlib.study.budgets import parse
 
 NAMES = {
@@ -89,11 +90,6 @@ def signed(value: float, digits: int = 2) -> str:
 def interval(low: float, high: float, scale: float = 100) -> str:
     """ "[−0.10, +0.72]" in percentage points (scale 100), or as they are (scale 1); empty where there is none."""
     return "" if low != low or high != high else f"[{signed(scale * low)}, {signed(scale * high)}]"
-
-
-def counted(number: int, what: str) -> str:
-    """ "1 seed", "5 seeds"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def joined(parts: Iterable[str]) -> str:
