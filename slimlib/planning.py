@@ -34,9 +34,25 @@ def width_path(
 ) -> WidthPath:
     """All the plans of a rule for a network: PCA once, widths for every budget after it.
 
-    ``rule`` is a name of :data:`slimlib.rules.RULES` or a function of one's own, :data:`Rule`; ``unit`` ("macs" or "params") is
-    what the cost-aware rules save; ``skip`` names layers to leave whole; ``options`` are the rule's own, the parameters of its
-    function. The model is not changed.
+    The model is not changed.
+
+    Args:
+        model: any feed-forward network.
+        example_input: one batch for it; it tells the shapes, and for most rules nothing else.
+        rule: a name of :data:`slimlib.rules.RULES` or a function of one's own, :data:`Rule`.
+        coupling: "inner" slims the layers whose width is theirs alone, "joint" also those that share one (shortcuts).
+        unit: "macs" or "params", what the cost-aware rules save.
+        min_width: filters that every layer keeps at least, or all it has.
+        round_to: widths are multiples of it, rounded up, or whole.
+        center: centre each filter by its own mean before PCA.
+        seed: of the rules that draw.
+        skip: names of layers to leave whole; of a module, all the layers in it.
+        spectra: eigenvalues as :func:`slimlib.spectra` returns them, so that PCA is not done again.
+        layout: as :func:`slimlib.trace` returns it, so that the network is not traced again.
+        options: the rule's own, the parameters of its function.
+
+    Raises:
+        SlimlibError: an argument is wrong, no layer can be slimmed, or the rule cannot read this network.
     """
     rule, choose = _named(rule)
     _check_options(rule, choose, options)
@@ -116,9 +132,11 @@ def plan_widths(
     """The widest plan of ``rule`` that keeps at most a share of the dense MACs or parameters, or the plan at a threshold.
 
     ``model`` is any feed-forward network and ``example_input`` one batch for it; give exactly one of ``keep_macs``,
-    ``keep_params`` and ``threshold``. ``fill`` spends what is left of the budget, see :meth:`WidthPath.plan
-    <slimlib.widths.WidthPath.plan>`. ``how`` is passed to :func:`width_path`. Raises SlimlibError naming the parameter and
-    the remedy; warns where the rank of the filters ends the rule's path below the budget. The model is not changed.
+    ``keep_params`` and ``threshold``, in (0, 1]. ``fill`` spends what is left of the budget, see :meth:`WidthPath.plan
+    <slimlib.widths.WidthPath.plan>`. ``how`` takes what else :func:`width_path` takes, but for ``unit``: ``coupling``,
+    ``min_width``, ``round_to``, ``center``, ``seed``, ``skip``, ``spectra``, ``layout`` and the options of the rule. Raises
+    SlimlibError naming the parameter and the remedy; warns where the rank of the filters ends the rule's path below the budget.
+    The model is not changed.
     """
     if "unit" in how:
         raise SlimlibError(f"unit={how['unit']!r}: plan_widths saves what its budget counts; give keep_macs or keep_params, or "
