@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,6 +55,19 @@ def folder_must_exist(path: str | Path, parameter: str = "path") -> None:
     folder = Path(path).parent
     if not folder.is_dir():
         raise SlimlibError(f"{parameter}={str(path)!r}: there is no folder {str(folder)!r}; make it first")
+
+
+def cache_folder(variable: str, below: str = "") -> Path:
+    """The folder that an environment variable names, else slimlib's own, or one below it, where the system keeps caches."""
+    if os.environ.get(variable):
+        return Path(os.environ[variable]).expanduser()
+    if sys.platform == "win32":
+        caches = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        caches = "~/Library/Caches"
+    else:
+        caches = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(caches).expanduser() / "slimlib" / below
 
 
 def must_exist(path: str | Path, parameter: str = "path") -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 import zlib
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from slimlib.errors import SlimlibError, first_line
+from slimlib.files import cache_folder
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,8 @@ def _sha256(*arrays: np.ndarray) -> str:
 
 
 def data_folder() -> Path:
-    """The folder of packed sets and downloaded weights: ``SLIMLIB_DATA``, else the user's cache folder."""
-    if os.environ.get("SLIMLIB_DATA"):
-        return Path(os.environ["SLIMLIB_DATA"]).expanduser()
-    if sys.platform == "win32":
-        cache = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        cache = Path.home() / "Library" / "Caches"
-    else:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "slimlib" / "data"
+    """The folder of packed sets and downloaded weights: ``SLIMLIB_DATA``, else ``slimlib/data`` in the user's cache folder."""
+    return cache_folder("SLIMLIB_DATA", "data")
 
 
 def read(name: str) -> tuple[dict[str, np.ndarray], str]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import sys
 from collections import OrderedDict
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import slimlib
 from slimlib import downloads, imagesets, models
 from slimlib.fingerprint import fingerprint
+from slimlib.study.store import default_cache
 
 
 def test_embedded_set_is_whole_and_balanced():
@@ -190,3 +192,21 @@ def test_weights_are_fetched_once_and_checked_each_time(tmp_path, monkeypatch):
     file.write_bytes(b"other")
     with pytest.raises(slimlib.SlimlibError, match=r"some\.th is damaged: its SHA-256 begins with"):
         downloads.downloaded(source.as_uri(), right)
+
+
+@pytest.mark.parametrize("system, variables, want", [
+    ("linux", {}, "home/.cache/slimlib"), ("linux", {"XDG_CACHE_HOME": "xdg"}, "xdg/slimlib"),
+    ("darwin", {"XDG_CACHE_HOME": "xdg"}, "home/Library/Caches/slimlib"), ("win32", {}, "home/AppData/Local/slimlib"),
+    ("win32", {"LOCALAPPDATA": "local"}, "local/slimlib"),
+])
+def test_data_lie_in_the_cache_folder_of_the_system(monkeypatch, tmp_path, system, variables, want):
+    for name in ("SLIMLIB_DATA", "SLIMLIB_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, folder in variables.items():
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "platform", system)
+    assert (default_cache(), imagesets.data_folder()) == (tmp_path / want, tmp_path / want / "data")
+    monkeypatch.setenv("SLIMLIB_DATA", "~/images")
+    monkeypatch.setenv("SLIMLIB_CACHE", "~/kept")
+    assert (default_cache(), imagesets.data_folder()) == (tmp_path / "home" / "kept", tmp_path / "home" / "images")

@@ -7,7 +7,6 @@ git; it can always be made again. Both appear under their final name only when c
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError
-from slimlib.files import replacing
+from slimlib.files import cache_folder, replacing
 from slimlib.study import budgets
 from slimlib.study.locks import drop_if_dead, locked
 from slimlib.study.runs import Run
@@ -26,10 +25,8 @@ if TYPE_CHECKING:
 
 
 def default_cache() -> Path:
-    """The folder of checkpoints and locks: SLIMLIB_CACHE, or slimlib/ in the user's cache folder."""
-    if os.environ.get("SLIMLIB_CACHE"):
-        return Path(os.environ["SLIMLIB_CACHE"]).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "slimlib"
+    """The folder of checkpoints and locks: ``SLIMLIB_CACHE``, else ``slimlib`` in the user's cache folder."""
+    return cache_folder("SLIMLIB_CACHE")
 
 
 class Store:
