@@ -28,7 +28,11 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
                                    "spectral_norm, a pruning mask); make it a plain parameter first: by remove_parametrizations "
                                    "in torch.nn.utils.parametrize, remove_weight_norm in torch.nn.utils, or remove in "
                                    "torch.nn.utils.prune")
-            if isinstance(m, LAYERS) and not (m.weight.is_floating_point() or m.weight.is_complex()):
+            if isinstance(m, LAYERS) and m.weight.is_complex():
+                raise SlimlibError(f"model: the weight of {name} is of {m.weight.dtype}, of which rules and criteria see the "
+                                   "real part alone; give a model of real layers, with real and imaginary parts in channels "
+                                   "of their own")
+            if isinstance(m, LAYERS) and not m.weight.is_floating_point():
                 raise SlimlibError(f"model: the weight of {name} is of {m.weight.dtype}; give the model as it was before it was "
                                    "quantised")
     _check_inference(model)

@@ -50,7 +50,7 @@ def execute_all(root: Path, profile: str | None = None, force: bool = False) -> 
     listed = _listed(root)
     wanted = [page for page in listed if profile in (None, page[0])]
     if not wanted:
-        known = ", ".join(sorted(dict(listed))) or "none"
+        known = ", ".join(sorted({kind for kind, _ in listed})) or "none"
         raise SlimlibError(f"profile {profile!r} has no page in book/_toc.yml; profiles there: {known}")
     for number, (kind, name) in enumerate(wanted, start=1):
         label = f"[{number}/{len(wanted)}] {name} ({kind})"

@@ -58,7 +58,7 @@ def compare(
     layout = trace(model, example_input)
     ranked_by = name_of(criterion) if callable(criterion) else criterion
     cell = {"dataset": data.name, "model": type(model).__name__, "stage": "prune", "criterion": ranked_by,
-            "budget": f"{unit}:{keep:g}", "budget_kind": unit, "budget_value": keep}
+            "budget": f"{unit}:{keep}", "budget_kind": unit, "budget_value": keep}
     # all plans first: what a rule refuses is said before the first hour of training
     plans = [(seed, arm, plan_widths(model, example_input, rule=rule, coupling=coupling, seed=seed, fill=True, layout=layout,
                                      **{f"keep_{unit}": keep})) for seed in seeds for arm, rule in arms.items()]

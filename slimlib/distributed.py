@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
 
 @dataclass(frozen=True)
 class World:
@@ -65,6 +67,7 @@ class World:
     def shared_statistics(self, model: nn.Module, device: torch.device) -> Iterator[list[str]]:
         """Within the context, batch normalisation takes its statistics from all processes, where torch can do that.
 
+        Subclasses, such as norms that hold an activation, stay as they are: torch's joint kind would compute something else.
         Yields the notes that a record of the run should carry.
         """
         norms = [(parent, key, child) for parent in model.modules() for key, child in parent.named_children()
@@ -77,12 +80,18 @@ class World:
             warnings.warn(note, stacklevel=4)
             yield [note]
         else:
-            for parent, key, norm in norms:  # the twin shares the parameters and buffers of the original
+            plain = [(parent, key, norm) for parent, key, norm in norms if type(norm) in PLAIN_NORMS]
+            apart = sorted({type(norm).__name__ for *_, norm in norms if type(norm) not in (*PLAIN_NORMS, nn.SyncBatchNorm)})
+            notes = [f"{', '.join(apart)} used the statistics of each of {self.size} processes separately: torch computes "
+                     "jointly those of plain BatchNorm layers only"] if apart else []
+            for note in notes:
+                warnings.warn(note, stacklevel=4)
+            for parent, key, norm in plain:  # the twin shares the parameters and buffers of the original
                 parent.add_module(key, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
             try:
-                yield []
+                yield notes
             finally:
-                for parent, key, norm in norms:
+                for parent, key, norm in plain:
                     parent.add_module(key, norm)
 
 

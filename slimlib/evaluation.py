@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from slimlib.arguments import kind
 from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
-from slimlib.splits import Data, LabelledImages, Split
+from slimlib.splits import Data, LabelledImages, Split, some
 
 
 def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 1000) -> float:
@@ -68,8 +68,7 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     batches = max(1, count // batch_size)  # equal batches, so that their average is that of the images
     if count < 2:
         raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
-    by_class = bool((split.labels.diff() >= 0).all()) and bool(split.labels[0] != split.labels[-1])
-    split = split.sample(count) if by_class else split.first(count)
+    split = some(split, count)
     momenta = [norm.momentum for norm in norms]
     model.to(split.device)
     as_parameters = _caster(model)

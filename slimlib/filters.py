@@ -9,6 +9,14 @@ from torch import nn
 from slimlib.layout import Group, Layout
 
 
+def batchnorm_scale(norm: nn.Module, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """gamma / sqrt(var + eps), (channels,): what a BatchNorm in evaluation mode multiplies each channel by, without gradient.
+
+    It is worked out in ``dtype``, default that of the norm, on the norm's device. The norm must have a scale and statistics.
+    """
+    return norm.weight.detach().to(dtype=dtype) / (norm.running_var.to(dtype=dtype) + norm.eps).sqrt()
+
+
 @torch.no_grad()
 def filter_rows(
     model: nn.Module, group: Group, fold: Layout | None = None, device: torch.device | str = "cpu"
@@ -24,8 +32,7 @@ def filter_rows(
         rows = weight.detach().to(device, torch.float64).flatten(1)
         if fold is not None and m.module in fold.norm_after:
             norm = model.get_submodule(fold.norm_after[m.module])
-            scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-            rows = rows * scale.detach().to(device)[:, None]
+            rows = rows * batchnorm_scale(norm, torch.float64).to(device)[:, None]
         if len(m.channels) == group.width and m.positions.shape[1] == 1 and len(rows) == group.width:
             all_rows.append(rows[torch.as_tensor(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
         else:  # a member that holds part of the group, or several rows a channel

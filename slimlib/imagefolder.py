@@ -59,7 +59,7 @@ class FolderSplit:
         return 3, SIZE, SIZE
 
     def first(self, count: int | None) -> FolderSplit:
-        """The first images only, which are of the first classes; all of them for None. See :meth:`sample`."""
+        """The first images only, which are of the first classes; all of them for None. See :func:`slimlib.splits.some`."""
         return replace(self, files=self.files[:count], labels=self.labels[:count])
 
     def sample(self, count: int | None, seed: int = 0) -> FolderSplit:
@@ -70,8 +70,8 @@ class FolderSplit:
 
     def normalised(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The chosen images, centre crops, as one float32 batch (n, 3, 224, 224), channels-last: for a few of them."""
-        chosen = torch.arange(len(self))[index].tolist()
-        return self._on_device(torch.stack([_Decoder(self.files)[i, None][1] for i in chosen]))
+        chosen, decoder = torch.arange(len(self))[index].tolist(), _Decoder(self.files)
+        return self._on_device(torch.stack([decoder[i, None][1] for i in chosen]))
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images, centre crops, as normalised batches, each with its labels."""

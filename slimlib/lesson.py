@@ -26,7 +26,10 @@ _ANSWERS: WeakKeyDictionary[nn.Module, tuple[object, tuple, Tensor]] = WeakKeyDi
 
 
 class Lesson:
-    """The teacher's logits and features of a batch, and the loss made of both networks'. The teacher stays as it was."""
+    """The teacher's logits and features of a batch, and the loss made of both networks'.
+
+    The teacher is moved to the data's device and only evaluated.
+    """
 
     def __init__(self, student: nn.Module, teacher: nn.Module, distill: Distill, data: Data, precision: str,
                  recipe: Recipe, stack: ExitStack):

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from slimlib.channel_statistics import ChannelStatistics
 from slimlib.errors import SlimlibError
+from slimlib.filters import batchnorm_scale
 from slimlib.layout import CONV, Group, Layout
 from slimlib.modes import evaluation_mode
 from slimlib.moments import ChannelMoments
@@ -60,8 +61,7 @@ def _gains(model: nn.Module, layout: Layout, name: str, variance: np.ndarray) ->
         weight = weight.transpose(0, 1)
     if name in layout.norm_after:
         norm = model.get_submodule(layout.norm_after[name])
-        scale = norm.weight.detach().double() / (norm.running_var.double() + norm.eps).sqrt()
-        weight = weight * scale.cpu().view(-1, *[1] * (weight.dim() - 1))
+        weight = weight * batchnorm_scale(norm, torch.float64).cpu().view(-1, *[1] * (weight.dim() - 1))
     squared = weight.square().flatten(2).sum(2) if weight.dim() > 2 else weight.square()  # (out, in / groups)
     groups = layer.groups if isinstance(layer, CONV) else 1
     columns = squared.view(groups, -1, squared.shape[1]).sum(1).reshape(-1).numpy()  # (in,)
@@ -111,7 +111,11 @@ def _own_variance(model: nn.Module, layout: Layout, name: str, variance: np.ndar
 
 
 class _Joins(TorchFunctionMode):
-    """Sees every addition, and tallies for a reader what its output is added to."""
+    """Sees every addition, and tallies for a reader what its output is added to.
+
+    A tensor counts as that output only until something is done to it in place, which its version tells: what a residual block
+    adds up in place is the stream from then on, and what that is added to later is none of the block's concern.
+    """
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -120,25 +124,24 @@ class _Joins(TorchFunctionMode):
 
     def forget(self) -> None:
         """Between batches: drop what was written, and count a reader's additions from the first again."""
-        self.written: dict[int, str] = {}
+        self.written: dict[int, tuple[str, int]] = {}
         self.alive: list[torch.Tensor] = []  # or an id could be given to another tensor, whose additions would then count
         self.seen: dict[str, int] = defaultdict(int)
 
     def wrote(self, reader: str, output: torch.Tensor) -> None:
-        self.written[id(output)] = reader
+        self.written[id(output)] = reader, output._version
         self.alive.append(output)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if getattr(func, "__name__", "") in ("add", "add_", "__add__", "__iadd__", "__radd__") and len(args) == 2:
             for one, other in (args, args[::-1]):
-                reader = self.written.get(id(one))
-                if reader and isinstance(other, torch.Tensor) and other.dim() == one.dim():
+                reader, version = self.written.get(id(one), ("", 0))
+                if reader and one._version == version and isinstance(other, torch.Tensor) and other.dim() == one.dim():
                     self.tallies[reader, self.seen[reader]].add(other, self.model.get_submodule(reader))
                     self.seen[reader] += 1
         return func(*args, **(kwargs or {}))
 
 
-@torch.no_grad()
 def _measured(
     model: nn.Module, layout: Layout, readers: list[str], images: torch.Tensor, batch_size: int = 64
 ) -> dict[str, tuple[np.ndarray, float]]:
@@ -163,7 +166,8 @@ def _measured(
         hooks.append(model.get_submodule(name).register_forward_hook(read(name)))
         hooks.append(model.get_submodule(layout.norm_after.get(name, name)).register_forward_hook(wrote(name)))
     try:
-        with joins, evaluation_mode(model):
+        # tensors made in the caller's inference mode would have no version
+        with torch.inference_mode(False), torch.no_grad(), joins, evaluation_mode(model):
             for start in range(0, len(images), batch_size):
                 model(images[start : start + batch_size])
                 joins.forget()

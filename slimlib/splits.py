@@ -51,7 +51,7 @@ class Split:
         return tuple(self.images.shape[1:])
 
     def first(self, count: int | None) -> Split:
-        """The first images only; all of them for None. Where images are sorted by class, :meth:`sample` is meant."""
+        """The first images only; all of them for None. Where they may be sorted by class, see :func:`some`."""
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def sample(self, count: int | None, seed: int = 0) -> Split:
@@ -80,6 +80,17 @@ class Split:
         scale = [1 / (255 * s) for s in self.std]
         shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
         return tuple(torch.tensor(v, device=self.images.device).view(1, -1, 1, 1) for v in (scale, shift))
+
+
+def some(split: Split, count: int | None) -> Split:
+    """At most ``count`` images of a split, in memory or of files (all for None), that stand for all of them.
+
+    The first ones; or, where images are sorted by class, :meth:`Split.sample`, as the first ones, and every batch, would be of
+    one class.
+    """
+    rises = split.labels.diff()
+    by_class = bool((rises >= 0).all()) and bool((rises > 0).any())
+    return split.sample(count) if by_class else split.first(count)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from slimlib.template_cells import LIVE, cells_of
+from slimlib.template_cells import LIVE, cells_of, tags_of
 
 TOOLS = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
 """Packages whose version can change what a notebook shows: another version, and it is executed again."""
@@ -22,8 +23,12 @@ RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "__main__.py"
 def inputs_digest(
     template: Path, parameters: Mapping[str, Any], root: Path, page: bool = False, title: str | None = None
 ) -> str:
-    """A hash of all that decides what the executed notebook shows: cells, parameters, slimlib, profiles, records."""
-    cells = [(c["cell_type"], c["source"], c["metadata"]) for c in cells_of(template)]
+    """A hash of all that decides what the executed notebook shows: cells, parameters, slimlib, profiles, records.
+
+    Records count unless the profile in force, given or the template's own default, is the live one.
+    """
+    read = cells_of(template)
+    cells = [(c["cell_type"], c["source"], c["metadata"]) for c in read]
     versions = {name: _version(name) for name in TOOLS}
     text = json.dumps([cells, dict(parameters), page, title, sys.version_info[:2], versions], sort_keys=True, default=str)
     digest = hashlib.sha256(text.encode())
@@ -31,11 +36,23 @@ def inputs_digest(
     tools = {library / name for name in RUNNERS}
     tools |= {*(library / "bench").glob("*.py")} - {library / "bench" / "page.py"}
     files = [*library.rglob("*.py"), *(root / "notebooks" / "profiles").glob("*.yml"), root / "book" / "claims.yml"]
-    if parameters.get("profile", LIVE) != LIVE:
+    if _profile(read, parameters) != LIVE:
         files += (root / "book" / "records").rglob("*.json")
     for path in sorted(path for path in files if path.is_file() and path not in tools):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _profile(cells: Iterable[Mapping[str, Any]], parameters: Mapping[str, Any]) -> Any:
+    """The profile in force: the one given, else the default in the cell tagged `parameters`; None where neither says."""
+    if "profile" in parameters:
+        return parameters["profile"]
+    source = "\n".join(cell["source"] for cell in cells if "parameters" in tags_of(cell))
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        if any(isinstance(target, ast.Name) and target.id == "profile" for target in targets):
+            return getattr(node.value, "value", None)  # of a text; another expression may name any profile
+    return None
 
 
 def _version(package: str) -> str:

@@ -62,7 +62,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     Args:
         model: any classifier of (N, C, H, W) float images that returns logits (N, classes).
         data: see :func:`slimlib.data.load_data`. Only ``data.train`` is learnt from, only ``data.val`` validated on.
-        teacher: a trained model to distil from; it is only evaluated, and left as it was.
+        teacher: a trained model to distil from; it is moved to the data's device and only evaluated.
         distill: what to take from the teacher; default ``Distill()``.
         validate: "last", "epoch" (after each epoch) or "none".
 

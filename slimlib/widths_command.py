@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="slim only layers with a width of their own, or also those tied by shortcuts (default: inner)")
     parser.add_argument("--uncentred", action="store_true", help="spectra of filters that are not centred")
     parser.add_argument("--fill", action="store_true", help="spend what the widest plan leaves of the budget")
-    parser.add_argument("--round-to", type=int, default=1, metavar="N", help="widths are multiples of N (default: 1)")
+    parser.add_argument("--round-to", type=int, default=1, metavar="N",
+                        help="widths are rounded up to multiples of N, or whole (default: 1)")
     parser.add_argument("--min-width", type=int, default=1, metavar="N", help="filters that each layer keeps at least")
     parser.add_argument("--seed", type=int, default=0,
                         help="of untrained weights, and of the rules random, permuted and pca_at_init (default: 0)")
@@ -74,9 +75,13 @@ def _network(args: argparse.Namespace) -> tuple[nn.Module, tuple[int, int, int]]
     from slimlib.randomness import seeded
     from slimlib.storage import load_weights
 
-    shape, classes = models.usual_shape(args.model)
-    shape, classes = _shape(args.input) if args.input else shape, args.classes or classes
     published = "/" in args.model and ":" not in args.model
+    if args.classes is not None and args.classes < 1:
+        raise SlimlibError(f"--classes {args.classes}: at least 1")
+    if args.classes is not None and published:
+        raise SlimlibError(f"--classes {args.classes}: the weights of {args.model} fix its outputs; leave --classes out")
+    shape, classes = models.usual_shape(args.model)
+    shape, classes = _shape(args.input) if args.input else shape, classes if args.classes is None else args.classes
     with seeded(args.seed):  # the same widths each time, without weights too
         model = models.pretrained(args.model) if published else models.build(args.model, classes, shape[0])
     if args.weights:

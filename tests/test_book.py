@@ -22,10 +22,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PARAMETERS = 'profile: str = "quick"  # which runs\nseed: int = 0  # of the random numbers'
 
 
-def write_notebook(path: Path, *sources: str) -> Path:
+def write_notebook(path: Path, *sources: str, parameters: str = PARAMETERS) -> Path:
     """A template: a title, the parameters, and one code cell for each source."""
     cells = [nbformat.v4.new_markdown_cell(f"# {path.stem}")]
-    cells.append(nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}))
+    cells.append(nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     cells += [nbformat.v4.new_code_cell(source) for source in sources]
     path.parent.mkdir(parents=True, exist_ok=True)
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
@@ -136,6 +136,19 @@ def test_recorded_profiles_depend_on_records_and_the_live_one_does_not(project):
     record.write_text("{}")
     assert inputs_digest(template, {"profile": "quick"}, project) == states["quick"]
     assert inputs_digest(template, {"profile": "paper"}, project) != states["paper"]
+
+
+@pytest.mark.parametrize(("declared", "counts"), [
+    ('profile: str = "laptop"  # of records', True), ('profile = "paper"', True), ('profile: str = "quick"', False),
+    ('names = ["quick"]\nprofile = names[0]', True), ("seed: int = 0", True),
+])  # fmt: skip
+def test_the_templates_own_profile_decides_whether_records_count_where_none_is_given(project, declared, counts):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "pass", parameters=declared)
+    before = inputs_digest(template, {}, project)
+    record = project / "book" / "records" / "mnist-lenet5" / "abc.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{}")
+    assert (inputs_digest(template, {}, project) != before) is counts
 
 
 def test_a_killed_book_goes_on_where_it_stopped(project):
@@ -268,6 +281,16 @@ def test_processes_of_torchrun_are_not_multiplied(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", "quick", "--jobs", "2"]) == 2
     assert "torchrun has started processes" in capsys.readouterr().err
+
+
+def test_a_profile_without_a_page_is_refused_with_those_that_have_some(project, monkeypatch, capsys):
+    toc = project / "book" / "_toc.yml"
+    listed = ("quick/one", "laptop/one", "quick/two")
+    toc.write_text(toc.read_text() + "".join(f"  - file: results/{page}\n" for page in listed))
+    monkeypatch.chdir(project)
+    assert main(["book", "--profile", "grand"]) == 2
+    assert capsys.readouterr().err == ("slimlib: profile 'grand' has no page in book/_toc.yml; "
+                                       "profiles there: laptop, quick\n")
 
 
 @pytest.mark.parametrize(

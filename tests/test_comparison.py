@@ -87,6 +87,14 @@ def test_all_arms_of_a_seed_train_by_that_seed(model, data, monkeypatch):
     assert seeds == [(3, RECIPE)] * 2 + [(5, RECIPE)] * 2
 
 
+@pytest.mark.parametrize("keep, budget", [(1 / 3, "macs:0.3333333333333333"), (0.333333, "macs:0.333333"), (0.5, "macs:0.5")])
+def test_the_budget_is_told_with_all_its_digits(model, data, monkeypatch, keep, budget):
+    """Tables of two budgets that are put together must not take them for one."""
+    monkeypatch.setattr(comparison, "fit", lambda *given, **how: None)
+    table = slimlib.compare(model, data, ["uniform"], RECIPE, keep_macs=keep, seeds=[0], progress=False)
+    assert table["budget"].tolist() == [budget] and table["budget_value"].tolist() == [keep]
+
+
 def test_statistics_and_figures_take_the_table(table):
     found = statistics.against(table, "pca").set_index("arm")
     assert set(found.index) == {"random", "mine", "tilt"} and (found["n"] == 2).all()

@@ -16,10 +16,13 @@ from PIL import Image
 from torch import nn
 
 import slimlib
-from slimlib import study
+from slimlib import imagefolder, study
 from slimlib.data import Split
 from slimlib.distributed import World
 from slimlib.imagefolder import SIZE, _Decoder
+from slimlib.splits import some
+from slimlib.study import stages
+from slimlib.study.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSES, TRAIN, TEST = ("bag", "boot", "coat"), 12, 2  # images a class
@@ -67,6 +70,54 @@ def test_a_sample_has_every_class_and_gives_the_statistics_of_all(data, two_thre
     slimlib.calibrate_batchnorm(model, data.train, batch_size=9)
     pooled = torch.stack([data.train.normalised(slice(i, i + 1)).mean((2, 3))[0] for i in range(len(data.train))])
     torch.testing.assert_close(model[1].running_var, pooled.var(0), rtol=0.1, atol=0.0)
+
+
+def test_some_images_are_of_every_class(data):
+    part = some(data.train, 6)
+    assert np.bincount(part.labels).tolist() == [2, 2, 2] and part.files == data.train.sample(6).files
+    assert sorted(some(data.val, None).files) == sorted(some(data.val, 100).files) == sorted(data.val.files)
+    assert len(some(data.train, 0)) == len(some(data.train.first(0), 5)) == 0
+
+
+@pytest.mark.parametrize("labels", [[2, 0, 1, 2, 0, 1], [0, 1, 2, 2, 1, 2], [1] * 6])
+def test_some_images_of_a_set_in_random_order_are_the_first(labels):
+    """As ever, so that records made on them stay valid."""
+    images = torch.randint(256, (6, 3, 4, 4), dtype=torch.uint8)
+    split = Split(images, torch.tensor(labels), (0.5,) * 3, (0.5,) * 3)
+    for count in (3, 6, 9, None):
+        part = some(split, count)
+        assert torch.equal(part.images, images[:count]) and part.labels.tolist() == labels[:count]
+    assert torch.equal(some(split, 4).normalised(), split.normalised(slice(0, 4)))
+
+
+def test_a_rule_and_a_scan_are_shown_images_of_every_class(data, monkeypatch):
+    """What stages give to rules and scans, of a set whose files lie class by class."""
+    recipe = slimlib.Recipe(epochs=1, lr=0.1)
+    common = {"dataset": "imagenet", "model": "lenet5", "dense_recipe": recipe}
+    run = Run(**common, stage="prune", rule="activation_pca", criterion="l1", budget="macs:0.5", recipe=recipe,
+              options={"calibration": 6})  # fmt: skip
+    calibration = stages.rule_arguments(run, None, data)["calibration"]
+    assert torch.equal(calibration, data.train.sample(6).normalised())
+
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    told, scanned, calibrated = {"test_accuracy": 0.5, "sha256": ""}, [], []
+    scan, plan = slimlib.sensitivity, slimlib.plan_widths
+    monkeypatch.setattr(stages, "loaded", lambda name: data)
+    monkeypatch.setattr(stages, "dense_network", lambda run, store, data: (network, data, told))
+    monkeypatch.setattr(stages, "same_start", lambda run, store, told: [])
+    monkeypatch.setattr(slimlib, "sensitivity", lambda net, images, **how: scanned.append(images) or scan(net, images, **how))
+    monkeypatch.setattr(slimlib, "plan_widths", lambda *a, **how: calibrated.append(how.get("calibration")) or plan(*a, **how))
+    asked = Run(**common, stage="sensitivity", criterion="l1", options={"images": 6, "ratios": (0.5,)})
+    assert stages._sensitivity(asked, None, False)["images"] == 6
+    assert np.bincount(scanned[0].labels).tolist() == [2, 2, 2] and {*scanned[0].files} < {*data.val.files}
+    given = [images for images in calibrated if images is not None]
+    assert given and all(torch.equal(images, data.train.sample(512).normalised()) for images in given)
+
+
+def test_few_images_are_decoded_by_one_decoder(data, monkeypatch):
+    made = []
+    monkeypatch.setattr(imagefolder, "_Decoder", lambda files: made.append(files) or _Decoder(files))
+    assert len(data.train.normalised(slice(0, 4))) == 4 and len(made) == 1
 
 
 def test_an_evaluation_image_is_the_normalised_centre(data):

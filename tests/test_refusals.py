@@ -137,6 +137,22 @@ def test_weights_that_are_no_numbers_are_named(parameter, value, rule):
     unchanged(before, model)
 
 
+@pytest.mark.parametrize("layer, shape", [
+    (nn.Conv2d(3, 8, 3, padding=1, dtype=torch.complex64), (1, 3, 8, 8)), (nn.Linear(5, 8, dtype=torch.complex128), (2, 5)),
+    (nn.ConvTranspose1d(3, 8, 3, dtype=torch.complex64), (1, 3, 8)),
+])  # fmt: skip
+def test_complex_weights_are_named(layer, shape):
+    """A rule or criterion would be told their real part alone."""
+    model = nn.Sequential(nn.Identity(), layer, nn.Flatten())
+    with torch.no_grad():
+        features = model(torch.zeros(shape, dtype=layer.weight.dtype)).shape[1]
+    model.append(nn.Linear(features, 3, dtype=layer.weight.dtype))
+    before, told = snapshot(model), rf"model: the weight of 1 is of {layer.weight.dtype}, .*real part.*; give a model of real"
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.plan_widths(model, torch.randn(shape, dtype=layer.weight.dtype), keep_macs=0.5)
+    unchanged(before, model)
+
+
 @pytest.mark.parametrize("threshold", [0, -1, 1.1, math.nan])
 def test_spectra_and_thresholds_by_themselves(threshold):
     model = half_way_through_training()

@@ -1,5 +1,6 @@
 """The sampling rule: known values, and Gaussian moments against simulation."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,10 @@ from torch.nn import functional as F
 
 import slimlib
 from slimlib import moments, responses, sampling
+from slimlib._torchvision import import_torchvision
 from slimlib.channel_statistics import ChannelStatistics
+from slimlib.filters import batchnorm_scale
+from slimlib.study import invariance, stratum
 from tests.conftest import lively_norms
 from tests.test_user_networks import Net, conv, pooled
 
@@ -179,6 +183,86 @@ def test_each_thing_that_an_output_is_added_to_counts_by_itself():
     assert sampling._measured(model, slimlib.trace(model, x), ["b"], x, batch_size=3)["b"][1] == pytest.approx(want, rel=1e-5)
 
 
+def residual(in_place: bool, relu_first: bool) -> Net:
+    """Three blocks on one stream, the second with a shortcut layer; ``relu_first``: before the addition as well."""
+    torch.manual_seed(0)
+
+    def block(m, i, stream):
+        out = m.norms[2 * i + 1](m.layers[2 * i + 1](F.relu(m.norms[2 * i](m.layers[2 * i](stream)), inplace=in_place)))
+        shortcut = m.shortcut_norm(m.shortcut(stream)) if i == 1 else stream
+        out = F.relu(out, inplace=in_place) if relu_first else out
+        if in_place:
+            out += shortcut
+            return out.relu_()
+        return (out + shortcut).relu()
+
+    def forward(m, x):
+        x = F.relu(m.stem_norm(m.stem(x)), inplace=in_place)
+        for i in range(3):
+            x = block(m, i, x)
+        return m.head(pooled(x))
+
+    widths = (8, 12, 8, 12, 8, 12, 8)
+    layers = nn.ModuleList(conv(a, b) for a, b in pairwise(widths))
+    return lively_norms(Net(forward, stem=conv(3, 8), stem_norm=nn.BatchNorm2d(8), layers=layers,
+                            norms=nn.ModuleList(nn.BatchNorm2d(b) for b in widths[1:]), shortcut=conv(8, 8),
+                            shortcut_norm=nn.BatchNorm2d(8), head=nn.Linear(8, 5)))
+
+
+def same_measured(one: nn.Module, other: nn.Module, x: torch.Tensor, coupling: str) -> None:
+    """V, T and widths of two networks that compute the same."""
+    found = []
+    for model in (one, other):
+        layout = slimlib.trace(model, x[:1])
+        plan = slimlib.plan_widths(model, x[:1], rule="neyman", keep_macs=0.5, calibration=x, layout=layout, coupling=coupling)
+        found.append((*sampling.variances(model, layout, layout.slimmable(coupling), x), plan.widths))
+    for ours, its in zip(*(each[:2] for each in found), strict=True):
+        np.testing.assert_allclose(ours, its, rtol=1e-5)
+    assert found[0][2] == found[1][2]
+
+
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+@pytest.mark.parametrize("relu_first", [False, True])
+def test_a_network_that_adds_in_place_is_measured_like_one_that_does_not(coupling, relu_first):
+    """In place, what a block wrote becomes the stream itself, whose later additions are no longer that block's."""
+    models = [residual(in_place, relu_first) for in_place in (True, False)]
+    x = torch.randn(16, 3, 12, 12)
+    with torch.no_grad():
+        assert torch.equal(models[0](x), models[1](x))
+    same_measured(*models, x, coupling)
+
+
+def test_additions_are_told_apart_within_inference_mode():
+    """Tensors made there do not count what is done to them in place."""
+    model, x = residual(in_place=True, relu_first=False), torch.randn(8, 3, 12, 12)
+    layout = slimlib.trace(model, x[:1])
+    want = sampling.variances(model, layout, layout.slimmable(), x)
+    with torch.inference_mode():
+        np.testing.assert_array_equal(sampling.variances(model, layout, layout.slimmable(), x.clone()), want)
+    apart = residual(in_place=False, relu_first=False)
+    np.testing.assert_allclose(sampling.variances(apart, layout, layout.slimmable(), x), want, rtol=1e-5)
+
+
+def test_torchvision_resnets_are_measured_as_if_they_added_out_of_place():
+    block = import_torchvision().models.resnet.BasicBlock
+
+    class OutOfPlace(block):
+        def forward(self, x):
+            out = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+            return (out + (x if self.downsample is None else self.downsample(x))).relu()
+
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(lively_norms(import_torchvision().models.resnet18(weights=None)))
+    for module in models[1].modules():
+        if isinstance(module, block):
+            module.__class__ = OutOfPlace
+        elif isinstance(module, nn.ReLU):
+            module.inplace = False
+    same_measured(*models, torch.randn(4, 3, 64, 64), "joint")
+
+
 READERS = {
     "convolution": (nn.Conv2d(6, 4, 3), lambda w: w.transpose(0, 1)), "linear": (nn.Linear(6, 4), lambda w: w.T),
     "transposed": (nn.ConvTranspose2d(6, 4, 3), lambda w: w),
@@ -256,3 +340,29 @@ def test_a_reader_that_never_varies_is_refused_by_name(chain):
         model[11].weight.zero_()
     with pytest.raises(slimlib.SlimlibError, match=r"output of 11, which reads 9.*skip=\['9'\]"):
         slimlib.plan_widths(model, x, rule="neyman", keep_macs=0.5, calibration=x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_scale_of_a_batchnorm_is_what_it_multiplies_by(dtype):
+    norm = lively_norms(nn.BatchNorm2d(6)).to(dtype)
+    with torch.no_grad():
+        want = norm(torch.ones(1, 6, 1, 1, dtype=dtype)) - norm(torch.zeros(1, 6, 1, 1, dtype=dtype))
+    for scale, of in ((batchnorm_scale(norm), dtype), (batchnorm_scale(norm, torch.float64), torch.float64)):
+        assert scale.dtype == of and not scale.requires_grad
+        torch.testing.assert_close(scale, want.view(6).to(of), rtol=1e-5, atol=1e-6)
+
+
+def test_looking_at_a_layer_or_at_rescaled_copies_leaves_a_model_in_its_modes(chain):
+    """And what they find is of the model in evaluation mode, copies included."""
+    model, x = chain
+    layout = slimlib.trace(model, x)
+
+    def look():
+        found = stratum.stratum(model, layout, layout.slimmable()[0], x)
+        return found.total, invariance.widths_under_rescaling(model, x, ["uniform"], 0.5, draws=1)["change"].max()
+
+    want = look()
+    model.train()[1].eval()
+    modes, mean = [m.training for m in model.modules()], model[5].running_mean.clone()
+    assert look() == want and want[1] < 1e-4
+    assert [m.training for m in model.modules()] == modes and torch.equal(model[5].running_mean, mean)

@@ -1,6 +1,8 @@
 """How the library hangs together: imports point one way, and no module is long."""
 
 import ast
+import subprocess
+import sys
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -34,6 +36,13 @@ def test_imports_point_one_way():
 def test_the_check_sees_imports_within_functions():
     assert {"slimlib.imagenet", "slimlib.splits"} <= imported(MODULES["slimlib.data"])
     assert "slimlib._tracing" in imported(MODULES["slimlib.tracing"])
+
+
+def test_tables_and_verdicts_need_no_drawing():
+    """Who judges records on a machine without a screen, or only prints a table, has no matplotlib to load."""
+    code = "import sys; sys.modules['matplotlib'] = None; from slimlib.study import tables, verdict"
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_no_module_is_long():

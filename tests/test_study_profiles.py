@@ -53,7 +53,8 @@ def test_a_grid_is_the_product_of_its_axes():
             "coupling": "joint", "options": {"b": 2}, "dense_recipe": Recipe(2, 0.1), "recipe": Recipe(1, 0.1)}  # fmt: skip
     runs = list(expand(grid, 7))
     assert [(run.model, run.arm, dict(run.options)) for run in runs] == [
-        (model, *arm) for model in grid["model"] for arm in (("pca(b=2)", {"b": 2}), ("pca_uncentred(a=1)", {"a": 1}))]
+        (model, *arm) for model in grid["model"]
+        for arm in (("pca_joint(b=2)", {"b": 2}), ("pca_uncentred_joint(a=1)", {"a": 1}))]
     assert {(run.seed, run.coupling) for run in runs} == {(7, "joint")}
     assert [run.dense_recipe for run in runs] == [grid["dense_recipe"]] * 2 + [None] * 2
     assert {run.recipe for run in runs} == {grid["recipe"]}
@@ -137,6 +138,17 @@ def test_a_notebooks_parameters_replace_axes():
         study.load_profile("quik")
 
 
+def test_a_profile_that_is_edited_is_read_anew(tmp_path):
+    """A kernel lives for hours: what its user changes in the file must not wait for the next one."""
+    one = "one: [{dataset: mnist, model: lenet5, stage: dense, recipe: r, seconds: 1}]"
+    project_with_profile(tmp_path, one)
+    before = study.load_profile("small", tmp_path)
+    assert study.load_profile("small", tmp_path) is before, "what has not changed is not read again"
+    file = tmp_path / "notebooks" / "profiles" / "small.yml"
+    file.write_text(file.read_text().replace("lenet5", "vgg_small"))
+    assert [run.model for run in study.load_profile("small", tmp_path).runs()] == ["vgg_small"]
+
+
 def test_status_counts_records_and_learns_from_their_time(tmp_path):
     quick = study.load_profile("quick")
     store, runs = study.Store(tmp_path, tmp_path / "cache"), quick.runs()
@@ -188,7 +200,9 @@ def test_runs_decide_that_are_of_the_claims_criterion_stage_and_arms(tmp_path):
     told = lambda claim: [(run.stage, run.arm, run.criterion) for run in claim.deciding_runs(tmp_path)]  # noqa: E731
     assert told(claim) == [("prune", "pca", "l2"), ("prune", "random", "l2")]
     assert [run[2] for run in told(replace(claim, criterion=None))] == ["l1", "l1", "l2", "l2"]
-    assert told(replace(claim, stage="scratch", criterion=None)) == [("scratch", "pca", None)]
+    assert told(replace(claim, stage="scratch", criterion=None)) == [], "without a rival there is nothing to decide"
+    scratch = replace(claim, stage="scratch", criterion=None, rivals=("uniform", "random"))
+    assert told(scratch) == [("scratch", "pca", None), ("scratch", "uniform", None)]
     tilts = told(replace(claim, rivals=("best_tilt",)))
     assert [run[1] for run in tilts] == ["pca", "uniform", "tilt(power=1.0)"], "uniform is the tilt of power 0 and competes"
 

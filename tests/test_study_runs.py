@@ -22,7 +22,7 @@ from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
-from slimlib.study import stages
+from slimlib.study import provenance, stages
 from slimlib.study.locks import RunBusy, locked
 from slimlib.study.provenance import code_version, provenance_table
 from slimlib.study.runs import Run, with_needs
@@ -128,6 +128,23 @@ def test_what_means_the_same_is_the_same_run():
                         options={"power": -1.0})  # fmt: skip
     assert written == meant and written.key == meant.key and written.arm == "tilt(power=-1.0)"
     assert written.but(options={"power": -1, "calibration": 512}).to_dict()["options"] == {"power": -1.0, "calibration": 512}
+
+
+def test_budgets_that_differ_have_different_keys_however_close():
+    """Committed records are found by the short text, so it stays wherever it is exact."""
+    third = pruned(budget=f"macs:{1 / 3}")
+    assert third.key != pruned(budget="macs:0.333333").key and third.budget_arguments() == {"keep_macs": 1 / 3}
+    assert Run.from_dict(json.loads(json.dumps(third.to_dict()))).key == third.key
+    written = [pruned(budget=f"macs:{share}").budget for share in ("0.350", "1.0", "1e-5")]
+    assert written == ["macs:0.35", "macs:1", "macs:1e-05"]
+
+
+@pytest.mark.parametrize("how, arm", [
+    ({}, "pca"), ({"center": False}, "pca_uncentred"), ({"coupling": "joint"}, "pca_joint"),
+    ({"rule": "tilt", "options": {"power": 1}, "center": False, "coupling": "joint"}, "tilt_uncentred_joint(power=1.0)"),
+])  # fmt: skip
+def test_an_arm_is_named_by_all_that_makes_it_another(how, arm):
+    assert pruned(**how).arm == arm and arm in pruned(**how).label
 
 
 @pytest.mark.parametrize(
@@ -582,6 +599,42 @@ def test_a_run_that_diverges_does_not_keep_the_others_waiting(tmp_path, tiny_dat
     assert store.missing([diverging, TINY_RUNS[0]]) == [diverging]
 
 
+@pytest.mark.parametrize("error", [SlimlibError("its loss is nan"), torch.OutOfMemoryError("no memory left")])
+def test_what_several_runs_need_is_tried_once_and_its_failure_names_them_all(tmp_path, monkeypatch, error):
+    store, tried = Store(tmp_path / "records", tmp_path / "cache"), []
+
+    def dense(run, store, progress):
+        tried.append(run)
+        if run.seed == 0:
+            raise error
+        store.save_checkpoint(run, torch.nn.Linear(1, 1))
+        return fake(run)
+
+    monkeypatch.setitem(stages.STAGES, "dense", dense)
+    monkeypatch.setitem(stages.STAGES, "prune", lambda run, store, progress: fake(run))
+    rules = ("pca", "uniform", "random", "permuted", "global_l1", "neyman", "pca_at_init")
+    runs = [pruned(rule=rule, seed=seed) for seed in (0, 1) for rule in rules]
+    with pytest.raises(SlimlibError, match="7 of 14 runs failed") as caught:
+        study.ensure(runs, store, progress=False)
+    assert tried == [runs[0].dense(), runs[7].dense()] and store.missing(runs) == runs[:7]
+    for line, run in zip(str(caught.value).splitlines()[1:], runs[:7], strict=True):
+        assert line.strip().startswith(f"{run.label}: it needs {run.dense().label}") and line.endswith(str(error))
+    store.put(runs[0].dense(), fake(runs[0].dense()))  # the record is there, the weights are not: they are needed as well
+    tried.clear()
+    with pytest.raises(SlimlibError, match="7 of 7 runs failed"):
+        study.ensure(runs, store, progress=False)
+    assert tried == [runs[0].dense()]
+
+
+def test_what_is_no_failure_of_a_run_ends_the_call(tmp_path, monkeypatch):
+    def broken(run, store, progress):
+        raise KeyError("a fault of the program")
+
+    monkeypatch.setitem(stages.STAGES, "dense", broken)
+    with pytest.raises(KeyError):
+        study.ensure(TINY_RUNS, Store(tmp_path / "records", tmp_path / "cache"), progress=False)
+
+
 def test_reading_alone_trains_nothing(tmp_path, capsys):
     store = Store(tmp_path / "records", tmp_path / "cache")
     store.put(TINY_RUNS[0], fake(TINY_RUNS[0]))
@@ -592,6 +645,16 @@ def test_reading_alone_trains_nothing(tmp_path, capsys):
 
 
 # ---- provenance
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux counts the parent's memory as well")
+def test_peak_memory_is_that_of_this_process_not_of_the_one_that_started_it(monkeypatch):
+    resource = pytest.importorskip("resource")
+    parents = resource.struct_rusage([0.0, 0.0, 2**40, *[0] * 13])  # ru_maxrss, in KiB
+    monkeypatch.setattr(resource, "getrusage", lambda who: parents)
+    own = provenance.peak_memory()["process_bytes"]
+    assert 2**20 < own < 2**50 and provenance.peak_bytes() == own
+    assert provenance.peak_bytes(children=True) == 2**50
 
 
 def test_code_version_needs_no_git(monkeypatch):

@@ -91,6 +91,8 @@ def test_holm_by_hand():
     assert st.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert st.holm([0.01, float("nan"), 0.9]) == pytest.approx([0.02, float("nan"), 0.9], nan_ok=True)
     assert st.holm([]).shape == (0,)
+    # a family of which two are still to be made
+    assert st.holm([0.01, 0.04, float("nan")], tests=5) == pytest.approx([0.05, 0.16, float("nan")], nan_ok=True)
 
 
 def test_rank_agreement_equals_scipy_and_separates_stages():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from slimlib.study import statistics, tables
+from slimlib.recipe import Recipe
+from slimlib.study import figures, names, statistics, tables
+from slimlib.study.runs import Run
+from slimlib.study.store import to_frame
 
 
 def frame(rows: list[tuple]) -> pd.DataFrame:
@@ -28,6 +31,37 @@ def test_how_closely_budgets_are_met():
     assert row[["runs", "arms", "seeds"]].tolist() == [4, 3, 2]
     assert row[["least kept", "most kept", "spread"]].tolist() == ["48.00%", "50.00%", "4.17%"], "0.50 is 4.17 % more than 0.48"
     assert tables.budgets_met(frame(ROWS).iloc[:0]).empty
+
+
+def test_a_threshold_is_no_cost_that_could_be_met():
+    rows = [*ROWS, ("pca", "threshold:0.9", 0, 0.2, 0.93, 0.4), ("uniform", "threshold:0.9", 0, 0.2, 0.93, 0.6)]
+    pd.testing.assert_frame_equal(tables.budgets_met(frame(rows)), tables.budgets_met(frame(ROWS)))
+    assert tables.means(frame(rows)).columns[-1] == "threshold 0.9"
+
+
+def test_arms_of_another_coupling_stand_apart():
+    """What a joint plan may slim, an inner one leaves whole: the two are different arms at one budget."""
+    runs = [Run("mnist", "lenet5", "prune", rule=rule, criterion="l1", budget="macs:0.5", coupling=coupling, seed=seed,
+                options=options, recipe=Recipe(1, 0.1), dense_recipe=Recipe(1, 0.1))
+            for seed in range(3) for coupling in ("inner", "joint")
+            for rule, options in (("pca", {}), ("tilt", {"power": -1}))]
+    gain = {"pca": 0.0, "pca_joint": 0.02, "tilt(power=-1.0)": 0.04, "tilt_joint(power=-1.0)": 0.06}
+    table = to_frame([
+        {"key": run.key, "run": run.to_dict(), "metrics": {"test_accuracy": 0.9 + gain[run.arm]},
+         "cost": {"macs": 50, "dense_macs": 100}, "provenance": {"seconds": 1.0}} for run in runs])
+    means = tables.means(table)["50 % of MACs"]
+    assert means.to_dict() == {"PCA (3AS)": "90.00 ± 0.00 (3)", "PCA (3AS), joint": "92.00 ± 0.00 (3)",
+                               "tilt −1": "94.00 ± 0.00 (3)", "tilt −1, joint": "96.00 ± 0.00 (3)"}
+    assert list(means.index) == ["PCA (3AS)", "PCA (3AS), joint", "tilt −1", "tilt −1, joint"], "behind their rule"
+    assert tables.budgets_met(table).iloc[0][["runs", "arms", "seeds"]].tolist() == [12, 4, 3]
+    found = statistics.against(table, "pca").set_index("arm")
+    assert (found["n"] == 3).all() and found.loc["pca_joint", "mean"] == pytest.approx(0.02)
+    assert figures.look("tilt_joint(power=-1.0)") == figures.look("tilt(power=-1.0)") != figures.look("mine_joint")
+    assert names.name("mine_joint") == "mine joint", "a label of one's own"
+
+
+def test_arms_are_listed_in_the_order_of_their_colours():
+    assert tuple(figures.LOOKS) == names.ORDER
 
 
 def test_means_stand_with_their_deviation_and_number():

@@ -384,6 +384,47 @@ def test_every_path_learns_the_same(data, how, tolerance):
     np.testing.assert_allclose(other.loss, plain.loss, rtol=tolerance)
 
 
+class NormAct(torch.nn.BatchNorm2d):
+    """A norm with its activation, as timm has them."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_statistics_are_shared_without_changing_what_is_computed(training):
+    """On GPUs plain norms become torch's joint ones, which know nothing of what a subclass does beside."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.Sequential(NormAct(8)))
+    model.train(training)
+    x, before = torch.randn(4, 3, 8, 8), list(model.modules())
+    outside = copy.deepcopy(model)(x)
+    with pytest.warns(UserWarning, match="NormAct"), World(0, 2).shared_statistics(
+            model, torch.device("cuda")) as notes:
+        assert type(model[1]) is torch.nn.SyncBatchNorm and type(model[2][0]) is NormAct
+        torch.testing.assert_close(model(x), outside)
+    assert notes == ["NormAct used the statistics of each of 2 processes separately: torch computes jointly those of plain "
+                     "BatchNorm layers only"]
+    assert list(model.modules()) == before
+
+
+@pytest.mark.parametrize("norm", [torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d, torch.nn.SyncBatchNorm])
+def test_norms_that_share_their_statistics_need_no_note(norm):
+    model = torch.nn.Sequential(norm(8))
+    with World(0, 2).shared_statistics(model, torch.device("cuda")) as notes:
+        assert type(model[0]) is torch.nn.SyncBatchNorm and model[0].weight.shape == (8,)
+    assert notes == [] and type(model[0]) is norm
+
+
+def test_processes_without_gpus_say_that_statistics_are_not_shared():
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(8), NormAct(8))
+    with pytest.warns(UserWarning, match="on GPUs only"), World(0, 2).shared_statistics(model, torch.device("cpu")) as notes:
+        assert type(model[0]) is torch.nn.BatchNorm2d
+    assert len(notes) == 1 and "each of 2 processes separately" in notes[0]
+    with World().shared_statistics(model, torch.device("cuda")) as notes:
+        assert notes == [] and type(model[0]) is torch.nn.BatchNorm2d
+
+
 def _one_of_two(rank, port, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)

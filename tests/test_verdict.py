@@ -116,7 +116,8 @@ def test_answers_are_short_and_say_what_the_numbers_say():
 
     page = answers.front_page({"C1-pruning": better, "K1": judge(claim, [])})
     first, *others = page.splitlines()
-    assert first.startswith(f"- **{claim.title}?** PCA (3AS) widths") and first.endswith("(C1-pruning: supported so far)")
+    assert first.startswith(f"- **{claim.title}?** PCA (3AS) widths") and first.endswith(
+        f"(C1-pruning: supported so far, {better.recorded} of {better.expected} runs)")
     assert f"- **{claim.title}?** (K1: no evidence yet)" in others
     assert "Pruned networks were fine-tuned for 1 epoch (LeNet-5 on MNIST)" in page and page.endswith("```\n")
 
@@ -204,7 +205,12 @@ def test_doubts_starved_layers_and_images_that_were_read_are_told():
     found = judge(claim, records_of(claim, {"pca": 0.005}))
     assert "disagree" not in wording.found(found)
     doubtful = replace(found, deciding=found.deciding.assign(agree=[False, True, True, True]))
-    assert "In 1 comparison t and bootstrap intervals disagree." in wording.found(doubtful)
+    told = wording.found(doubtful)
+    assert "The t and the bootstrap interval lead to different verdicts against uniform, LeNet-5 on MNIST, MACs." in told
+    assert "(+0.50 points; at equal MACs the bootstrap interval says otherwise)" in re.sub(
+        r"\+0\.\d\d to \+0\.\d\d", "+0.50", answers.answer(doubtful))
+    table = verdict.comparison_table(doubtful)
+    assert table["bootstrap"].str.endswith(", which says otherwise").tolist() == [True, False, False, False]
     run = claim.deciding_runs()[0]
     chosen = [{"run": run.but(rule=rule).to_dict(), "widths": {"conv1": width}, "full_widths": {"conv1": 20}}
               for rule, width in (("pca", 1), ("uniform", 2), ("random", 1))]
@@ -216,12 +222,40 @@ def test_doubts_starved_layers_and_images_that_were_read_are_told():
     assert told == ["On LeNet-5 on MNIST Neyman (ours) reads 512 training images without their labels."]
 
 
+def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
+    claim = load_claims()["C1-pruning"]
+    records = records_of(claim, {})
+    for record in records:
+        ours, unit = record["run"]["rule"] == "pca", record["run"]["budget"].partition(":")[0]
+        if ours and record["run"]["budget"] == "params:0.05":
+            record["metrics"]["test_accuracy"] += 0.06
+        record["cost"]["macs" if unit == "params" else "params"] = {True: 300, False: 100}[ours] if unit == "macs" else 500
+    found = judge(claim, records)
+    size = r"\(\+(1\.9\d|2\.\d\d) points; nearly all of it at 5 % of parameters\)"
+    assert re.search(r"\*better than\* uniform at equal parameters " + size, answers.answer(found))
+    assert re.search(r"uniform at equal MACs \([+−]0\.0\d points; with 3 times the parameters\)", answers.answer(found))
+    table = verdict.comparison_table(found)["the other cost, ours over the rival's"]
+    assert set(table) == {"3.00 (parameters)", "1.00 (MACs)"}
+    # what lacks seeds has no size yet, and no interval of two
+    two = [record for record in records if record["run"]["seed"] < 2]
+    assert "*not yet told apart from* uniform (2 of 5 seeds)" in answers.answer(judge(claim, two))
+    assert "[" not in wording.found(judge(claim, two)) and "2 seeds" in wording.found(judge(claim, two))
+    assert set(verdict.comparison_table(judge(claim, two))["bootstrap"]) == {""}
+    assert "(2 seeds, so no interval)" in verdict.report(judge(claim, two))
+
+
 def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     claim = load_claims()["C2"]
     row = {"dataset": "cifar10", "model": "resnet56:pretrained", "n": 27, "spearman": 0.6, "verdict": "supported"}
-    rows = pd.DataFrame([row | {"over_depth": 0.1, "over_depth_low": low} for low in (0.05, -0.05, 0.0)])
-    judged = Judgement(claim, "supported", rows, rows, 1, 1, pd.DataFrame(), ())
-    assert "(Spearman +0.60, 27 layers); it says more than depth alone in 1 of 3." in wording.found(judged)
+    ends = ((0.05, 0.2, "supported"), (-0.05, 0.2, "inconclusive"), (-0.2, -0.05, "not supported"), (-0.1, 0.0, "supported"))
+    rows = pd.DataFrame([row | {"over_depth": 0.1, "over_depth_low": low, "over_depth_high": high, "verdict": found}
+                         for low, high, found in ends])
+    judged = Judgement(claim, "inconclusive", rows, rows, 1, 1, pd.DataFrame(), ())
+    told = "(Spearman +0.60, 27 layers); by intervals that are not corrected it says more than depth alone in 1 of 4, less in 1."
+    assert told in wording.found(judged)
+    said = answers.answer(judged)
+    assert "in *2 of 4* comparisons, which are views of the same layers (published ResNet-56 on CIFAR-10 2 of 4); in 1 " in said
+    assert "more than depth alone in *1* of them and less in *1*." in said
 
 
 @pytest.mark.parametrize("effects", [{"pca": 0.0005}, {"pca": 0.0001}, {"pca": -0.0005}, {"uniform": 0.005}, {"global_l1": 2e-4}])
@@ -293,7 +327,31 @@ def test_by_the_letter_of_the_rules():
     assert decide(claim, [row | {"high": 2 * claim.margin}] * 2)[0][1] == "inconclusive"
     assert decide(claim, [row | {"n": 4}])[0][1] == "inconclusive"
     both = decide(claim, [row, row | {"n": 4, "p": 0.5}])
-    assert both[0] == (0.04, "supported") and np.isnan(both[1][0]), "what has too few seeds is no test to correct for"
+    assert both[0] == (0.08, "not supported") and np.isnan(both[1][0]), "one that lacks seeds is still to be made, and counts"
+    planned = [row | {"p": p, "family": 4} for p in (0.04, 0.01)]
+    assert [p for p, _ in decide(claim, planned)] == pytest.approx([0.12, 0.04]), "so do those without any record"
+
+
+def test_the_correction_is_over_all_comparisons_planned_in_the_profiles_begun(tmp_path):
+    """So that a verdict does not fade when other comparisons are made; a profile without a record makes none."""
+    project_with_profile(tmp_path, """one: [{dataset: mnist, model: [lenet5, vgg_small], stage: prune, arms: [pca, uniform],
+        criterion: l1, budget: ["macs:0.5", "params:0.5"], dense_recipe: r, recipe: r, seconds: 1}]""", seeds=5)
+    profiles = tmp_path / "notebooks" / "profiles"
+    other = (profiles / "small.yml").read_text().replace("name: small", "name: other")
+    (profiles / "other.yml").write_text(other.replace("lenet5, vgg_small", "vgg16, resnet20"))
+    runs = ({"profile": "small", "studies": ["one"]}, {"profile": "other", "studies": ["one"]})
+    claim = Claim("X", "", "", "paired", "pca", runs, rivals=("uniform",), criterion="l1", margin=0.001)
+
+    def judged(*models):
+        told = [run for run in claim.deciding_runs(tmp_path) if run.model in models]
+        return judge(claim, [{"key": run.key, "run": run.to_dict(), **made(run, {"pca": 0.005})} for run in told], tmp_path)
+
+    alone, whole = judged("lenet5"), judged("lenet5", "vgg_small")
+    assert (alone.deciding["family"] == 4).all() and (whole.deciding["family"] == 4).all()
+    worst = alone.deciding["p"].max()
+    assert alone.deciding.loc[alone.deciding["p"] == worst, "p_holm"].item() == pytest.approx(3 * worst)
+    both = judged("lenet5", "resnet20")
+    assert (both.deciding["family"] == 8).all() and both.expected == alone.expected == 80
 
 
 def test_all_verdicts_in_one_sentence():
@@ -310,10 +368,11 @@ def test_a_report_is_html_with_every_budget_in_words():
     found = judge(claim, records)
     text = verdict.report(found)
     assert text.count("<li>") == len(found.cells) == 12 and "Closest to another verdict" in text
-    assert f"{len(found.deciding)} deciding comparisons, and" in text and "words: 12 findings" in text
+    assert f"{len(found.deciding)} deciding comparisons (p corrected for 4), and" in text
+    assert "words, each interval for itself, deciding nothing: 12 findings" in text
     runs = [(record["run"]["rule"], record["run"]["budget"].partition(":")[0]) for record in records]
     alone = judge(claim, [r for r, run in zip(records, runs, strict=True) if run in (("pca", "macs"), ("uniform", "macs"))])
-    assert len(alone.deciding) == 1 and "<summary>1 deciding comparison, and" in verdict.report(alone)
+    assert len(alone.deciding) == 1 and "<summary>1 deciding comparison (p corrected for 4), and" in verdict.report(alone)
     assert "<details>" not in verdict.report(judge(claim, []))
 
 
@@ -440,6 +499,16 @@ def test_test_accuracies_have_no_say_in_the_best_tilt():
     assert len(chosen[0]) == 20 and chosen[0].equals(chosen[1])
     best = frame[frame["rule"].isin(["tilt", "uniform"])].groupby(["budget", "arm"])["val_accuracy"].mean()
     assert set(chosen[0].groupby("budget").first().items()) == {(b, best[b].idxmax()) for b in frame["budget"].unique()}
+
+
+def test_of_equal_tilts_the_one_nearest_to_uniform_is_the_best():
+    runs = [run for run in load_claims()["C4"].deciding_runs() if run.model == "resnet20:pretrained" and run.budget == "macs:0.5"]
+    frame = study.to_frame([{"key": run.key, "run": run.to_dict(), **made(run, {})} for run in runs])
+    tied = {"tilt(power=-1.0)": 0.9, "tilt(power=-0.5)": 0.9, "tilt(power=0.5)": 0.9, "uniform": 0.8}
+    for equal, best in ((tied, "tilt(power=-0.5)"), (tied | {"uniform": 0.9}, "uniform"), (tied | {"tilt(power=1.0)": 0.91},
+                                                                                        "tilt(power=1.0)")):
+        table = frame.assign(val_accuracy=[equal.get(arm, 0.7) for arm in frame["arm"]])
+        assert set(statistics.with_best_tilt(table, runs).query("arm == 'best_tilt'")["chosen"]) == {best}
 
 
 def test_a_sensitivity_scan_reads_validation_images_only(chain):

@@ -222,12 +222,21 @@ def test_rank_bound_and_reasons_are_said(capsys):
     (["lenet5", "--keep-macs", ".5", "--input", "1,28"], "--input '1,28'"),
     (["lenet5", "--keep-macs", ".5", "--input", "1,28,-1"], "channels, height and width are at least 1"),
     (["lenet5", "--keep-macs", ".5", "--input", "1,20,20"], "example_input of shape"),
+    (["lenet5", "--keep-macs", ".5", "--classes", "0"], "--classes 0: at least 1"),
+    (["lenet5", "--keep-macs", ".5", "--classes", "-3"], "--classes -3: at least 1"),
+    (["cifar10/resnet20", "--keep-macs", ".5", "--classes", "100"], "--classes 100: the weights of cifar10/resnet20"),
     (["lenet5", "--keep-macs", "1.5"], "keep_macs=1.5 must lie in (0, 1]"),
     (["lenet5", "--keep-macs", "0.0001"], "keep_macs=0.0001 cannot be reached"),
 ])
 def test_what_cannot_be_asked_is_refused_with_the_remedy(arguments, told, capsys):
     assert main(["widths", *arguments]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_the_help_says_how_widths_are_rounded(capsys):
+    with pytest.raises(SystemExit):
+        main(["widths", "--help"])
+    assert "rounded up to multiples of N, or whole" in " ".join(capsys.readouterr().out.split())
 
 
 def test_timm_is_optional(monkeypatch):

@@ -79,7 +79,7 @@ def _measured(part: str, full: bool, rounds: int | None) -> dict[str, Any]:
 
 
 def _write(path: Path, part: str, found: dict[str, Any]) -> None:
-    from slimlib.study.store import replacing
+    from slimlib.files import replacing
 
     record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"parts": {}}
     record["parts"][part] = found

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 
 def main(arguments: list[str]) -> dict[str, Any]:
     from slimlib.bench import growth, parts
+    from slimlib.study.provenance import peak_bytes
 
     what, which = arguments
     if what == growth.NAME:
@@ -21,22 +21,7 @@ def main(arguments: list[str]) -> dict[str, Any]:
         races = {race.name: race for part in parts.PARTS.values() for race in part()}
         told = {}
         races[what].contestants[which]()()
-    return {"peak_bytes": peak_bytes(), **told}
-
-
-def peak_bytes() -> int | None:
-    """The most memory of this process or any of its finished children; None where the system does not say (Windows)."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-    children = unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    status = Path("/proc/self/status")
-    if status.exists():  # on Linux ru_maxrss starts from the parent's, which may be larger than all that happens here
-        own = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return max(1024 * int(own.split()[1]), children)
-    return max(unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, children)
+    return {"peak_bytes": peak_bytes(children=True), **told}
 
 
 if __name__ == "__main__":

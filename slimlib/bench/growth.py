@@ -36,7 +36,7 @@ def measure(size: str) -> dict[str, Any]:
     """Times of one size; the large ones once, the others three times, of which the median counts."""
     import slimlib
     from slimlib import spectrum
-    from slimlib.bench.alone import peak_bytes
+    from slimlib.study.provenance import peak_bytes
 
     model, example = network(size)
     repeats = 1 if size in LARGE else 3

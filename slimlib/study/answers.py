@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets, wording
-from slimlib.study.findings import STAGES
+from slimlib.study.claims import Claim
+from slimlib.study.evidence import share
+from slimlib.study.findings import STAGES, ends_of_the_grid
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points
 from slimlib.study.runs import Run
-from slimlib.study.shapes import alike
-from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, differences, paired
+from slimlib.study.shapes import alike, other_cost
+from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, differences, paired, with_best_tilt
 from slimlib.study.store import to_frame
+from slimlib.study.tables import tilts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 UNDECIDED = "not yet told apart from"
+NOTABLE = 1.5
+"""Times by which two arms must differ in the cost that was not made equal for it to be told."""
 
 
 def outcome(row: Mapping[str, Any], margin: float) -> str:
@@ -43,32 +48,65 @@ def answer(judged: Judgement) -> str:
         return _answer_by_rank(judged)
     said = []
     for (dataset, model), here in rows.groupby(["dataset", "model"], sort=False):
-        against = [_against(claim.margin, rival, part) for rival, part in here.groupby("rival", sort=False)]
+        against = [_against(judged, rival, part) for rival, part in here.groupby("rival", sort=False)]
         said.append(f"on {network_name(dataset, model)} {joined(against)}")
     return f"{_capital(plain_name(claim.ours))} widths, {STAGES[claim.stage]}, are {'; '.join(said)}."
 
 
-def _against(margin: float, rival: str, rows: pd.DataFrame) -> str:
+def _against(judged: Judgement, rival: str, rows: pd.DataFrame) -> str:
     """ "*no better than* uniform (−0.02 to +0.01 points)"; units of cost apart only where they differ or one is missing."""
     by_outcome: dict[str, list[dict[str, Any]]] = {}
     for row in rows.to_dict("records"):
-        by_outcome.setdefault(outcome(row, margin), []).append(row)
+        by_outcome.setdefault(outcome(row, judged.claim.margin), []).append(row)
     said = []
     for found, part in by_outcome.items():
-        low, high = (points(pick(row["mean"] for row in part)) for pick in (min, max))
-        size = low if low == high else f"{low} to {high}"
         at = "" if len(part) == len(UNITS) else f" at equal {joined(UNITS[row['unit']] for row in part)}"
-        said.append(f"*{found}* {plain_name(rival)}{at} ({size} points)")
+        said.append(f"*{found}* {plain_name(rival)}{at} ({'; '.join([_size(judged.claim, part), *_notes(judged, part)])})")
     return joined(said)
+
+
+def _size(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> str:
+    """ "−0.02 to +0.01 points"; of too few seeds, which say nothing of a size, their number."""
+    if (least := min(row["n"] for row in rows)) < claim.min_seeds:
+        return f"{least} of {counted(claim.min_seeds, 'seed')}"
+    low, high = (points(pick(row["mean"] for row in rows)) for pick in (min, max))
+    return f"{low if low == high else f'{low} to {high}'} points"
+
+
+def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know of comparisons before repeating them: a budget that makes the mean, the other cost, a doubt."""
+    told, enough = [], [row for row in rows if row["n"] >= judged.claim.min_seeds]
+    at = {row["unit"]: f"at equal {UNITS[row['unit']]} " if len(rows) > 1 else "" for row in enough}
+    if single := [budget for row in enough if (budget := _the_one_budget(judged, row))]:
+        told.append(f"nearly all of it at {joined(map(budget_name, single))}")
+    for row in enough:
+        unit, ratio = other_cost(judged, row)
+        if not 1 / NOTABLE < ratio < NOTABLE:
+            told.append(f"{at[row['unit']]}with {ratio:.2g} times the {UNITS[unit]}")
+    told += [f"{at[row['unit']]}the bootstrap interval says otherwise" for row in enough if not row["agree"]]
+    return told
+
+
+def _the_one_budget(judged: Judgement, row: Mapping[str, Any], nearly_all: float = 0.8) -> str | None:
+    """The budget at which nearly all of a mean over several arises, if there is one and the mean matters."""
+    cells = judged.cells
+    for name in ("rival", "dataset", "model", "unit"):
+        cells = cells[cells[name] == row[name]]
+    parts = cells.set_index("budget")["mean"] / row["mean"] / max(len(cells), 1) if row["mean"] else cells["mean"]
+    matters = len(cells) > 1 and abs(row["mean"]) >= judged.claim.margin
+    return parts.idxmax() if matters and parts.max() >= nearly_all else None
 
 
 def _answer_by_rank(judged: Judgement) -> str:
     rows, ours = judged.deciding, judged.claim.ours
-    networks = rows[["dataset", "model"]].drop_duplicates()
     what = "V / T" if ours == "neyman_score" else f"What {plain_name(ours)} keeps"
-    agree, beyond = int((rows["verdict"] == SUPPORTED).sum()), int((rows["over_depth_low"] > 0).sum())
-    return (f"{what} orders the layers of {counted(len(networks), 'network')} as their sensitivity does in "
-            f"*{agree} of {len(rows)}* comparisons (views of the same layers), and says more than depth alone in *{beyond}*.")
+    networks = "; ".join(f"{network_name(*which)} {int((part['verdict'] == SUPPORTED).sum())} of {len(part)}"
+                         for which, part in rows.groupby(["dataset", "model"], sort=False))
+    agree, not_so = (int((rows["verdict"] == verdict).sum()) for verdict in (SUPPORTED, NOT_SUPPORTED))
+    more, less = int((rows["over_depth_low"] > 0).sum()), int((rows["over_depth_high"] < 0).sum())
+    return (f"{what} orders the layers as their sensitivity does in *{agree} of {len(rows)}* comparisons, which are views of the "
+            f"same layers ({networks}); in {not_so} that is ruled out. Uncorrected, it says more than depth alone in *{more}* of "
+            f"them and less in *{less}*.")
 
 
 def same_widths(judged: Judgement, at_least: float = 0.9) -> str:
@@ -105,16 +143,17 @@ def beside(judged: Judgement, records: Iterable[Mapping[str, Any]]) -> list[str]
 
 
 def training(records: Iterable[Mapping[str, Any]]) -> str:
-    """For how long the pruned networks were fine-tuned; empty where none was."""
-    epochs: dict[int, dict[str, None]] = {}
+    """For how long the slim networks were trained; empty where none was."""
+    epochs: dict[str, dict[int, dict[str, None]]] = {"prune": {}, "distill": {}}
     for record in records:
         run = Run.from_dict(record["run"])
-        if run.stage == "prune" and run.recipe is not None:
-            epochs.setdefault(run.recipe.epochs, {})[network_name(run.dataset, run.model)] = None
-    if not epochs:
-        return ""
-    told = joined(f"{counted(number, 'epoch')} ({joined(networks)})" for number, networks in sorted(epochs.items()))
-    return f"Pruned networks were fine-tuned for {told}: it counts who recovers within that time."
+        if run.stage in epochs and run.recipe is not None:
+            epochs[run.stage].setdefault(run.recipe.epochs, {})[network_name(run.dataset, run.model)] = None
+    told = {stage: joined(f"{counted(number, 'epoch')} ({joined(networks)})" for number, networks in sorted(found.items()))
+            for stage, found in epochs.items() if found}
+    said = {"prune": "Pruned networks were fine-tuned for {}: it counts who recovers within that time.",
+            "distill": "Students were trained for {}."}
+    return " ".join(said[stage].format(what) for stage, what in told.items())
 
 
 def front_page(judged: Mapping[str, Judgement]) -> str:
@@ -131,9 +170,19 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
 
 
 def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:
-    told = [answer(judged), wording.undecided(judged), same_widths(judged), *wording.starved(judged), *beside(judged, records)]
-    text = " ".join(filter(None, [*told, f"({name}: {judged.told})"]))
+    told = [answer(judged), wording.undecided(judged), same_widths(judged), *_ends(judged), *wording.starved(judged),
+            *beside(judged, records)]
+    runs = f", {share(judged.recorded, judged.expected, ' runs')}" if judged.recorded else ""
+    text = " ".join(filter(None, [*told, f"({name}: {judged.told}{runs})"]))
     return f"- **{judged.claim.title}?** " + re.sub(r"([\[\]])", r"\\\1", text)  # a bracket would begin a link
+
+
+def _ends(judged: Judgement) -> list[str]:
+    """That the best tilt may not be the best there is."""
+    if "best_tilt" not in judged.claim.rivals or not judged.records:
+        return []
+    planned = judged.claim.deciding_runs()
+    return ends_of_the_grid(tilts(with_best_tilt(to_frame(judged.records), planned), planned))
 
 
 def _capital(text: str) -> str:

@@ -17,7 +17,9 @@ class Budget(NamedTuple):
     value: float
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.value:g}"
+        """Short where that is exact, else with all digits: two budgets never share a text, and so a key of a run."""
+        short = f"{self.value:g}"
+        return f"{self.kind}:{short if float(short) == self.value else repr(float(self.value))}"
 
 
 def parse(text: str) -> Budget:

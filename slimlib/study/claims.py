@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from slimlib.errors import SlimlibError
 from slimlib.project import project_root
+from slimlib.study.budgets import parse
+from slimlib.study.names import tilt_power
 from slimlib.study.profiles import load_profile, profile_names
 from slimlib.study.runs import Run
 
@@ -50,30 +53,48 @@ class Claim:
     min_groups: int = 6
 
     def deciding_runs(self, root: str | Path | None = None) -> list[Run]:
-        """All runs of the studies that decide, of the claim's stage and arms; recorded or not."""
+        """All runs of the studies that decide, recorded or not: of a paired claim, those whose partners are planned as well."""
         stage = "sensitivity" if self.kind == "rank" else self.stage
-        arms = {self.ours, *self.rivals}
-        if "best_tilt" in arms:
-            arms |= {"uniform"}
         found: dict[Run, None] = {}
         for where in self.runs:
             for run in load_profile(where["profile"], root).runs(where["studies"]):
-                same = run.stage == stage and (self.criterion is None or run.criterion == self.criterion)
-                wanted = self.kind == "rank" or run.arm in arms or ("best_tilt" in arms and run.rule == "tilt")
-                if same and wanted:
+                if run.stage == stage and (self.criterion is None or run.criterion == self.criterion):
                     found.setdefault(run)
-        return list(found)
+        if self.kind == "rank":
+            return list(found)
+        sides: dict[tuple[str, str, str | None], set[str]] = defaultdict(set)
+        for run in found:
+            sides[run.dataset, run.model, run.budget] |= set(self.sides(run))
+        return [run for run in found if self.sides(run) and len(sides[run.dataset, run.model, run.budget]) > 1
+                and self.ours in sides[run.dataset, run.model, run.budget]]
+
+    def sides(self, run: Run) -> list[str]:
+        """What a run is to a paired claim: ours, a rival, both, or nothing. All tilts make up the best one."""
+        tilt = run.arm == "uniform" or tilt_power(run.arm or "") is not None
+        return [arm for arm in (self.ours, *self.rivals) if run.arm == arm or (arm == "best_tilt" and tilt)]
+
+    def comparisons(self, runs: Iterable[Run]) -> int:
+        """How many deciding comparisons such runs make once all are recorded."""
+        if self.kind == "rank":
+            return len({(run.dataset, run.model) for run in runs}) * len(self.budgets) * len(self.ratios)
+        made = {(side, run.dataset, run.model, unit) for run in runs for side in self.sides(run)
+                if side != self.ours and (unit := parse(run.budget).kind) in self.budgets}
+        return len(made)
 
 
-def load_claims(path: str | Path | None = None) -> dict[str, Claim]:
-    """Read and check book/claims.yml: {id: Claim}, in its order. Errors name the claim and the entry that is wrong."""
+def load_claims(path: str | Path | None = None, root: str | Path | None = None) -> dict[str, Claim]:
+    """Read and check book/claims.yml: {id: Claim}, in its order. Errors name the claim and the entry that is wrong.
+
+    path   of another file; root   of another project, whose profiles the claims name
+    """
     import yaml
 
-    path = Path(path) if path is not None else project_root() / "book" / "claims.yml"
+    path = Path(path) if path is not None else project_root(root) / "book" / "claims.yml"
     told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    profiles = profile_names(root)
     claims: dict[str, Claim] = {}
     for entry in told["claims"]:
-        claim = _claim({**told["defaults"].get(entry.get("kind"), {}), **entry})
+        claim = _claim({**told["defaults"].get(entry.get("kind"), {}), **entry}, profiles)
         if claim.id in claims:
             raise SlimlibError(f"{path.name}: id {claim.id!r} is there twice")
         claims[claim.id] = claim
@@ -103,7 +124,7 @@ def changelog(path: str | Path | None = None) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in entry.items()} for entry in entries]
 
 
-def _claim(entry: Mapping[str, Any]) -> Claim:
+def _claim(entry: Mapping[str, Any], profiles: Sequence[str]) -> Claim:
     where = f"claims.yml: claim {entry.get('id')!r}"
     unknown = set(entry) - {f.name for f in fields(Claim)}
     if unknown:
@@ -119,8 +140,8 @@ def _claim(entry: Mapping[str, Any]) -> Claim:
     if claim.kind == "rank" and not claim.ratios:
         raise SlimlibError(f"{where}: ratios is missing; which pruning ratios of the sensitivity scan count?")
     for run in claim.runs:
-        if set(run) != {"profile", "studies"} or run["profile"] not in profile_names():
+        if set(run) != {"profile", "studies"} or run["profile"] not in profiles:
             raise SlimlibError(
-                f"{where}: runs must name a profile ({', '.join(profile_names())}) and its studies, not {dict(run)}"
+                f"{where}: runs must name a profile ({', '.join(profiles)}) and its studies, not {dict(run)}"
             )
     return claim

@@ -48,8 +48,9 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
     """The records of the runs, in their order. Those missing are made; with train=False they are left out and counted.
 
     Several processes may ensure the same runs at once: each takes what no other is at, and all end with every record.
-    Finished runs are never repeated, so an interrupted call is continued by calling it again. Runs that fail are named
-    in one error, once all others are done.
+    Finished runs are never repeated, so an interrupted call is continued by calling it again. Runs that are refused, whose
+    loss diverges or for which the GPU has too little memory are named in one SlimlibError once all others are done; whatever
+    else goes wrong ends the call at once.
     """
     from tqdm import tqdm
 
@@ -61,7 +62,7 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
         with tqdm(total=len(missing), unit="run", disable=not progress, mininterval=1) as bar:
             failed = _work_off(missing, store, bar)
         if failed:
-            told = "\n".join(f"  {run.label}: {error}" for run, error in failed.items())
+            told = "\n".join(f"  {run.label}: {why}" for run, why in failed.items())
             raise SlimlibError(f"{len(failed)} of {len(missing)} runs failed, the others are recorded:\n{told}")
     elif missing and progress:
         done = len(runs) - len(missing)
@@ -69,28 +70,39 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
     return [record for run in runs if (record := store.get(run)) is not None]
 
 
-def _work_off(pending: list[Run], store: Store, bar: Any) -> dict[Run, SlimlibError]:
-    """Execute all that can be; a run that fails, such as one whose loss diverges, does not keep the others waiting."""
-    failed: dict[Run, SlimlibError] = {}
-    together = World.current().size > 1  # then all take the same run at the same time, and nobody goes ahead
+def _work_off(missing: list[Run], store: Store, bar: Any) -> dict[Run, str]:
+    """Execute all that can be; a run that fails, such as one whose loss diverges, does not keep the others waiting.
+
+    What runs need is worked off as they are, so that what fails is tried once and not for each run that needs it. Returns
+    why those of the missing runs that failed did.
+    """
+    failed: dict[Run, str] = {}  # the errors themselves would keep alive the networks that their frames hold
+    world = World.current()
+    together = world.size > 1  # then all take the same run at the same time, and nobody goes ahead
+    # of several processes one alone may lack memory, and the others would wait for it for ever
+    failures = SlimlibError if together else (SlimlibError, torch.OutOfMemoryError)
+    wanted, all_runs = set(missing), with_needs(missing)
+    without_record = set(store.missing(all_runs))
+    pending = world.agreed([run for run in all_runs if run in without_record or _weights_missing(run, store)])
     while pending:
         busy = []
         for run in pending:
             bar.set_description(run.label)
+            if cause := next((needed for needed in run.needs() if needed in failed), None):
+                failed[run] = f"it needs {cause.label}, which failed: {failed[cause]}"
+                continue
             try:
-                if causes := [failed[needed] for needed in run.needs() if needed in failed]:
-                    raise causes[0]
                 execute(run, store, progress=False, wait=together)
-                bar.update()
+                bar.update(run in wanted)
             except RunBusy:
                 busy.append(run)
-            except SlimlibError as error:
-                failed[run] = error
+            except failures as error:
+                failed[run] = str(error)
         if len(busy) == len(pending):
             bar.set_description("waiting for another process")
             time.sleep(1.0)
         pending = busy
-    return failed
+    return {run: why for run, why in failed.items() if run in wanted}
 
 
 def trained(run: Run, store: Store, progress: bool = True) -> tuple[torch.nn.Module, Any]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets
 from slimlib.study.claims import Claim
-from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, signed
+from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points, signed
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,12 +40,18 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
         return f"{network}, {STAGES[claim.stage]}, {where}: {ours} and {rival} widths are equal in every seed (n = {row['n']})"
     compared = _compared(row["mean"])
     told = f"{network}, {STAGES[claim.stage]}, {where}: {ours} widths are {compared} {rival} widths"
-    if row["n"] < 2:
-        return f"{told} (one seed, so no interval)"
+    if row["n"] < SEEDS_FOR_INTERVAL:
+        return f"{told} ({counted(row['n'], 'seed')}, so no interval)"
     # seeds of published weights repeat the fine-tuning only
     repeats = "fine-tunings of one network" if row["model"].endswith(":pretrained") else "seeds"
     found = f"{_percent(claim.level)} interval {interval(row['low'], row['high'])} points, n = {row['n']} {repeats}"
     return f"{told} ({found}{_chance(claim, row)})"
+
+
+def effect(row: Mapping[str, Any]) -> str:
+    """ "+0.31 [−0.10, +0.72]" in points; without the interval where there are too few seeds for one to say anything."""
+    ends = interval(row["low"], row["high"]) if row["n"] >= SEEDS_FOR_INTERVAL else ""
+    return f"{points(row['mean'])} {ends}".rstrip()
 
 
 def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:

@@ -12,6 +12,7 @@ import slimlib
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 from slimlib.layout import Layout
+from slimlib.modes import evaluation_mode
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,11 +52,11 @@ def widths_under_rescaling(
     import pandas as pd
 
     layout, rows = slimlib.trace(model, images[:1]), []
-    with torch.no_grad():
-        answer = model.eval()(images)
+    with torch.no_grad(), evaluation_mode(model):
+        answer = model(images)
     for draw in range(draws + 1):
         other = rescaled(model, layout, spread, seed=draw) if draw else model
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(other):  # a copy is in the modes of the model
             change = float((other(images) - answer).abs().max() / answer.abs().max())
         for rule in rules:
             plan = slimlib.plan_widths(other, images[:1], rule=rule, keep_macs=keep_macs, layout=layout)

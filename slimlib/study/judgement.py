@@ -11,7 +11,7 @@ import numpy as np
 
 from slimlib.study import budgets
 from slimlib.study.claims import Claim, load_claims
-from slimlib.study.layers import correlations
+from slimlib.study.layers import correlations, too_few_layers
 from slimlib.study.profiles import load_profile
 from slimlib.study.runs import Run
 from slimlib.study.statistics import (
@@ -38,7 +38,7 @@ class Judgement:
 
     verdict  "supported" or "not supported" when all deciding comparisons say so, "mixed" when they contradict
              each other, else "inconclusive"
-    deciding one row a comparison that decides; p_holm is corrected for their number, and "supported" needs p_holm too
+    deciding one row a comparison that decides; p_holm is corrected for `family`, and "supported" needs p_holm too
     cells    the same at each single budget, uncorrected, for the reader
     pairs    what a paired claim rests on: one row a rival, cell and seed, with the difference and both runs' keys
     records  those of the deciding runs; recorded, expected: how many runs there are, and should be
@@ -70,12 +70,29 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
     wanted = claim.deciding_runs(root)
     keys = {run.key for run in wanted}
     used = list({record["key"]: record for record in records if record["key"] in keys}.values())
-    rows, cells, pairs = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted)
+    if claim.kind == "rank":
+        few = too_few_layers(used, claim.exclude, claim.min_groups)
+        wanted = [run for run in wanted if (run.dataset, run.model) not in few]
+        used = [record for record in used if (record["run"]["dataset"], record["run"]["model"]) not in few]
+    family = _family(claim, {run.key: run for run in wanted}, {record["key"] for record in used}, root)
+    rows, cells, pairs = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted, family)
     found = set(rows["verdict"]) if len(rows) else set()
     overall = found.pop() if len(found) == 1 else INCONCLUSIVE
     if {SUPPORTED, NOT_SUPPORTED} <= found:
         overall = MIXED
     return Judgement(claim, overall, rows, cells, len(used), len(wanted), pairs, tuple(used))
+
+
+def _family(claim: Claim, wanted: Mapping[str, Run], recorded: set[str], root: str | Path | None) -> int:
+    """How many comparisons Holm's correction is over: all those planned in the profiles that have any record, made or not, so
+    that a verdict doesn't fade as others are made."""
+    begun: dict[str, Run] = {}
+    for profile in dict.fromkeys(where["profile"] for where in claim.runs):
+        part = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == profile))
+        runs = {run.key: run for run in part.deciding_runs(root) if run.key in wanted}
+        if recorded & set(runs):
+            begun |= runs
+    return claim.comparisons(begun.values())
 
 
 def judge_all(
@@ -87,10 +104,9 @@ def judge_all(
     only      ids of claims; None means all
     """
     only = None if only is None else set(only)
-    path = Path(root) / "book" / "claims.yml" if root is not None else None
     read: dict[str, dict[str, Any] | None] = {}
     judged = {}
-    for name, claim in load_claims(path).items():
+    for name, claim in load_claims(root=root).items():
         if only is not None and name not in only:
             continue
         if profile is not None:
@@ -105,9 +121,11 @@ def judge_all(
 
 
 def decide(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-    """(Holm's p, verdict) of each deciding comparison, by the rules in book/claims.yml: the p of all are corrected together."""
+    """(Holm's p, verdict) of each deciding comparison, by the rules in book/claims.yml: the p of all are corrected together, and
+    for those of their `family` that are still to be made."""
     enough = [claim.kind == "rank" or row["n"] >= claim.min_seeds for row in rows]
-    adjusted = holm([row["p"] if ok else np.nan for row, ok in zip(rows, enough, strict=True)])
+    family = max([len(rows), *(row.get("family", 0) for row in rows)])
+    adjusted = holm([row["p"] if ok else np.nan for row, ok in zip(rows, enough, strict=True)], family)
     return [(p, _decided(row, p, claim) if ok else INCONCLUSIVE) for row, p, ok in zip(rows, adjusted, enough, strict=True)]
 
 
@@ -117,7 +135,7 @@ def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim) -> str:
     return NOT_SUPPORTED if row["high"] < claim.margin else INCONCLUSIVE
 
 
-def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) -> tuple[pd.DataFrame, ...]:
+def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run], family: int) -> tuple[pd.DataFrame, ...]:
     """Deciding comparison: one rival, data set, model and unit of budget, averaged over its budgets seed by seed."""
     import pandas as pd
 
@@ -135,7 +153,7 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
         pairs = differences(frame, claim.ours, rival, claim.metric)
         for (dataset, model, unit), wanted_budgets in expected.items():
             part = pairs[(pairs["dataset"] == dataset) & (pairs["model"] == model) & (pairs["budget_kind"] == unit)]
-            head = {"rival": rival, "dataset": dataset, "model": model, "unit": unit}
+            head = {"rival": rival, "dataset": dataset, "model": model, "unit": unit, "family": family}
             all_pairs.append(part.assign(ours=claim.ours, rival=rival, unit=unit))
             for budget, cell in sorted(part.groupby("budget"), key=lambda item: budgets.parse(item[0])):
                 cells.append(
@@ -150,7 +168,7 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
     return pd.DataFrame(rows), pd.DataFrame(cells), pd.concat(all_pairs) if all_pairs else pd.DataFrame()
 
 
-def _judge_rank(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) -> tuple[pd.DataFrame, ...]:
+def _judge_rank(claim: Claim, records: list[dict[str, Any]], wanted: list[Run], family: int) -> tuple[pd.DataFrame, ...]:
     """Deciding comparison: one data set, model, budget and ratio; means over seeds come first."""
     import pandas as pd
 
@@ -161,6 +179,7 @@ def _judge_rank(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]) 
     )
     if every.empty:
         return every, every, pd.DataFrame()
+    every = every.assign(family=family)
     rows = every[every["rule"] == claim.ours].to_dict("records")
     rows = [row | {"p_holm": p, "verdict": found} for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
     return pd.DataFrame(rows), every, pd.DataFrame()

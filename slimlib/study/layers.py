@@ -72,9 +72,21 @@ def rules_scanned(records: Sequence[dict[str, Any]], budget: str) -> list[str]:
 
 def with_layers(scans: Evidence, least: int = 6) -> Iterator[tuple[tuple[str, str], pd.DataFrame]]:
     """`Evidence.networks` of those networks that have enough layers for an order of them to say something."""
-    for which, part in scans.networks():
-        if len(set(scans.of(*which)[0]["sensitivity"]["group"])) >= least:
-            yield which, part
+    few = too_few_layers(scans.records, None, least)
+    yield from ((which, part) for which, part in scans.networks() if which not in few)
+
+
+def too_few_layers(
+    records: Iterable[Mapping[str, Any]], exclude: Mapping[str, Sequence[str]] | None, least: int
+) -> set[tuple[str, str]]:
+    """The networks, (data set, model), of whose layers an order says nothing: fewer than `least` besides those left out."""
+    few = set()
+    for record in records:
+        dataset, model = record["run"]["dataset"], record["run"]["model"]
+        left_out = (exclude or {}).get(model.removesuffix(":pretrained"), ())
+        if len(set(record["sensitivity"]["group"]) - set(left_out)) < least:
+            few.add((dataset, model))
+    return few
 
 
 def correlations(
@@ -97,11 +109,12 @@ def correlations(
     import pandas as pd
 
     given, budgets, ratios, rows = None if rules is None else list(rules), list(budgets), list(ratios), []
+    few = too_few_layers(records, exclude, min_groups)
     for dataset, model in dict.fromkeys((r["run"]["dataset"], r["run"]["model"]) for r in records):
+        if (dataset, model) in few:
+            continue
         mine = [r for r in records if (r["run"]["dataset"], r["run"]["model"]) == (dataset, model)]
         left_out = (exclude or {}).get(model.removesuffix(":pretrained"), ())
-        if len(set(mine[0]["sensitivity"]["group"]) - set(left_out)) < min_groups:
-            continue
         held = [rule for rule in rules_scanned(mine, budgets[0]) if all(rule in rules_scanned(mine, b) for b in budgets)]
         for rule in [*held[:1], "depth", *held[1:], "neyman_score"] if given is None else given:
             for budget in budgets:

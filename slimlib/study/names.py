@@ -24,6 +24,10 @@ NAMES = {
     "sensitivity": "measured sensitivity",
     "hand": "by hand (Li et al.)",
 }
+ORDER = ("dense", "pca", "pca_uncentred", "pca_folded", "pca_budgeted", "pca_budgeted(folded=True)", "activation_pca",
+         "neyman", "neyman_score", "sensitivity", "uniform", "global_l1", "global_bn", "hand", "tilt", "best_tilt",
+         "random", "permuted", "pca_at_init", "depth")  # fmt: skip
+"""Arms as figures and tables list them; `figures.LOOKS` has a colour and a marker for each."""
 DATASETS = {
     "mnist": "MNIST",
     "fashionmnist": "Fashion-MNIST",
@@ -36,6 +40,13 @@ MODELS = {"lenet5": "LeNet-5", "vgg16": "VGG-16", "vgg_small": "small VGG", "res
 UNITS = {"macs": "MACs", "params": "parameters"}
 
 
+def uncoupled(arm: str) -> str:
+    """The arm without its coupling: "tilt(power=-0.5)" of "tilt_joint(power=-0.5)"; another arm as it is."""
+    joint = re.fullmatch(r"(\w+)_joint(\(.*\))?", arm)
+    known = joint and joint[1].removesuffix("_uncentred") in ORDER  # a label of one's own may end like that
+    return joint[1] + (joint[2] or "") if joint and known else arm
+
+
 def tilt_power(arm: str) -> float | None:
     """-0.5 of "tilt(power=-0.5)"; None of other arms, and of labels of one's own."""
     tilt = re.fullmatch(r"tilt\(power=([-+]?\d*\.?\d+(?:e[-+]?\d+)?)\)", arm)
@@ -44,9 +55,21 @@ def tilt_power(arm: str) -> float | None:
 
 def name(arm: str) -> str:
     """What figures and tables call an arm: "tilt(power=-0.5)" is "tilt −0.5"."""
+    if (inner := uncoupled(arm)) != arm:
+        return f"{name(inner)}, joint"
     if (power := tilt_power(arm)) is not None:
         return f"tilt {power:+g}".replace("-", "−")
     return NAMES.get(arm) or NAMES.get(re.split(r"[(]", arm)[0]) or arm.replace("_", " ")
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+    """Arms in the order of ORDER, variants behind their rule, labels of one's own last."""
+    def place(arm: str) -> tuple[int, float, str]:
+        bare = uncoupled(arm)
+        known = bare if bare in ORDER else bare.partition("(")[0]
+        return ORDER.index(known if known in ORDER else ORDER[-1]), tilt_power(bare) or 0.0, arm
+
+    return sorted(dict.fromkeys(arms), key=place)
 
 
 def plain_name(arm: str) -> str:

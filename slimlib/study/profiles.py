@@ -92,11 +92,13 @@ def load_profile(name: str, root: str | Path | None = None) -> Profile:
     root = project_root(root)
     if name not in profile_names(root):
         raise SlimlibError(f"profile={name!r} is unknown; choose one of {', '.join(profile_names(root))}")
-    return _load(name, root)
+    file = (root / "notebooks" / "profiles" / f"{name}.yml").stat()
+    return _load(name, root, (file.st_mtime_ns, file.st_size))
 
 
 @lru_cache(maxsize=8)
-def _load(name: str, root: Path) -> Profile:
+def _load(name: str, root: Path, version: tuple[int, int]) -> Profile:
+    """`version` is the file's time and size: one that is edited in a running session is read anew."""
     import yaml
 
     path = root / "notebooks" / "profiles" / f"{name}.yml"

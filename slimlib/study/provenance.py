@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -95,14 +96,22 @@ def _driver() -> str | None:
     return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
 
 
+def peak_bytes(children: bool = False) -> int | None:
+    """The most memory that this process held so far, or with `children` any of those that have ended; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    theirs = unit * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if children else 0
+    status = Path("/proc/self/status")  # on Linux ru_maxrss starts from the parent's, which may be larger
+    found = re.search(r"^VmHWM:\s*(\d+) kB", status.read_text(), re.MULTILINE) if status.exists() else None
+    return max(1024 * int(found[1]) if found else unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, theirs)
+
+
 def peak_memory(device: torch.device | str = "cpu") -> dict[str, int]:
     """The most memory used so far, in bytes: of this process, and on the GPU where there is one."""
-    peak = {}
-    if sys.platform != "win32":
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
-        peak["process_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = {"process_bytes": own} if (own := peak_bytes()) is not None else {}
     if torch.device(device).type == "cuda":
         peak["gpu_bytes"] = torch.cuda.max_memory_allocated(device)
     return peak

@@ -117,11 +117,12 @@ class Run:
 
     @property
     def arm(self) -> str | None:
-        """The rule with what distinguishes its variants: "pca", "pca_uncentred", "tilt(power=-0.5)"."""
+        """The rule with what distinguishes its variants: "pca", "pca_uncentred", "pca_joint", "tilt(power=-0.5)"."""
         if self.rule is None:
             return None
         told = [f"{name}={value}" for name, value in self.options if name not in ("calibration", "images")]
-        return self.rule + ("" if self.center else "_uncentred") + (f"({', '.join(told)})" if told else "")
+        variant = ("" if self.center else "_uncentred") + ("" if self.coupling == "inner" else f"_{self.coupling}")
+        return self.rule + variant + (f"({', '.join(told)})" if told else "")
 
     @property
     def label(self) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets
@@ -82,6 +83,19 @@ def alike(judged: Judgement, rival: str) -> dict[str, float]:
             for ours, theirs in sides for layer, width in ours["widths"].items()]
     return {"pairs": len(sides), "equal": sum(ours["widths"] == theirs["widths"] for ours, theirs in sides),
             "difference": sum(gaps) / len(gaps) if gaps else float("nan")}
+
+
+def other_cost(judged: Judgement, row: Mapping[str, Any]) -> tuple[str, float]:
+    """What was not made equal in a deciding comparison: the other unit of cost, and how many times as much of it ours has as the
+    rival (geometric mean over its pairs). Equal MACs are seldom equal parameters."""
+    records = {record["key"]: record for record in judged.records}
+    unit = "params" if row["unit"] == "macs" else "macs"
+    pairs = judged.pairs
+    for name in ("rival", "dataset", "model", "unit"):
+        pairs = pairs[pairs[name] == row[name]]
+    ratios = [records[pair["key_ours"]]["cost"][unit] / records[pair["key_rival"]]["cost"][unit]
+              for pair in pairs.to_dict("records")]
+    return unit, geometric_mean(ratios)
 
 
 def alike_in(judged: Judgement | None) -> list[str]:

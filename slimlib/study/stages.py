@@ -15,6 +15,7 @@ from slimlib.distributed import World
 from slimlib.errors import SlimlibError
 from slimlib.fingerprint import fingerprint
 from slimlib.randomness import seeded
+from slimlib.splits import some
 from slimlib.study.networks import dense_network, loaded, published, same_start
 from slimlib.study.provenance import recorded
 from slimlib.study.runs import Run
@@ -121,7 +122,7 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         provenance["precision"] = "float32"
         if options.get("split", "val") not in ("val", "test"):
             raise SlimlibError(f"split={options['split']!r} must be 'val' or 'test'")
-        images = getattr(data, options.get("split", "val")).first(options.get("images"))
+        images = some(getattr(data, options.get("split", "val")), options.get("images"))
         scan = {"ratios": options["ratios"]} if "ratios" in options else {}
         with clock("sensitivity"):
             curve = slimlib.sensitivity(
@@ -149,7 +150,7 @@ STAGES = {"dense": _dense, "prune": _slim, "distill": _slim, "scratch": _slim, "
 def _kept_by_rules(run: Run, dense: torch.nn.Module, data: Any) -> Iterator[dict[str, Any]]:
     """One row a rule, budget and group: the fraction of the group kept at half the cost; V / T for `neyman_score`."""
     normalised = any(isinstance(module, torch.nn.BatchNorm2d) for module in dense.modules())
-    calibration = {} if normalised else {"calibration": data.train.normalised(slice(0, 512))}
+    calibration = {} if normalised else {"calibration": some(data.train, 512).normalised()}
     rules: list[tuple[str, dict[str, Any]]] = [("pca", {}), ("pca", {"center": False}), ("pca_budgeted", {})]
     rules += [("global_l1", {}), ("neyman", calibration)]
     rules += [("pca_at_init", {"seed": seed}) for seed in CONTROL_SEEDS]
@@ -183,7 +184,7 @@ def rule_arguments(run: Run, store: Store, data: Any) -> dict[str, Any]:
     how: dict[str, Any] = {"rule": run.rule, "coupling": run.coupling, "center": run.center, "seed": run.seed}
     how |= dict(run.options)
     if "calibration" in how:
-        how["calibration"] = data.train.normalised(slice(0, int(how["calibration"])))
+        how["calibration"] = some(data.train, int(how["calibration"])).normalised()
     if run.rule == "sensitivity":
         ratio = float(how.pop("ratio", 0.75))
         scan = store.get(run.sensitivity_scan())["sensitivity"]  # `Run.needs` has it executed first

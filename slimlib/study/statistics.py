@@ -1,7 +1,7 @@
 """Statistics of the book: paired differences over seeds, and what to conclude from them (orders of layers: `ranks`).
 
-Two arms of one comparison share data, recipe and seed, so what is analysed is their difference, seed by seed: most of
-the noise is common to both and cancels. Layers are few, so correlations come with intervals and permutation tests.
+Two arms of one comparison share data, recipe and seed, so what is analysed is their difference, seed by seed: what noise is
+common to both cancels. Layers are few, so correlations come with intervals and permutation tests.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from slimlib.errors import SlimlibError
+from slimlib.study.names import tilt_power
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +152,8 @@ def averaged_over_budgets(paired_rows: pd.DataFrame, budgets: Sequence[str] | No
 def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
     """The frame with an arm "best_tilt" added: in each cell the tilt with the best mean validation accuracy over seeds.
 
-    `uniform` is the tilt of power 0 and competes. Test images have no say in the choice.
+    `uniform` is the tilt of power 0 and competes. Of equal ones the power nearest 0 is taken, of two such the lower one. Test
+    images have no say in the choice.
 
     planned  the runs that there should be: where a tilt of theirs has no record yet, the best of the others is not the best,
              and would be too easy to beat, so such a cell has none; and only seeds that every tilt has count
@@ -160,7 +162,7 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
 
     competing = defaultdict(set)
     for run in planned:
-        if run.rule == "tilt" or run.arm == "uniform":
+        if run.arm == "uniform" or tilt_power(run.arm or "") is not None:
             competing[tuple(getattr(run, axis) for axis in CELL)].add(run.arm)
     added = []
     for cell, tilts in competing.items():
@@ -172,7 +174,9 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
             seeds = set.intersection(*(set(one["seed"]) for _, one in rows.groupby("arm")))
             common = rows[rows["seed"].isin(seeds)]
             if not common.empty:
-                best = common.groupby("arm")["val_accuracy"].mean().idxmax()
+                means = common.groupby("arm")["val_accuracy"].mean().round(ACCURACY_DIGITS)
+                powers = {arm: tilt_power(arm) or 0.0 for arm in means.index}
+                best = min(means.index, key=lambda arm: (-means[arm], abs(powers[arm]), powers[arm]))
                 added.append(common[common["arm"] == best].assign(arm="best_tilt", chosen=best))
     return pd.concat([frame, *added], ignore_index=True) if added else frame
 
@@ -197,14 +201,14 @@ def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test
     return pd.DataFrame(rows, columns=columns)
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: Sequence[float], tests: int | None = None) -> np.ndarray:
     """Holm's (1979) adjusted p-values, in the order given: reject those at or below the level, family-wise.
 
-    nan stays nan and does not count as a test.
+    nan stays nan. ``tests`` is the size of the family: those without a p count as 1. None: as many as have a p.
     """
     p = np.asarray(p_values, float)
     adjusted, real = np.full(len(p), np.nan), np.flatnonzero(np.isfinite(p))
     order = real[np.argsort(p[real], kind="stable")]
-    factors = np.arange(len(order), 0, -1)
+    factors = max(tests or 0, len(order)) - np.arange(len(order))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(factors * p[order]))
     return adjusted

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimlib.errors import SlimlibError
+from slimlib.filters import batchnorm_scale
 from slimlib.layout import Group, Layout
+from slimlib.modes import evaluation_mode
 from slimlib.study.statistics import t_half_width
 
 if TYPE_CHECKING:
@@ -70,13 +72,14 @@ def stratum(model: nn.Module, layout: Layout, group: Group, images: Tensor) -> S
     seen: dict[str, Tensor] = {}
     hook = reader.register_forward_pre_hook(lambda module, inputs: seen.update(units=inputs[0].detach()))
     try:
-        model.eval()(images)
+        with evaluation_mode(model):
+            model(images)
     finally:
         hook.remove()
     kernel = reader.weight.detach()
     if member.module in layout.norm_after:
         norm = model.get_submodule(layout.norm_after[member.module])
-        kernel = kernel * (norm.weight / (norm.running_var + norm.eps).sqrt()).detach().view(-1, 1, 1, 1)
+        kernel = kernel * batchnorm_scale(norm).view(-1, 1, 1, 1)
     order = torch.as_tensor(member.positions[:, 0])
     units = seen["units"][:, order].contiguous(memory_format=torch.contiguous_format)
     bare = Stratum(group.name, units.cpu(), kernel[:, order].cpu(), reader)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets
-from slimlib.study.figures.comparisons import in_order
-from slimlib.study.names import UNITS, budget_name, interval, network_name, plain_name, points, signed, slug, tilt_power
+from slimlib.study.findings import effect
+from slimlib.study.names import UNITS, budget_name, in_order, interval, network_name, plain_name, signed, slug, tilt_power
 from slimlib.study.runs import Run
-from slimlib.study.statistics import SEEDS_FOR_INTERVAL, against
+from slimlib.study.statistics import against
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,14 +25,16 @@ def titled(table: pd.DataFrame, title: str) -> Styler:
 def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a network and budget: what its arms cost in the budget's own unit, as shares of the dense network.
 
-    `spread` is how much more the dearest arm costs than the cheapest.
+    `spread` is how much more the dearest arm costs than the cheapest. Thresholds, which make no cost equal, have no row.
     """
     import pandas as pd
 
     rows = []
     groups = frame.groupby(["dataset", "model", "budget"], sort=False) if len(frame) else ()
     for (dataset, model, budget), part in sorted(groups, key=lambda item: (*item[0][:2], budgets.parse(item[0][2]))):
-        kept = part[f"kept_{budget.partition(':')[0]}"]
+        if (unit := budgets.parse(budget).kind) not in UNITS:
+            continue
+        kept = part[f"kept_{unit}"]
         row = {"network": network_name(dataset, model), "budget": budget_name(budget), "runs": len(part)}
         row |= {"arms": part["arm"].nunique(), "seeds": part["seed"].nunique()}
         row |= {"least kept": f"{kept.min():.2%}", "most kept": f"{kept.max():.2%}"}
@@ -205,8 +207,7 @@ def latencies(table: pd.DataFrame) -> pd.DataFrame:
 
 def _difference(row: Mapping[str, Any]) -> str:
     """ "+0.31 [−0.10, +0.72] (5)", of two seeds "+0.31 (2)"."""
-    ends = f" {interval(row['low'], row['high'])}" if row["n"] >= SEEDS_FOR_INTERVAL else ""
-    return f"{points(row['mean'])}{ends} ({row['n']})"
+    return f"{effect(row)} ({row['n']})"
 
 
 def _arms_by_budgets(told: dict[tuple[str, str], str]) -> pd.DataFrame:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import answers, changes, findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import counted, interval, network_name, points, signed
+from slimlib.study.names import UNITS, counted, interval, network_name, signed
 from slimlib.study.runs import Run
-from slimlib.study.shapes import alike_in
+from slimlib.study.shapes import alike_in, other_cost
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 from slimlib.study.tables import beyond_depth, within_stages
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
     for at, row in enumerate(deciding):
         told = {"comparison": findings.comparison(judged.claim, row)}
         if judged.claim.kind == "paired":
-            told |= {"points": f"{points(row['mean'])} {interval(row['low'], row['high'])}"}
-            told |= {"bootstrap": interval(row["boot_low"], row["boot_high"])}
+            unit, ratio = other_cost(judged, row)
+            told |= {"points": findings.effect(row), "bootstrap": _bootstrap(row)}
+            told |= {"the other cost, ours over the rival's": f"{ratio:.2f} ({UNITS[unit]})"}
         else:
             told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
             told |= {"against depth alone": beyond_depth(row), "within stages (p)": within_stages(row)}
@@ -54,6 +56,13 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
         told |= {"n": row["n"], "p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
         rows.append(told | {"would change with": changes.would_change(judged.claim, deciding, at)})
     return pd.DataFrame(rows).set_index("comparison") if rows else pd.DataFrame()
+
+
+def _bootstrap(row: Mapping[str, Any]) -> str:
+    """The second interval, and whether it would lead to another verdict."""
+    if row["n"] < SEEDS_FOR_INTERVAL:
+        return ""
+    return interval(row["boot_low"], row["boot_high"]) + ("" if row["agree"] else ", which says otherwise")
 
 
 def report(judged: Judgement) -> str:
@@ -69,10 +78,12 @@ def report(judged: Judgement) -> str:
     if len(judged.deciding):
         table = comparison_table(judged).reset_index().to_html(index=False, border=0)
         count = counted(len(judged.deciding), "deciding comparison")
-        parts.append(_folded(f"{count}, and what would change the verdict", table))
+        family = int(judged.deciding["family"].iloc[0])
+        parts.append(_folded(f"{count} (p corrected for {family}), and what would change the verdict", table))
     if len(cells):
         said = [html.escape(findings.sentence(claim, row)) for row in cells.to_dict("records")]
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
+        kind += ", each interval for itself, deciding nothing" if claim.kind == "paired" else ""
         items = "".join(f"<li>{one}</li>" for one in said)
         parts.append(_folded(f"{kind}: {counted(len(said), 'finding')}", f"<ul>{items}</ul>"))
     return f'<div style="margin-bottom: 1.5rem">{"".join(parts)}</div>'

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from slimlib.study.changes import nearest, would_change
 from slimlib.study.evidence import share
-from slimlib.study.findings import comparison
+from slimlib.study.findings import comparison, effect
 from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
-from slimlib.study.names import budget_name, counted, interval, joined, network_name, plain_name, points, signed
+from slimlib.study.names import budget_name, counted, joined, network_name, plain_name, points, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import STARVED, narrowest
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 def summary(judged: Judgement) -> str:
     """The verdict on a claim in two or three sentences: what was found against each rival, then what is missing."""
-    runs = share(judged.recorded, judged.expected, " runs are recorded")
+    profiles = dict.fromkeys(where["profile"] for where in judged.claim.runs)
+    of = f"profile{'s' * (len(profiles) > 1)} {joined(profiles)}"
+    runs = share(judged.recorded, judged.expected, f" runs are recorded ({of})")
     if judged.deciding.empty:
         return f"{judged.told}. {runs}; no comparison can be made."
     return f"{judged.told}. {found(judged)} {runs}."
@@ -38,14 +40,14 @@ def found(judged: Judgement) -> str:
         return undecided(judged)
     networks = joined(dict.fromkeys(network_name(d, m) for d, m in zip(rows["dataset"], rows["model"], strict=True)))
     if claim.kind == "rank":
-        beyond = int((rows["over_depth_low"] > 0).sum())
-        depth = f"; it says more than depth alone in {beyond} of {len(rows)}" if claim.ours != "depth" else ""
+        more, less = int((rows["over_depth_low"] > 0).sum()), int((rows["over_depth_high"] < 0).sum())
+        depth = f"; by intervals that are not corrected it says more than depth alone in {more} of {len(rows)}, less in {less}"
         told = f"{_counts(rows)} ({effects(judged)}){depth}"
     else:
         parts = rows.groupby("rival", sort=False)
         told = "; ".join(f"against {plain_name(rival)}, {_counts(part)} ({_points(part, judged.cells)})" for rival, part in parts)
-    doubt = int((~rows["agree"]).sum()) if "agree" in rows else 0
-    doubtful = f"In {counted(doubt, 'comparison')} t and bootstrap intervals disagree." if doubt else ""
+    doubt = [comparison(claim, row) for row in rows.to_dict("records") if not row.get("agree", True)]
+    doubtful = f"The t and the bootstrap interval lead to different verdicts {'; '.join(doubt)}." if doubt else ""
     return " ".join(filter(None, [f"On {networks}: {told}.", undecided(judged), doubtful, *starved(judged), *reading(judged)]))
 
 
@@ -60,8 +62,7 @@ def undecided(judged: Judgement) -> str:
     for cell in judged.cells.to_dict("records"):
         if tuple(cell[name] for name in names) not in decided:
             network = network_name(cell["dataset"], cell["model"])
-            size = f"{points(cell['mean'])} {interval(cell['low'], cell['high'])}".strip()
-            said.append(f"{plain_name(cell['rival'])} on {network}, {budget_name(cell['budget'])}: {size} points, "
+            said.append(f"{plain_name(cell['rival'])} on {network}, {budget_name(cell['budget'])}: {effect(cell)} points, "
                         f"{counted(cell['n'], 'seed')}")
     return f"Recorded in part, so not decided: against {'; against '.join(said)}." if said else ""
 

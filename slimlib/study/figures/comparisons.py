@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from slimlib.study import budgets
-from slimlib.study.figures.style import BLACK, LOOKS, WIDE, look, nothing
-from slimlib.study.names import budget_name, joined, name, plain_name, tilt_power
+from slimlib.study.figures.style import BLACK, WIDE, look, nothing
+from slimlib.study.names import budget_name, in_order, joined, name, plain_name
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL, t_half_width
 
 if TYPE_CHECKING:
@@ -174,15 +174,3 @@ def _across(axis: Any, value: float) -> None:
         axis.set_xlim(low, high)
         told = f"dense {value:.1f} →" if value > high else f"← dense {value:.1f}"
         axis.set_title(told, loc="right", fontsize=8)
-
-
-def in_order(arms: Iterable[str]) -> list[str]:
-    """Rules in the order of the book's colours, variants behind their rule."""
-    order = list(LOOKS)
-    rank = {arm: order.index(arm) if arm in order else order.index(_look_name(arm)) for arm in dict.fromkeys(arms)}
-    return sorted(rank, key=lambda arm: (rank[arm], tilt_power(arm) or 0.0, arm))
-
-
-def _look_name(arm: str) -> str:
-    bare = arm.partition("(")[0]
-    return bare if bare in LOOKS else list(LOOKS)[-1]

@@ -9,9 +9,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from slimlib.study.figures.comparisons import in_order, panels
+from slimlib.study.figures.comparisons import panels
 from slimlib.study.figures.style import BLACK, BLUE, GREY, ORANGE, RED, WIDE, look, nothing
-from slimlib.study.names import UNITS, name
+from slimlib.study.names import UNITS, in_order, name
 
 if TYPE_CHECKING:
     import pandas as pd

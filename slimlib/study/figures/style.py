@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from slimlib.errors import SlimlibError
-from slimlib.study.names import network_name, slug
+from slimlib.study.names import network_name, slug, uncoupled
 from slimlib.study.profiles import load_profile
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def use_style() -> None:
 
 def look(arm: str) -> tuple[str, str]:
     """Colour and marker of an arm; variants without one of their own look as their rule does."""
+    arm = uncoupled(arm)
     return LOOKS.get(arm) or LOOKS.get(re.split(r"[(]", arm)[0]) or (GREY, ".")
 
 
