@@ -16,7 +16,8 @@ _HOME = {
     "calibrate_batchnorm": "evaluation", "Distill": "distillation", "compare": "comparison",
 }
 _MODULES = {"models", "data", "training", "distillation", "study", "book", "layout", "spectrum", "widths", "rules", "steps",
-            "cost", "criteria", "surgery", "storage", "sampling", "latency"}
+            "cost", "criteria", "surgery", "storage", "sampling", "latency", "planning", "plans", "filters", "request", "fresh",
+            "evaluation"}
 
 __all__ = sorted({*_HOME, *_MODULES})
 

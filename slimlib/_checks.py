@@ -6,14 +6,14 @@ import torch
 from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from slimlib.arguments import kind
+from slimlib.arguments import A_MODEL, kind
 from slimlib.errors import SlimlibError
 from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
 
 
 def check(model: nn.Module, example_input: torch.Tensor) -> None:
     """Refuse, by name, what no plan could be made of."""
-    kind("model", model, nn.Module, "a torch.nn.Module, not its name or its weights")
+    kind("model", model, nn.Module, A_MODEL)
     kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     if example_input.dim() < 1 or not len(example_input):
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} holds no example; give one batch, batch first")

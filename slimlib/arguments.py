@@ -7,6 +7,8 @@ from numbers import Integral, Real
 
 from slimlib.errors import SlimlibError
 
+A_MODEL = "a torch.nn.Module, not its name or its weights"
+
 
 def kind(name: str, value: object, wanted: type | tuple[type, ...], meant: str) -> None:
     """Refuse what is no ``wanted``; ``meant`` says what to give instead."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from slimlib.arguments import kind, name_of
+from slimlib.arguments import A_MODEL, kind, name_of
 from slimlib.criteria import Criterion
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate
@@ -33,6 +33,10 @@ def compare(
     their differences are paired: ``slimlib.study.statistics.against(table, "uniform")`` gives means with intervals, and
     ``slimlib.study.figures.accuracy_by_rule(table)`` draws them. Choose by ``val_accuracy``; ``test_accuracy`` is for the end.
 
+    Columns: ``arm`` (the rule's label), ``seed``, ``val_accuracy`` (where there are validation images) and ``test_accuracy`` in
+    [0, 1], ``kept_macs`` and ``kept_params`` (shares of the dense cost); ``dataset``, ``model``, ``stage``, ``criterion``,
+    ``budget``, ``budget_kind``, ``budget_value``, the same in all rows; ``key``, which names the row.
+
     Args:
         model: a trained classifier, left alone.
         rules: names or functions (:data:`slimlib.planning.Rule`), or {label: rule}. ``functools.partial`` gives a rule its
@@ -45,6 +49,7 @@ def compare(
     import pandas as pd
     from tqdm import tqdm
 
+    kind("model", model, nn.Module, A_MODEL)
     kind("data", data, Data, "what load_data or slimlib.data.from_arrays returns")
     kind("seeds", seeds, Iterable, "a list of whole numbers, such as range(3)")
     arms, seeds = _labelled(rules), list(seeds)

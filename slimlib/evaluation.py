@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from slimlib.arguments import kind
+from slimlib.arguments import A_MODEL, kind
 from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
 from slimlib.splits import Data, LabelledImages, Split, some
@@ -20,9 +20,10 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     Its mode and its statistics stay as they are.
     """
     split = data.test if isinstance(data, Data) else data
+    kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
     model.to(split.device)
-    as_parameters = _caster(model)
+    as_parameters = caster(model)
     right = torch.zeros((), dtype=torch.int64, device=split.device)
     with torch.inference_mode(), evaluation_mode(model):
         for images, labels in split.in_order(batch_size):
@@ -36,20 +37,20 @@ def must_have_images(split: LabelledImages) -> None:
         raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
 
 
-def _caster(model: nn.Module) -> Callable[[Tensor], Tensor]:
+def caster(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """What gives images the one floating type that all parameters have; where they have several, the model sees to it."""
     types = {p.dtype for p in model.parameters() if p.is_floating_point()}
     return lambda images: images.to(*types) if len(types) == 1 and images.is_floating_point() else images
 
 
-def logits_of(output: object, classes: int = 0) -> Tensor:
+def logits_of(output: object, classes: int = 0, who: str = "model") -> Tensor:
     """What a classifier returned, if it is logits (N, at least ``classes``)."""
     if isinstance(output, Tensor) and output.dim() == 2:
         if output.shape[1] < classes:
-            raise SlimlibError(f"model returns {output.shape[1]} logits, but the data have {classes} classes")
+            raise SlimlibError(f"{who} returns {output.shape[1]} logits, but the data have {classes} classes")
         return output
     told = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-    raise SlimlibError(f"model returns {told}, where logits (N, classes) are needed: wrap it so that it returns them alone")
+    raise SlimlibError(f"{who} returns {told}, where logits (N, classes) are needed: wrap it so that it returns them alone")
 
 
 def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, images: int | None = None) -> nn.Module:
@@ -71,7 +72,7 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     split = some(split, count)
     momenta = [norm.momentum for norm in norms]
     model.to(split.device)
-    as_parameters = _caster(model)
+    as_parameters = caster(model)
     try:
         with torch.no_grad(), evaluation_mode(model):
             for norm in norms:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from slimlib.arguments import kind
+from slimlib.cost import cost_model
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout
 from slimlib.plans import WidthPlan
@@ -36,6 +37,12 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     if own != plan.full_params:
         raise SlimlibError(f"plan: the model has {own} parameters, but the plan was made for {plan.full_params}; give the dense "
                            "network that the plan was made from, with its classes and input channels")
+    if plan.layout is None:  # read from a file, which may have been edited
+        groups = tuple(g for g in layout.groups if g.name in plan.widths)
+        params = int(cost_model(model, layout, groups).params(np.array([plan.widths[g.name] for g in groups])))
+        if params != plan.params:
+            raise SlimlibError(f"plan: params={plan.params} do not belong to its widths, which make {params}; plan_from_widths "
+                               "makes a plan of widths that you name")
     return layout
 
 

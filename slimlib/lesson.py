@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from slimlib.batches import in_channels_last
 from slimlib.distillation import Distill, Distiller, recorded
 from slimlib.errors import SlimlibError
+from slimlib.evaluation import logits_of
 from slimlib.fingerprint import fingerprint
 from slimlib.modes import evaluation_mode
 from slimlib.precision import autocast
@@ -46,7 +47,7 @@ class Lesson:
 
     def _ask(self, images: Tensor) -> Tensor:
         with torch.no_grad(), autocast(self.device, self.precision):  # inference_mode's tensors may not enter a graph
-            return self.teacher(images).float()
+            return logits_of(self.teacher(images), who="teacher").float()
 
     def _answers(self, data: Data, batch_size: int) -> Tensor:
         """The teacher's logits of all training images, (N, classes); those of last time if nothing has changed since."""
@@ -61,4 +62,7 @@ class Lesson:
 
     def __call__(self, index: Tensor, images: Tensor, logits: Tensor, label_loss: Tensor) -> Tensor:
         answer = self._ask(images) if self.known is None else self.known[index]
+        if answer.shape != logits.shape:
+            raise SlimlibError(f"teacher returns {answer.shape[1]} logits and the student {logits.shape[1]}: give a teacher "
+                               "of the same classes")
         return self.distiller(logits, label_loss, answer, *self.features)

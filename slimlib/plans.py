@@ -107,6 +107,10 @@ class WidthPlan:
         for name in ("widths", "full_widths"):
             if not isinstance(values[name], Mapping) or not all(isinstance(w, int) for w in values[name].values()):
                 raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number for each layer")
+        widths, full = values["widths"], values["full_widths"]
+        if wrong := [name for name in {**full, **widths} if not 1 <= widths.get(name, 0) <= full.get(name, 0)]:
+            raise SlimlibError(f"plan: widths[{wrong[0]!r}]={widths.get(wrong[0])!r} must be a whole number from 1 to the full "
+                               f"width, which is {full.get(wrong[0])!r}")
         for name in ("params", "macs", "full_params", "full_macs"):
             if not isinstance(values[name], int):
                 raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number")

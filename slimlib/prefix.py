@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, fx, nn
 
-from slimlib.evaluation import evaluate
+from slimlib.evaluation import caster, evaluate
 from slimlib.modes import evaluation_mode
 
 MOST_BYTES = 2**31
@@ -100,9 +100,10 @@ class _Answers:
     def of(cls, part: nn.Module, source, batch_size: int) -> _Answers | None:
         """None where they would take more than MOST_BYTES, which the first batch tells, or are no single tensor."""
         batches = []
+        as_parameters = caster(part)
         with evaluation_mode(part):
             for values, labels in source.in_order(batch_size):
-                value = part(values)
+                value = part(as_parameters(values))
                 if not isinstance(value, Tensor) or value.element_size() * value.numel() * len(source) > MOST_BYTES * len(labels):
                     return None
                 batches.append((value, labels))
@@ -119,7 +120,7 @@ class _Answers:
 
 def _traced(model: nn.Module, split) -> fx.Graph | None:
     """The model's operations in order, or None where they depend on the values, or are not all seen."""
-    images, _ = next(iter(split.in_order(2)))
+    images = caster(model)(next(iter(split.in_order(2)))[0])
     with evaluation_mode(model), torch.inference_mode():
         want = model(images)
         try:

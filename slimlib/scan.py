@@ -7,10 +7,11 @@ from collections.abc import Iterable
 import numpy as np
 from torch import nn
 
+from slimlib.arguments import A_MODEL, kind
 from slimlib.criteria import Criterion, choose_filters
 from slimlib.cutting import cut
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import evaluate, must_have_images
+from slimlib.evaluation import caster, evaluate, must_have_images
 from slimlib.layout import Layout
 from slimlib.prefix import SharedPrefix
 from slimlib.splits import Data, LabelledImages
@@ -36,9 +37,10 @@ def sensitivity(
     if any(not 0 < r < 1 for r in ratios):
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
     split = getattr(data, "val", data)
+    kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
     model.to(split.device)
-    layout = layout or trace(model, split.normalised(slice(0, 1)))
+    layout = layout or trace(model, caster(model)(split.normalised(slice(0, 1))))
     groups = layout.slimmable(coupling)
     dense, shared = evaluate(model, split), SharedPrefix(model, split)
     rows = []

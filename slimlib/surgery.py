@@ -35,7 +35,8 @@ def prune(model: nn.Module, plan: WidthPlan, criterion: str | Criterion = "l1", 
 def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.Module], None] | None = None) -> nn.Module:
     """The planned architecture with fresh weights: a student, or the scratch-trained control of Liu et al. (2019).
 
-    How the weights are drawn, under ``seed``: :func:`slimlib.fresh.fresh_copy`. ``model`` is left as it was.
+    How the weights are drawn, under ``seed``: :func:`slimlib.fresh.fresh_copy`; for networks of :mod:`slimlib.models` that is
+    torch's default for each layer, not the He initialisation that they were built with. ``model`` is left as it was.
     """
     layout = layout_for(model, plan)
     first = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}

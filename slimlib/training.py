@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from slimlib.arguments import kind
+from slimlib.arguments import A_MODEL, kind
 from slimlib.batches import Batches, in_channels_last
 from slimlib.distillation import Distill
 from slimlib.distributed import World
@@ -68,7 +68,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
 
     Raises:
         SlimlibError: an argument is out of range or of another kind, the model cannot be trained (no parameter that learns,
-            half precision, fewer logits than classes), or the loss is no longer finite at the end of an epoch.
+            another type than float32, fewer logits than classes), or the loss is no longer finite at the end of an epoch.
     """
     _refuse(model, data, recipe, teacher, distill, validate)
     world, device = World.current(), data.device
@@ -133,6 +133,9 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
 def _refuse(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None, distill: Distill | None,
             validate: str) -> None:
     """What could not be trained, or would fail only after an epoch."""
+    kind("model", model, nn.Module, A_MODEL)
+    if teacher is not None:
+        kind("teacher", teacher, nn.Module, "a trained torch.nn.Module")
     kind("data", data, Data, "what load_data or slimlib.data.from_arrays returns")
     kind("recipe", recipe, Recipe, "a slimlib.Recipe, such as Recipe(epochs=1, lr=0.02)")
     if validate not in ("last", "epoch", "none"):
@@ -146,9 +149,9 @@ def _refuse(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | N
                            "beside it")
     if not any(p.requires_grad for p in model.parameters()):
         raise SlimlibError("model: no parameter requires a gradient, so nothing can be trained; see requires_grad_")
-    if half := [name for name, p in model.named_parameters() if p.dtype in (torch.float16, torch.bfloat16)]:
-        raise SlimlibError(f"model: {half[0]} is of {model.get_parameter(half[0]).dtype}; train it as model.float(), and choose "
-                           "with the recipe's precision what it computes in")
+    if other := [name for name, p in model.named_parameters() if p.is_floating_point() and p.dtype != torch.float32]:
+        raise SlimlibError(f"model: {other[0]} is of {model.get_parameter(other[0]).dtype}; train it as model.float(), and "
+                           "choose with the recipe's precision what it computes in")
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import ceil
 
 import numpy as np
 
@@ -45,16 +46,19 @@ class WidthPath:
 
     def widths(self, step: int) -> np.ndarray:
         """Widths of all groups at a step, int, in the order of ``groups``: rounded up, so they never shrink along the path."""
+        if not 0 <= step < len(self):
+            raise SlimlibError(f"step={step} is not on the path, whose steps are 0 to {len(self) - 1}")
         return self._rounded(self.steps.widths(step))
 
     def plan(self, *, keep_macs: float | None = None, keep_params: float | None = None,
              threshold: float | None = None, fill: bool = False) -> WidthPlan:
         """The widest plan within a budget (share of the dense cost to keep), or the plan at a threshold.
 
-        Exactly one of the three is given, in (0, 1]. ``fill`` spends what the widest plan leaves of the budget, beside the
-        path (:func:`~slimlib.filling.fill_up`), so that plans of rules with coarse steps cost the same, and goes on beyond the
-        end of a path that ends below the budget. Raises SlimlibError when the budget is below the narrowest plan. Warns
-        (UserWarning) when the path ends below the budget, because the rank of the filters bounds what PCA can keep.
+        Exactly one of the three is given, in (0, 1]. ``fill`` spends what the widest plan leaves of a budget, beside the path
+        (:func:`~slimlib.filling.fill_up`), so that plans of rules with coarse steps cost the same, and goes on beyond the end of
+        a path that ends below the budget; a threshold leaves nothing to fill, and both together are refused. Raises SlimlibError
+        when the budget is below the narrowest plan. Warns (UserWarning) when the path ends below the budget, because the rank
+        of the filters bounds what PCA can keep.
         """
         given = {n: v for n, v in (("keep_macs", keep_macs), ("keep_params", keep_params), ("threshold", threshold))
                  if v is not None}
@@ -63,6 +67,9 @@ class WidthPath:
         (name, value), = given.items()
         share(name, value)
         if name == "threshold":
+            if fill:
+                raise SlimlibError(f"fill=True with threshold={value}: a threshold leaves no budget to fill; give keep_macs or "
+                                   "keep_params, or leave fill out")
             return self._plan_at_threshold(value)
         unit = name.removeprefix("keep_")
         full = np.array([g.width for g in self.groups])
@@ -125,9 +132,10 @@ class WidthPath:
             whole = self.layout.whole(self.coupling)
             some = "; ".join(f"{n}: {why}" for n, why in list(whole.items())[:2])
             reasons.append(f"{counted(len(whole), 'layer')} stay{'s' * (len(whole) == 1)} whole ({some})")
-            remedies += ["give coupling='joint'"] * (self.coupling == "inner")
+            remedies += ["give coupling='joint'"] * (len(self.layout.slimmable("joint")) > len(self.groups))
+        reachable = ceil(1e4 * least / dense) / 1e4  # rounded up, so that it can be asked for
         return (f"{name}={value} cannot be reached: the narrowest plan of rule {self.rule!r} with coupling {self.coupling!r} "
-                f"keeps {least / dense:.4f}, as {', and '.join(reasons)}; {', or '.join(remedies)}")
+                f"keeps {reachable:.4f}, as {', and '.join(reasons)}; {', or '.join(remedies)}")
 
     def _plan_at_threshold(self, threshold: float) -> WidthPlan:
         if not getattr(self.steps, "level_is_share", False):

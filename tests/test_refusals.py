@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import re
 from functools import partial
 from pathlib import Path
 
@@ -336,3 +337,83 @@ def test_a_model_that_is_frozen_in_part_is_trained():
     before = model[4].weight.clone()
     slimlib.fit(model, data, RECIPE, progress=False)
     assert torch.equal(model[0].weight, first) and not torch.equal(model[4].weight, before)
+
+
+@pytest.mark.parametrize("name, shape", [("lenet5", (1, 1, 28, 28)), ("vgg16", (1, 3, 32, 32)), ("resnet20", (1, 3, 32, 32))])
+def test_the_least_share_that_is_named_can_be_asked_for_and_no_remedy_is_idle(name, shape):
+    torch.manual_seed(0)
+    model, x = slimlib.models.build(name, 10, shape[1]), torch.zeros(shape)
+    for unit in ("keep_macs", "keep_params"):
+        with pytest.raises(slimlib.SlimlibError, match="cannot be reached") as refused:
+            slimlib.plan_widths(model, x, **{unit: 1e-7})
+        assert "coupling='joint'" not in str(refused.value), "which slims no more layers here"
+        least = float(re.search(r"keeps (\S+), as", str(refused.value))[1])
+        assert 0 < least < 0.1 and slimlib.plan_widths(model, x, **{unit: least}).widths
+
+
+@pytest.mark.parametrize("rule", ["pca", "pca_budgeted", "global_l1"])
+@pytest.mark.parametrize("beyond", [-1, 0, 50])
+def test_a_step_that_is_not_on_the_path_is_refused(rule, beyond):
+    path = slimlib.width_path(half_way_through_training().eval(), X, rule=rule)
+    step = beyond if beyond < 0 else len(path) + beyond
+    with pytest.raises(slimlib.SlimlibError, match=f"step={step} is not on the path, whose steps are 0 to {len(path) - 1}"):
+        path.widths(step)
+
+
+def test_a_threshold_is_not_filled():
+    with pytest.raises(slimlib.SlimlibError, match=r"fill=True with threshold=0\.8: .* give keep_macs"):
+        slimlib.plan_widths(half_way_through_training(), X, threshold=0.8, fill=True)
+
+
+@pytest.mark.parametrize("width, told", [
+    (999, r"widths\['inner'\]=999 must be .* from 1 to the full width, which is"), (0, r"widths\['inner'\]=0 must be"),
+    (None, r"widths\['inner'\]=None must be"), (1, r"params=\d+ do not belong to its widths, .*plan_from_widths"),
+])  # fmt: skip
+def test_an_edited_plan_file_is_refused(tmp_path, width, told):
+    model = half_way_through_training()
+    slimlib.plan_widths(model, X, keep_macs=0.7).save(tmp_path / "plan.json")
+    edited = json.loads((tmp_path / "plan.json").read_text())
+    edited["widths"] |= {"inner": width}
+    if width is None:
+        del edited["widths"]["inner"]
+    (tmp_path / "plan.json").write_text(json.dumps(edited))
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.prune(model, slimlib.WidthPlan.load(tmp_path / "plan.json"))
+
+
+@pytest.mark.parametrize("call", [
+    lambda model, data: slimlib.fit(model, data, slimlib.Recipe(epochs=1, lr=0.1)), slimlib.evaluate, slimlib.sensitivity,
+    lambda model, data: slimlib.compare(model, data, ["pca", "uniform"], slimlib.Recipe(epochs=1, lr=0.1), keep_macs=0.5),
+], ids=["fit", "evaluate", "sensitivity", "compare"])  # fmt: skip
+def test_what_is_no_network_is_named(call):
+    with pytest.raises(slimlib.SlimlibError, match=r"model is of type str; give a torch\.nn\.Module"):
+        call("resnet", slimlib.load_data("fashionmnist-10k", limit=20))
+
+
+class Told(nn.Module):
+    """A network that wraps its logits."""
+
+    def forward(self, x):
+        return {"logits": x.flatten(1)[:, :10]}
+
+
+@pytest.mark.parametrize("teacher, told", [
+    ("resnet", "teacher is of type str"), (Told(), "teacher returns a dict, where logits"),
+    (nn.Sequential(nn.Flatten(), nn.Linear(784, 7)), "teacher returns 7 logits and the student 10"),
+])  # fmt: skip
+@pytest.mark.parametrize("augment", ["none", "crop"])
+def test_a_teacher_that_cannot_teach_is_named(teacher, told, augment):
+    student, data = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)), slimlib.load_data("fashionmnist-10k", limit=40)
+    recipe = slimlib.Recipe(epochs=1, lr=0.1, batch_size=10, augment=augment)
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.fit(student, data, recipe, teacher=teacher, progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_types_than_float32_are_not_trained_but_measured(dtype):
+    torch.manual_seed(0)
+    model, data = slimlib.models.vgg_small().to(dtype), slimlib.load_data("fashionmnist-10k", limit=40)
+    with pytest.raises(slimlib.SlimlibError, match=rf"is of {dtype}; train it as model\.float\(\)"):
+        slimlib.fit(model, data, slimlib.Recipe(epochs=1, lr=0.1, batch_size=10), progress=False)
+    table = slimlib.sensitivity(model, data.test, [0.5], progress=False)
+    assert table["accuracy"].iloc[0] == slimlib.evaluate(model, data.test) and len(table) == 2 * table["group"].nunique()

@@ -75,8 +75,9 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         provenance["notes"] += same_start(run, store, told)
         with clock("plan"):
             # Filled, so that arms whose paths have coarse steps get as much of the budget as the others.
-            how = run.budget_arguments() | rule_arguments(run, store, data)
-            plan = slimlib.plan_widths(dense, data.example_input, fill=True, **how)
+            budget = run.budget_arguments()
+            how = budget | {"fill": "threshold" not in budget} | rule_arguments(run, store, data)
+            plan = slimlib.plan_widths(dense, data.example_input, **how)
         metrics: dict[str, float] = {"dense_test_accuracy": told["test_accuracy"]}
         taught: dict[str, Any] = {}
         if run.stage == "prune":

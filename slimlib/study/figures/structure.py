@@ -9,7 +9,7 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
-from slimlib.errors import SlimlibError
+from slimlib.spectrum import cumulative, width_at
 from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, PINK, RED, SKY, WIDE, YELLOW, look
 from slimlib.study.names import name
 
@@ -35,7 +35,7 @@ def scree(
     for (layer, values), colour in zip(spectra.items(), colours, strict=True):
         share = _spectrum(left, right, layer, values, color=colour, marker="." if len(values) < 40 else None)
         if threshold is not None:
-            width = int(np.searchsorted(share, threshold * (1 - 1e-12)) + 1)
+            width = width_at(np.asarray(values, float), threshold, layer)
             right.plot(width, share[width - 1], "o", color=colour, markeredgecolor=BLACK, markersize=7)
     if threshold is not None:
         right.axhline(threshold, color=BLACK, linestyle="--", linewidth=1)
@@ -54,9 +54,7 @@ def scree(
 def _spectrum(left: Any, right: Any, layer: str, values: Sequence[float], **style: Any) -> np.ndarray:
     """One layer's two curves; returns the cumulative share."""
     values = np.asarray(values, float)
-    if not values.sum() > 0:
-        raise SlimlibError(f"spectra: {layer!r} has no variance, so there is no share of it to draw")
-    share, index = values.cumsum() / values.sum(), np.arange(1, len(values) + 1)
+    share, index = cumulative(values, layer), np.arange(1, len(values) + 1)
     positive = values > values[0] * 1e-12  # what is zero by the rank bound has no place on a logarithmic axis
     left.plot(index[positive], values[positive], label=layer, **style)
     right.plot(index, share, **style)
