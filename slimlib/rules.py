@@ -34,10 +34,7 @@ def pca_folded(r: Request) -> Curves:
 
 
 def pca_at_init(r: Request, reset: Callable[[nn.Module], None] | None = None) -> Curves:
-    """Control: the spectra of the same architecture before any training (weights drawn under ``seed``, by ``reset`` if given).
-
-    How they are drawn: :func:`slimlib.fresh.fresh_copy`. A factor common to a layer's weights does not change its shares.
-    """
+    """Control: the spectra of the same architecture before any training, its weights drawn by :func:`slimlib.fresh_copy`."""
     untrained = fresh_copy(r.model, r.seed, reset)
     return contributions(r, r.spectra(untrained))
 
