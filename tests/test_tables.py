@@ -29,7 +29,8 @@ def test_how_closely_budgets_are_met():
     assert table["budget"].tolist() == ["5 % of MACs", "50 % of MACs"], "small ones first"
     row = table.iloc[1]
     assert row[["runs", "arms", "seeds"]].tolist() == [4, 3, 2]
-    assert row[["least kept", "most kept", "spread"]].tolist() == ["48.00%", "50.00%", "4.17%"], "0.50 is 4.17 % more than 0.48"
+    told = row[["least kept", "most kept", "gap in cost"]].tolist()
+    assert told == ["48.00%", "50.00%", "4.17%"], "0.50 is 4.17 % more than 0.48"
     assert tables.budgets_met(frame(ROWS).iloc[:0]).empty
 
 

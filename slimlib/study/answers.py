@@ -49,20 +49,20 @@ def answer(judged: Judgement) -> str:
     said = []
     for (dataset, model), here in rows.groupby(["dataset", "model"], sort=False):
         against = [_against(judged, rival, part) for rival, part in here.groupby("rival", sort=False)]
-        said.append(f"on {network_name(dataset, model)} {joined(against)}")
-    return f"{_capital(plain_name(claim.ours))} widths, {STAGES[claim.stage]}, are {'; '.join(said)}."
+        said.append(f"on {network_name(dataset, model)}: {'; '.join(against)}")
+    return " ".join(f"{_capital(plain_name(claim.ours))} widths, {STAGES[claim.stage]}, {one}." for one in said)
 
 
 def _against(judged: Judgement, rival: str, rows: pd.DataFrame) -> str:
     """ "*no better than* uniform (−0.02 to +0.01 points)"; units of cost apart only where they differ or one is missing."""
-    by_outcome: dict[str, list[dict[str, Any]]] = {}
+    by_outcome: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in rows.to_dict("records"):
-        by_outcome.setdefault(outcome(row, judged.claim.margin), []).append(row)
+        by_outcome.setdefault((outcome(row, judged.claim.margin), row["n"] >= judged.claim.min_seeds), []).append(row)
     said = []
-    for found, part in by_outcome.items():
+    for (found, _), part in by_outcome.items():
         at = "" if len(part) == len(UNITS) else f" at equal {joined(UNITS[row['unit']] for row in part)}"
         said.append(f"*{found}* {plain_name(rival)}{at} ({'; '.join([_size(judged.claim, part), *_notes(judged, part)])})")
-    return joined(said)
+    return "; ".join(said)
 
 
 def _size(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -173,8 +173,8 @@ def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) ->
     told = [answer(judged), wording.undecided(judged), same_widths(judged), *_ends(judged), *wording.starved(judged),
             *beside(judged, records)]
     runs = f", {share(judged.recorded, judged.expected, ' runs')}" if judged.recorded else ""
-    text = " ".join(filter(None, [*told, f"({name}: {judged.told}{runs})"]))
-    return f"- **{judged.claim.title}?** " + re.sub(r"([\[\]])", r"\\\1", text)  # a bracket would begin a link
+    text = re.sub(r"([\[\]])", r"\\\1", " ".join(filter(None, told)))  # a bracket would begin a link
+    return f"- **{name}, the claim:** {judged.claim.title}. **Found** (*{judged.told}*{runs}): {text}".removesuffix(": ")
 
 
 def _ends(judged: Judgement) -> list[str]:

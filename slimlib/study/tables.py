@@ -25,7 +25,7 @@ def titled(table: pd.DataFrame, title: str) -> Styler:
 def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a network and budget: what its arms cost in the budget's own unit, as shares of the dense network.
 
-    `spread` is how much more the dearest arm costs than the cheapest. Thresholds, which make no cost equal, have no row.
+    `gap in cost` is how much more the dearest arm costs than the cheapest. Thresholds, which make no cost equal, have no row.
     """
     import pandas as pd
 
@@ -38,8 +38,8 @@ def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
         row = {"network": network_name(dataset, model), "budget": budget_name(budget), "runs": len(part)}
         row |= {"arms": part["arm"].nunique(), "seeds": part["seed"].nunique()}
         row |= {"least kept": f"{kept.min():.2%}", "most kept": f"{kept.max():.2%}"}
-        rows.append(row | {"spread": f"{kept.max() / kept.min() - 1:.2%}"})
-    columns = ["network", "budget", "runs", "arms", "seeds", "least kept", "most kept", "spread"]
+        rows.append(row | {"gap in cost": f"{kept.max() / kept.min() - 1:.2%}"})
+    columns = ["network", "budget", "runs", "arms", "seeds", "least kept", "most kept", "gap in cost"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
 
 

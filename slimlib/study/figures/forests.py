@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 FACES = {"supported": (GREEN, "o"), "not supported": (RED, "s"), "inconclusive": (GREY, "D")}
 
 
-def forest(rows: pd.DataFrame, margin: float | None = None) -> Figure:
+def forest(rows: pd.DataFrame, margin: float | None = None, ours: str = "ours") -> Figure:
     """Forest plot of paired differences in points, a panel a rival: mean and t interval (bar), bootstrap interval (thin line).
 
     Panels have scales of their own, as a gain over one rival may be a hundred times the gain over another; the numbers
     stand beside them.
 
+    ours   the arm that the claim is about
     rows   of `Judgement.deciding`: rival, dataset, model, unit, mean, low, high, boot_low, boot_high, verdict and n
     """
     if rows.empty:
@@ -51,7 +52,7 @@ def forest(rows: pd.DataFrame, margin: float | None = None) -> Figure:
         axis.set_yticks(range(len(part)), [_row_label(row) for row in part.to_dict("records")], fontsize=8.5)
         axis.set_ylim(len(part) - 0.4, -0.6)
         axis.set_title(f"vs {name(rival)}", loc="left", fontsize=9.5)
-    axes[-1, 0].set_xlabel("difference in accuracy, points (right of 0: ours is better)")
+    axes[-1, 0].set_xlabel(f"difference in accuracy, points (right of 0: {name(ours)} is better)")
     return fig
 
 
