@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
 from slimlib.study.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look, nothing, place_labels
@@ -42,7 +43,9 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
     drops = 100 * drops.loc[list(dict.fromkeys(table["group"]))]
     height = max(2.6, 0.9 + 0.2 * len(drops))
     fig, (left, right) = plt.subplots(1, 2, figsize=(WIDE, height), sharey=True, width_ratios=(1.2, 1))
-    image = left.imshow(drops, aspect="auto", cmap="cividis_r", vmin=0, vmax=max(float(drops.max().max()), 1e-9))
+    # square roots: one layer that loses much would else make all others look alike
+    scale = PowerNorm(0.5, vmin=0, vmax=max(float(drops.max().max()), 1e-9), clip=True)
+    image = left.imshow(drops, aspect="auto", cmap="cividis_r", norm=scale)
     left.set_xticks(range(drops.shape[1]), [f"{ratio:g}" for ratio in drops.columns])
     left.set_yticks(range(len(drops)), drops.index, fontsize=8)
     left.set(xlabel="share of filters removed", title="measured: loss of accuracy (points)")
