@@ -105,20 +105,22 @@ def test_answers_are_short_and_say_what_the_numbers_say():
     claim = load_claims()["C1-pruning"]
     better = judge(claim, records_of(claim, {"pca": 0.005}))
     size = r"\(\+0\.[45]\d to \+0\.5\d points\)"
-    told = rf"on LeNet-5 on MNIST: \*better than\* uniform {size}; \*better than\* global l1 "
-    assert re.match(r"PCA \(3AS\) widths, pruned and fine-tuned, " + told, answers.answer(better))
+    (told,) = answers.answer(better)
+    ours = r"PCA \(3AS\) widths on LeNet-5 on MNIST, pruned and fine-tuned: "
+    assert re.match(rf"{ours}\*better than\* uniform {size}; \*better than\* global l1 {size}\.", told)
     # units of cost are named where only one is recorded, and where they differ
     records = records_of(claim, {"uniform": -0.005, "global_l1": 0.005})
-    told = answers.answer(judge(claim, [record for record in records if record["run"]["budget"].startswith("macs")]))
+    (told,) = answers.answer(judge(claim, [record for record in records if record["run"]["budget"].startswith("macs")]))
     assert re.search(r"\*better than\* uniform at equal MACs \(\+0\.(49|5\d) ", told)
     assert re.search(r"\*worse than\* global l1 at equal MACs \(−0\.(49|5\d) ", told)
-    assert answers.answer(judge(claim, [])) == ""
+    assert answers.answer(judge(claim, [])) == []
 
     page = answers.front_page({"C1-pruning": better, "K1": judge(claim, [])})
     first, *others = page.splitlines()
-    found = f"**Found** (*supported so far*, {better.recorded} of {better.expected} runs): PCA (3AS) widths, pruned"
-    assert first.startswith(f"- **C1-pruning, the claim:** {claim.title}. {found}")
-    assert f"- **K1, the claim:** {claim.title}. **Found** (*no evidence yet*)" in others
+    runs = f"{better.recorded} of {better.expected} runs"
+    assert first == f"- **C1-pruning, the claim:** {claim.title}. **Found:** *supported so far*, {runs}."
+    assert others[0] == f"  - {answers.answer(better)[0]}"
+    assert f"- **K1, the claim:** {claim.title}. **Found:** *no evidence yet*." in others
     assert "Pruned networks were fine-tuned for 1 epoch (LeNet-5 on MNIST)" in page and page.endswith("```\n")
 
 
@@ -208,7 +210,7 @@ def test_doubts_starved_layers_and_images_that_were_read_are_told():
     told = wording.found(doubtful)
     assert "The t and the bootstrap interval lead to different verdicts against uniform, LeNet-5 on MNIST, MACs." in told
     assert "(+0.50 points; at equal MACs the bootstrap interval says otherwise)" in re.sub(
-        r"\+0\.\d\d to \+0\.\d\d", "+0.50", answers.answer(doubtful))
+        r"\+0\.\d\d to \+0\.\d\d", "+0.50", *answers.answer(doubtful))
     table = verdict.comparison_table(doubtful)
     assert table["bootstrap"].str.endswith(", which says otherwise").tolist() == [True, False, False, False]
     run = claim.deciding_runs()[0]
@@ -232,20 +234,20 @@ def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
         record["cost"]["macs" if unit == "params" else "params"] = {True: 300, False: 100}[ours] if unit == "macs" else 500
     found = judge(claim, records)
     size = r"\(\+(1\.9\d|2\.\d\d) points; nearly all of it at 5 % of parameters\)"
-    assert re.search(r"\*better than\* uniform at equal parameters " + size, answers.answer(found))
-    assert re.search(r"uniform at equal MACs \([+−]0\.0\d points; with 3 times the parameters\)", answers.answer(found))
+    assert re.search(r"\*better than\* uniform at equal parameters " + size, *answers.answer(found))
+    assert re.search(r"uniform at equal MACs \([+−]0\.0\d points; with 3 times the parameters\)", *answers.answer(found))
     table = verdict.comparison_table(found)["the other cost, ours over the rival's"]
     assert set(table) == {"3.00 (parameters)", "1.00 (MACs)"}
     # a unit that lacks seeds does not speak for the other one
     part = [record for record in records if record["run"]["budget"].startswith("macs") or record["run"]["seed"] == 0]
     for record in part:
         record["metrics"]["test_accuracy"] += (record["run"]["rule"] == "pca") * 0.01 * (record["run"]["seed"] - 2)
-    told = answers.answer(judge(claim, part))
+    (told,) = answers.answer(judge(claim, part))
     macs = r"\*not yet told apart from\* uniform at equal MACs \([+−]0\.\d\d points; with 3 times the parameters\); "
     assert re.search(macs + r"\*not yet told apart from\* uniform at equal parameters \(1 of 5 seeds\)", told)
     # what lacks seeds has no size yet, and no interval of two
     two = [record for record in records if record["run"]["seed"] < 2]
-    assert "*not yet told apart from* uniform (2 of 5 seeds)" in answers.answer(judge(claim, two))
+    assert "*not yet told apart from* uniform (2 of 5 seeds)" in answers.answer(judge(claim, two))[0]
     assert "[" not in wording.found(judge(claim, two)) and "2 seeds" in wording.found(judge(claim, two))
     assert set(verdict.comparison_table(judge(claim, two))["bootstrap"]) == {""}
     assert "(2 seeds, so no interval)" in verdict.report(judge(claim, two))
@@ -260,7 +262,7 @@ def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     judged = Judgement(claim, "inconclusive", rows, rows, 1, 1, pd.DataFrame(), ())
     told = "(Spearman +0.60, 27 layers); by intervals that are not corrected it says more than depth alone in 1 of 4, less in 1."
     assert told in wording.found(judged)
-    said = answers.answer(judged)
+    (said,) = answers.answer(judged)
     assert "in *2 of 4* comparisons, which are views of the same layers (published ResNet-56 on CIFAR-10 2 of 4); in 1 " in said
     assert "more than depth alone in *1* of them and less in *1*." in said
 

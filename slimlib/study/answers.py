@@ -39,18 +39,19 @@ def outcome(row: Mapping[str, Any], margin: float) -> str:
     return UNDECIDED
 
 
-def answer(judged: Judgement) -> str:
-    """One sentence a claim: what was found, network by network and rival by rival, verdict first; empty before a comparison."""
+def answer(judged: Judgement) -> list[str]:
+    """What was found, a sentence a network, rival by rival with the verdict first; nothing before a comparison."""
     rows, claim = judged.deciding, judged.claim
     if rows.empty:
-        return ""
+        return []
     if claim.kind == "rank":
-        return _answer_by_rank(judged)
+        return [_answer_by_rank(judged)]
     said = []
     for (dataset, model), here in rows.groupby(["dataset", "model"], sort=False):
-        against = [_against(judged, rival, part) for rival, part in here.groupby("rival", sort=False)]
-        said.append(f"on {network_name(dataset, model)}: {'; '.join(against)}")
-    return " ".join(f"{_capital(plain_name(claim.ours))} widths, {STAGES[claim.stage]}, {one}." for one in said)
+        against = "; ".join(_against(judged, rival, part) for rival, part in here.groupby("rival", sort=False))
+        network = f"{network_name(dataset, model)}, {STAGES[claim.stage]}"
+        said.append(f"{_capital(plain_name(claim.ours))} widths on {network}: {against}.")
+    return said
 
 
 def _against(judged: Judgement, rival: str, rows: pd.DataFrame) -> str:
@@ -161,20 +162,27 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
     records = {record["key"]: record for one in judged.values() for record in one.records}
     claims = {name: one for name, one in judged.items() if name.startswith("C")}
     controls = {name: one for name, one in judged.items() if name not in claims}
-    lines = [_item(name, one, records.values()) for name, one in claims.items()]
+    lines = [_item(name, one) for name, one in claims.items()]
     if controls:
-        lines += ["", "Controls:", "", *(_item(name, one, ()) for name, one in controls.items())]
+        lines += ["", "Controls:", "", *(_item(name, one) for name, one in controls.items())]
     if trained := training(records.values()):
         lines += ["", trained]
-    return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", wording.digest(claims) + "```"]) + "\n"
+    notes = {name: [*_ends(one), *beside(one, records.values())] for name, one in claims.items()}
+    folded = wording.digest(claims) + "".join(f"- {name}: {_bracketed(note)}\n" for name, of in notes.items() for note in of)
+    return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", folded + "```"]) + "\n"
 
 
-def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:
-    told = [answer(judged), wording.undecided(judged), same_widths(judged), *_ends(judged), *wording.starved(judged),
-            *beside(judged, records)]
+def _item(name: str, judged: Judgement) -> str:
+    """The claim with its verdict, and below it what was found, network by network."""
     runs = f", {share(judged.recorded, judged.expected, ' runs')}" if judged.recorded else ""
-    text = re.sub(r"([\[\]])", r"\\\1", " ".join(filter(None, told)))  # a bracket would begin a link
-    return f"- **{name}, the claim:** {judged.claim.title}. **Found** (*{judged.told}*{runs}): {text}".removesuffix(": ")
+    told = [*answer(judged), " ".join([same_widths(judged), *wording.starved(judged)]).strip()]
+    below = [f"  - {_bracketed(one)}" for one in told if one]
+    return "\n".join([f"- **{name}, the claim:** {judged.claim.title}. **Found:** *{judged.told}*{runs}.", *below])
+
+
+def _bracketed(text: str) -> str:
+    """A bracket would begin a link."""
+    return re.sub(r"([\[\]])", r"\\\1", text)
 
 
 def _ends(judged: Judgement) -> list[str]:

@@ -70,7 +70,7 @@ def report(judged: Judgement) -> str:
     claim, cells = judged.claim, judged.cells
     parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
     if short := answers.answer(judged):
-        parts.append(f"<p>{_emphasised(f'{short} {answers.same_widths(judged)}'.rstrip())}</p>")
+        parts.append(f"<p>{_emphasised(' '.join([*short, answers.same_widths(judged)]).rstrip())}</p>")
     told = wording.summary(judged)
     parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
     if claim.kind == "paired" and len(judged.deciding):
