@@ -238,7 +238,17 @@ def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
     assert re.search(r"uniform at equal MACs \([+−]0\.0\d points; with 3 times the parameters\)", *answers.answer(found))
     table = verdict.comparison_table(found)["the other cost, ours over the rival's"]
     assert set(table) == {"3.00 (parameters)", "1.00 (MACs)"}
+    # where the comparisons of both units end alike, but one budget makes the mean of one alone
+    for record in records:
+        record["metrics"]["test_accuracy"] += (record["run"]["rule"] == "pca") * 0.02
+    assert "nearly all" not in answers.answer(judge(claim, records))[0]
+    for record in records:
+        if record["run"]["rule"] == "pca" and record["run"]["budget"] == "params:0.05":
+            record["metrics"]["test_accuracy"] += 0.5
+    assert "; at equal parameters nearly all of it at 5 % of parameters; " in answers.answer(judge(claim, records))[0]
     # a unit that lacks seeds does not speak for the other one
+    for record in records:
+        record["metrics"]["test_accuracy"] -= (record["run"]["rule"] == "pca") * 0.02
     part = [record for record in records if record["run"]["budget"].startswith("macs") or record["run"]["seed"] == 0]
     for record in part:
         record["metrics"]["test_accuracy"] += (record["run"]["rule"] == "pca") * 0.01 * (record["run"]["seed"] - 2)

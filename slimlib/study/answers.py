@@ -78,8 +78,11 @@ def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What a reader must know of comparisons before repeating them: a budget that makes the mean, the other cost, a doubt."""
     told, enough = [], [row for row in rows if row["n"] >= judged.claim.min_seeds]
     at = {row["unit"]: f"at equal {UNITS[row['unit']]} " if len(rows) > 1 else "" for row in enough}
-    if single := [budget for row in enough if (budget := _the_one_budget(judged, row))]:
-        told.append(f"nearly all of it at {joined(map(budget_name, single))}")
+    single = {row["unit"]: budget for row in enough if (budget := _the_one_budget(judged, row))}
+    if single and len(single) == len(enough):
+        told.append(f"nearly all of it at {joined(map(budget_name, single.values()))}")
+    else:
+        told += [f"{at[unit]}nearly all of it at {budget_name(budget)}" for unit, budget in single.items()]
     for row in enough:
         unit, ratio = other_cost(judged, row)
         if not 1 / NOTABLE < ratio < NOTABLE:
@@ -106,8 +109,8 @@ def _answer_by_rank(judged: Judgement) -> str:
     agree, not_so = (int((rows["verdict"] == verdict).sum()) for verdict in (SUPPORTED, NOT_SUPPORTED))
     more, less = int((rows["over_depth_low"] > 0).sum()), int((rows["over_depth_high"] < 0).sum())
     return (f"{what} orders the layers as their sensitivity does in *{agree} of {len(rows)}* comparisons, which are views of the "
-            f"same layers ({networks}); in {not_so} that is ruled out. Uncorrected, it says more than depth alone in *{more}* of "
-            f"them and less in *{less}*.")
+            f"same layers ({networks}); in {not_so or 'none'} that is ruled out. Uncorrected, it says more than depth alone in "
+            f"*{more}* of them and less in *{less}*.")
 
 
 def same_widths(judged: Judgement, at_least: float = 0.9) -> str:

@@ -48,7 +48,7 @@ def forest(rows: pd.DataFrame, margin: float | None = None, ours: str = "ours") 
             told = f"{points(row['mean'])}{ends}  {row['verdict']}, n = {row['n']}"
             axis.annotate(told, (1.02, y), xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
         _lines(axis, margin)
-        axis.xaxis.set_major_locator(MaxNLocator(5))  # panels are narrow: more labels would overlap
+        axis.xaxis.set_major_locator(MaxNLocator(4))  # panels are narrow: more labels would overlap
         axis.set_yticks(range(len(part)), [_row_label(row) for row in part.to_dict("records")], fontsize=8.5)
         axis.set_ylim(len(part) - 0.4, -0.6)
         axis.set_title(f"vs {name(rival)}", loc="left", fontsize=9.5)
