@@ -13,7 +13,7 @@ from slimlib.study.findings import STAGES, ends_of_the_grid
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points
 from slimlib.study.runs import Run
-from slimlib.study.shapes import alike, other_cost
+from slimlib.study.shapes import alike, of_comparison, other_cost
 from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, differences, paired, with_best_tilt
 from slimlib.study.store import to_frame
 from slimlib.study.tables import tilts
@@ -93,12 +93,11 @@ def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _the_one_budget(judged: Judgement, row: Mapping[str, Any], nearly_all: float = 0.8) -> str | None:
     """The budget at which nearly all of a mean over several arises, if there is one and the mean matters."""
-    cells = judged.cells
-    for name in ("rival", "dataset", "model", "unit"):
-        cells = cells[cells[name] == row[name]]
-    parts = cells.set_index("budget")["mean"] / row["mean"] / max(len(cells), 1) if row["mean"] else cells["mean"]
-    matters = len(cells) > 1 and abs(row["mean"]) >= judged.claim.margin
-    return parts.idxmax() if matters and parts.max() >= nearly_all else None
+    cells = of_comparison(judged.cells, row)
+    if len(cells) < 2 or abs(row["mean"]) <= judged.claim.margin:
+        return None
+    parts = cells.set_index("budget")["mean"] / (len(cells) * row["mean"])
+    return parts.idxmax() if parts.max() >= nearly_all else None
 
 
 def _answer_by_rank(judged: Judgement) -> str:

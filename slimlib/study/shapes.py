@@ -85,14 +85,19 @@ def alike(judged: Judgement, rival: str) -> dict[str, float]:
             "difference": sum(gaps) / len(gaps) if gaps else float("nan")}
 
 
+def of_comparison(table: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
+    """The part of `Judgement.cells` or `.pairs` that a deciding comparison, a row of `Judgement.deciding`, is made of."""
+    for name in ("rival", "dataset", "model", "unit"):
+        table = table[table[name] == row[name]]
+    return table
+
+
 def other_cost(judged: Judgement, row: Mapping[str, Any]) -> tuple[str, float]:
     """What was not made equal in a deciding comparison: the other unit of cost, and how many times as much of it ours has as the
     rival (geometric mean over its pairs). Equal MACs are seldom equal parameters."""
     records = {record["key"]: record for record in judged.records}
     unit = "params" if row["unit"] == "macs" else "macs"
-    pairs = judged.pairs
-    for name in ("rival", "dataset", "model", "unit"):
-        pairs = pairs[pairs[name] == row[name]]
+    pairs = of_comparison(judged.pairs, row)
     ratios = [records[pair["key_ours"]]["cost"][unit] / records[pair["key_rival"]]["cost"][unit]
               for pair in pairs.to_dict("records")]
     return unit, geometric_mean(ratios)
