@@ -7,6 +7,11 @@ import torch
 from torch import nn
 
 
+def channel_axis(layer: nn.Module, x: torch.Tensor) -> int:
+    """Where the channels are in what a layer reads or writes: (N, C, ...), of a Linear layer (N, ..., C)."""
+    return x.dim() - 1 if isinstance(layer, nn.Linear) else 1
+
+
 class ChannelStatistics:
     """Moments of each channel over everything added, float64 about a pivot, so that a constant has exactly no variance.
 
@@ -16,9 +21,8 @@ class ChannelStatistics:
     def __init__(self, joint: bool = False):
         self.joint, self.count, self.pivot, self.first, self.second = joint, 0, None, 0.0, 0.0
 
-    def add(self, x: torch.Tensor, layer: nn.Module) -> None:
-        """Values that ``layer`` reads or writes: (N, C, ...), of a Linear layer (N, ..., C)."""
-        axis = x.dim() - 1 if isinstance(layer, nn.Linear) else 1
+    def add(self, x: torch.Tensor, axis: int) -> None:
+        """Values of which ``axis`` is that of the channels."""
         channels = x.detach().movedim(axis, -1).double()  # channels-last images are read as they lie in memory
         self.pivot = channels.flatten(0, -2)[0].clone() if self.pivot is None else self.pivot
         channels = channels.sub_(self.pivot) if channels.dtype != x.dtype else channels - self.pivot

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimlib.batches import in_channels_last
 from slimlib.distillation import Distill, Distiller, recorded
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import logits_of
+from slimlib.evaluation import logits_of, must_take
 from slimlib.fingerprint import fingerprint
 from slimlib.modes import evaluation_mode
 from slimlib.precision import autocast
@@ -35,6 +35,7 @@ class Lesson:
     def __init__(self, student: nn.Module, teacher: nn.Module, distill: Distill, data: Data, precision: str,
                  recipe: Recipe, stack: ExitStack):
         self.teacher, self.device, self.precision = teacher.to(data.device), data.device, precision
+        must_take(teacher, data.example_input, "teacher")
         stack.enter_context(evaluation_mode(teacher))
         stack.enter_context(in_channels_last(teacher))
         self.distiller = Distiller(student, teacher, distill, data.example_input)

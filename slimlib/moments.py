@@ -80,7 +80,7 @@ class ChannelMoments:
             built_in = getattr(module, "act", None)  # a norm with its activation, as timm has them
             if built_in is None or isinstance(built_in, nn.Identity):
                 return moments
-            name = BUILT_IN.get(type(built_in).__name__) or self._unknown(index, op)
+            name = BUILT_IN.get(type(built_in).__name__) or self.refuse(index)
             constants = {key: getattr(built_in, key) for key in CONSTANTS.get(name, ()) if hasattr(built_in, key)}
             return activation_moments(name, *moments, **constants)
         name, told = op.kind.partition("Backward")[0].rstrip("_B"), dict(op.constants)
@@ -98,19 +98,20 @@ class ChannelMoments:
             return tuple(np.pad(m, (before, after)) for m in self(op.inputs[0]))
         if UNCHANGED.match(name) and op.inputs:
             return self(op.inputs[0])
-        return self._unknown(index, op)
+        return self.refuse(index)
 
     def summands(self, index: int, but: int | None = None) -> list[Moments]:
         """Moments of what an addition adds up, ``but`` one operation: of independent things, so not of one with itself. And a
         number, or a tensor that no layer makes, leaves no trace."""
         op = self.ops[index]
         if len(set(op.inputs)) < 2 or dict(op.constants).get("alpha", 1) != 1:
-            self._unknown(index, op)
+            self.refuse(index)
         return [self(i) for i in op.inputs if i != but]
 
-    def _unknown(self, index: int, op):
-        """Refuse; an operation outside any module is placed by the next module behind it."""
-        what, i = op.module or op.kind.partition("Backward")[0], index
+    def refuse(self, index: int):
+        """Raise; an operation outside any module is placed by the next module behind it."""
+        op, i = self.ops[index], index
+        what = op.module or op.kind.partition("Backward")[0]
         while not self.ops[i].module and self.users[i]:
             i = self.users[i][0]
         behind = "" if op.module or not self.ops[i].module else f", on the way to {self.ops[i].module}"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.channel_statistics import ChannelStatistics
+from slimlib.channel_statistics import ChannelStatistics, channel_axis
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group
 from slimlib.modes import evaluation_mode
@@ -29,7 +29,7 @@ def response_spectra(
     told = {m.module: ChannelStatistics(joint=True) for g in groups for m in g.writers()}
 
     def add(name):
-        return lambda layer, args, output: told[name].add(output, layer)
+        return lambda layer, args, output: told[name].add(output, channel_axis(layer, output))
 
     hooks = [model.get_submodule(n).register_forward_hook(add(n)) for n in told]
     try:

@@ -22,7 +22,7 @@ from slimlib.batches import Batches, in_channels_last
 from slimlib.distillation import Distill
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import evaluate, logits_of
+from slimlib.evaluation import evaluate, logits_of, must_take
 from slimlib.lesson import Lesson
 from slimlib.precision import autocast, resolve_precision
 from slimlib.randomness import seeded
@@ -68,7 +68,8 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
 
     Raises:
         SlimlibError: an argument is out of range or of another kind, the model cannot be trained (no parameter that learns,
-            another type than float32, fewer logits than classes), or the loss is no longer finite at the end of an epoch.
+            another type than float32, images that do not pass through it, fewer logits than classes), or the loss is no longer
+            finite at the end of an epoch.
     """
     _refuse(model, data, recipe, teacher, distill, validate)
     world, device = World.current(), data.device
@@ -84,7 +85,8 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         # what a model draws itself (dropout); each process drops other units
         stack.enter_context(seeded(seed + 1_000_003 * world.rank))
         stack.enter_context(_reproducible_kernels())
-        model.to(device).train()
+        must_take(model.to(device), data.example_input)
+        model.train()
         stack.enter_context(in_channels_last(model))
         notes = stack.enter_context(world.shared_statistics(model, device))
         lesson = Lesson(model, teacher, distill or Distill(), data, precision, recipe, stack) if teacher else None

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import slimlib
 from slimlib import sampling, study
 from slimlib._torchvision import import_torchvision
+from slimlib.measuring import measured
 from slimlib.notebooks import execute
 from slimlib.study import stratum as strata
 from slimlib.study.demonstration import network_at_hand
@@ -97,10 +98,10 @@ def test_measuring_in_batches_is_measuring_at_once():
     model, x = lively_norms(slimlib.models.build("resnet_small", 10, 1)), torch.randn(20, 1, 28, 28)
     layout = slimlib.trace(model, x[:1])
     readers = ["layer1.0.conv2", "layer2.0.conv2", "layer3.1.conv2", "linear"]
-    once, parts = (sampling._measured(model, layout, readers, x, batch_size=size) for size in (20, 7))
+    once, parts = (measured(model, layout, readers, x, batch_size=size) for size in (20, 7))
     for name in readers:
-        np.testing.assert_allclose(parts[name][0], once[name][0], rtol=1e-5)
-        assert parts[name][1] == pytest.approx(once[name][1], rel=1e-5)
+        np.testing.assert_allclose(parts[name].inputs, once[name].inputs, rtol=1e-5)
+        assert parts[name].total == pytest.approx(once[name].total, rel=1e-5)
 
 
 def test_what_has_no_norm_is_named_and_can_be_left_out(chain):
@@ -121,8 +122,8 @@ def test_moments_without_data_agree_with_measured_ones_on_a_trained_network(real
     groups = layout.slimmable()
     v, t = sampling.variances(model, layout, groups)
     measured_v, measured_t = sampling.variances(model, layout, groups, data.train.normalised(slice(0, 256)))
-    for computed, measured in ((v, measured_v), (t, measured_t)):
-        assert (np.maximum(computed / measured, measured / computed) < 1.6).all()
+    for computed, found in ((v, measured_v), (t, measured_t)):
+        assert (np.maximum(computed / found, found / computed) < 1.6).all()
     assert stats.spearmanr(v / t, measured_v / measured_t).statistic > 0.9
 
 

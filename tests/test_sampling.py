@@ -12,8 +12,9 @@ from torch.nn import functional as F
 import slimlib
 from slimlib import moments, responses, sampling
 from slimlib._torchvision import import_torchvision
-from slimlib.channel_statistics import ChannelStatistics
+from slimlib.channel_statistics import ChannelStatistics, channel_axis
 from slimlib.filters import batchnorm_scale
+from slimlib.measuring import Reading, measured
 from slimlib.study import invariance, stratum
 from tests.conftest import lively_norms
 from tests.test_user_networks import Net, conv, pooled
@@ -117,19 +118,26 @@ def test_what_cannot_be_followed_is_refused_by_name():
 
 @pytest.mark.parametrize("seed", range(6))
 def test_measured_variances_equal_those_of_the_outputs(seed):
-    """Only ``back`` (through bn2 and its gate) meets the stream; no other reader's output is added to anything directly."""
+    """Only ``back`` meets the stream, through bn2 and its gate; no other reader's output is added to anything."""
     from tests.conftest import Residual, lively_norms
 
     torch.manual_seed(seed)
     model, x, outputs = lively_norms(Residual()), torch.randn(64, 3, 16, 16), {}
     layout = slimlib.trace(model, x)
-    behind = {name: layout.norm_after.get(name, name) for name in ("inner", "back", "squeeze", "excite", "head")}
+    behind = {name: layout.norm_after.get(name, name) for name in ("stem", "inner", "back", "squeeze", "excite", "head")}
     for name, module in behind.items():
         model.get_submodule(module).register_forward_hook(lambda m, a, out, name=name: outputs.update({name: out.detach()}))
-    measured = sampling._measured(model, layout, list(behind), x)
+    read = measured(model, layout, [name for name in behind if name != "stem"], x)
+    stream = outputs.pop("stem").relu()
+    gated = outputs.pop("back") * outputs["excite"].sigmoid()
+    assert read["back"].total == pytest.approx(summed_variance(gated) + summed_variance(stream), rel=1e-5)
     for name, output in outputs.items():
-        want = float(output.double().transpose(0, 1).flatten(1).var(1, correction=0).sum())
-        assert measured[name][1] == pytest.approx(want, rel=1e-5), name
+        assert read[name].total == pytest.approx(summed_variance(output), rel=1e-5), name
+
+
+def summed_variance(x: torch.Tensor) -> float:
+    """Of all channels, over images and positions."""
+    return float(x.double().transpose(0, 1).flatten(1).var(1, correction=0).sum())
 
 
 def test_what_a_residual_output_is_added_to_counts():
@@ -141,9 +149,9 @@ def test_what_a_residual_output_is_added_to_counts():
     block.register_forward_pre_hook(lambda m, a: seen.update(shortcut=a[0].detach()))
     block.bn2.register_forward_hook(lambda m, a, out: seen.update(own=out.detach().clone()))
     layout = slimlib.trace(model, x)
-    measured = sampling._measured(model, layout, ["layer1.0.conv2"], x)["layer1.0.conv2"][1]
-    want = sum(float(v.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()) for v in seen.values())
-    assert measured == pytest.approx(want, rel=1e-5)
+    found = measured(model, layout, ["layer1.0.conv2"], x)["layer1.0.conv2"].total
+    want = sum(map(summed_variance, seen.values()))
+    assert found == pytest.approx(want, rel=1e-5)
 
 
 def test_responses_have_the_spectra_of_their_covariance(chain):
@@ -179,8 +187,8 @@ def test_each_thing_that_an_output_is_added_to_counts_by_itself():
     x = torch.randn(8, 3, 12, 12)
     with torch.no_grad():
         joined = [model.b(model.a(x).relu()), model.c(x), 5 + 3 * model.d(x)]
-    want = sum(float(v.double().transpose(0, 1).flatten(1).var(1, correction=0).sum()) for v in joined)
-    assert sampling._measured(model, slimlib.trace(model, x), ["b"], x, batch_size=3)["b"][1] == pytest.approx(want, rel=1e-5)
+    want = sum(map(summed_variance, joined))
+    assert measured(model, slimlib.trace(model, x), ["b"], x, batch_size=3)["b"].total == pytest.approx(want, rel=1e-5)
 
 
 def residual(in_place: bool, relu_first: bool) -> Net:
@@ -209,12 +217,12 @@ def residual(in_place: bool, relu_first: bool) -> Net:
                             shortcut_norm=nn.BatchNorm2d(8), head=nn.Linear(8, 5)))
 
 
-def same_measured(one: nn.Module, other: nn.Module, x: torch.Tensor, coupling: str) -> None:
+def same_measured(one: nn.Module, other: nn.Module, x: torch.Tensor, coupling: str, keep: float = 0.5) -> None:
     """V, T and widths of two networks that compute the same."""
     found = []
     for model in (one, other):
         layout = slimlib.trace(model, x[:1])
-        plan = slimlib.plan_widths(model, x[:1], rule="neyman", keep_macs=0.5, calibration=x, layout=layout, coupling=coupling)
+        plan = slimlib.plan_widths(model, x[:1], rule="neyman", keep_macs=keep, calibration=x, layout=layout, coupling=coupling)
         found.append((*sampling.variances(model, layout, layout.slimmable(coupling), x), plan.widths))
     for ours, its in zip(*(each[:2] for each in found), strict=True):
         np.testing.assert_allclose(ours, its, rtol=1e-5)
@@ -241,6 +249,66 @@ def test_additions_are_told_apart_within_inference_mode():
         np.testing.assert_array_equal(sampling.variances(model, layout, layout.slimmable(), x.clone()), want)
     apart = residual(in_place=False, relu_first=False)
     np.testing.assert_allclose(sampling.variances(apart, layout, layout.slimmable(), x), want, rtol=1e-5)
+
+
+EACH = torch.linspace(-1, 2, 8)  # a scale of each channel
+
+
+@pytest.mark.parametrize("join, factor", [
+    (lambda x, y: torch.add(x, y, alpha=0.5), 0.5), (lambda x, y: torch.add(y, x, alpha=2) / 2, 0.5), (torch.sub, -1),
+    (lambda x, y: x.clone().sub_(y, alpha=3), -3), (lambda x, y: -(y - x), -1), (lambda x, y: x + 2 * (y / 3), 2 / 3),
+    (lambda x, y: F.dropout(y.contiguous() * EACH.view(8, 1, 1), training=False) + x, EACH),
+    (lambda x, y: (x.permute(0, 2, 3, 1) + EACH * y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), EACH),
+    (lambda x, y: (x.transpose(1, 2) + y.movedim(2, 1).mul(EACH.view(8, 1))).transpose(1, 2), EACH),
+], ids=["alpha", "alpha of the other", "difference", "in place", "negative", "numbers", "weights", "last", "moved"])  # fmt: skip
+def test_what_scales_a_branch_counts_like_its_norm(join, factor):
+    """A branch that is scaled before it joins the stream, and one whose norm has that factor in it, lose the same share."""
+    def network(join):
+        torch.manual_seed(0)
+        return lively_norms(Net(lambda m, x: m.head(pooled(join(m.stem(x), m.norm(m.b(m.a(x).relu()))).relu())), stem=conv(3, 8),
+                                a=conv(3, 12), b=conv(12, 8), norm=nn.BatchNorm2d(8), head=nn.Linear(8, 5)))
+
+    outside, inside = network(join), network(torch.add)
+    with torch.no_grad():
+        inside.norm.weight *= factor
+        inside.norm.bias *= factor
+        x = torch.randn(16, 3, 12, 12)
+        torch.testing.assert_close(outside(x), inside(x))
+    lost = []
+    for model in (outside, inside):
+        layout = slimlib.trace(model, x[:1])
+        v, t = sampling.variances(model, layout, tuple(g for g in layout.slimmable("joint") if g.name == "a"), x)
+        lost.append(v / t)
+    np.testing.assert_allclose(*lost, rtol=1e-5)
+
+
+def test_a_block_of_linear_layers_on_the_last_axis_is_measured_like_one_of_convolutions():
+    """As in ConvNeXt: channels are moved to the end and back, and scaled, before they join the stream."""
+    def linear(m, x):
+        return m.b(F.gelu(m.a(x.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+
+    def network(block, a, b):
+        torch.manual_seed(0)
+        return Net(lambda m, x: m.head(pooled(stream(m.stem(x), block, m))), stem=conv(3, 8), a=a, b=b, head=nn.Linear(8, 5))
+
+    def stream(x, block, m):
+        return x + EACH.view(8, 1, 1) * block(m, x)
+
+    one = network(linear, nn.Linear(8, 12), nn.Linear(12, 8))
+    other = network(lambda m, x: m.b(F.gelu(m.a(x))), nn.Conv2d(8, 12, 1), nn.Conv2d(12, 8, 1))
+    other.load_state_dict({k: v.view(other.state_dict()[k].shape) for k, v in one.state_dict().items()})
+    same_measured(one, other, torch.randn(16, 3, 12, 12), "inner", keep=0.7)
+
+
+def test_a_scaled_branch_is_not_computed_but_measured():
+    """How large a gate makes a branch is in no weight; taken by itself, the branch would seem to matter more than it does."""
+    from tests.conftest import Residual
+
+    torch.manual_seed(0)
+    model, x = lively_norms(Residual()), torch.randn(16, 3, 16, 16)
+    with pytest.raises(slimlib.SlimlibError, match=r"cannot be followed through Mul.*calibration="):
+        slimlib.plan_widths(model, x[:1], rule="neyman", keep_macs=0.5, skip=["squeeze"])
+    slimlib.plan_widths(model, x[:1], rule="neyman", keep_macs=0.5, skip=["squeeze"], calibration=x)
 
 
 def test_torchvision_resnets_are_measured_as_if_they_added_out_of_place():
@@ -275,7 +343,7 @@ def test_what_an_input_brings_is_its_variance_times_its_column(kind):
     layer, by_input = READERS[kind]
     variance = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     want = variance * by_input(layer.weight.detach().double()).flatten(1).square().sum(1).numpy()
-    got = sampling._gains(nn.Sequential(layer), SimpleNamespace(norm_after={}), "0", variance)
+    got = sampling._gains(nn.Sequential(layer), SimpleNamespace(norm_after={}), "0", Reading(variance))
     np.testing.assert_allclose(got, want, rtol=1e-12)
 
 
@@ -299,11 +367,11 @@ def test_losses_of_several_readers_add():
     layout = slimlib.trace(model, x)
     (stream,) = (g for g in layout.slimmable("joint") if g.name == "stem")
     readers = [m for m in stream.members if m.role == "in"]
-    read = sampling._measured(model, layout, [m.module for m in readers], x)
-    brought = [sampling._gains(model, layout, m.module, read[m.module][0])[m.positions].sum() for m in readers]
+    read = measured(model, layout, [m.module for m in readers], x)
+    brought = [sampling._gains(model, layout, m.module, read[m.module])[m.positions].sum() for m in readers]
     v, t = sampling.variances(model, layout, (stream,), x)
     assert len(readers) > 1 and v == pytest.approx([sum(brought)])
-    assert v / t == pytest.approx([sum(b / read[m.module][1] for b, m in zip(brought, readers, strict=True))])
+    assert v / t == pytest.approx([sum(b / read[m.module].total for b, m in zip(brought, readers, strict=True))])
 
 
 def test_variances_are_over_all_axes_but_that_of_the_channels():
@@ -311,11 +379,11 @@ def test_variances_are_over_all_axes_but_that_of_the_channels():
     for layer, channels in ((nn.Linear(5, 2), x.flatten(0, 1)), (nn.Conv1d(7, 2, 1), x.transpose(1, 2).flatten(0, 1))):
         tally = ChannelStatistics()
         for part in x.split(2):
-            tally.add(part, layer)
+            tally.add(part, channel_axis(layer, part))
         np.testing.assert_allclose(tally.variance(), channels.var(0, correction=0).numpy(), rtol=1e-9)
         constant = ChannelStatistics()
         for _ in range(3):
-            constant.add(torch.full_like(x[:1], 0.1), layer)
+            constant.add(torch.full_like(x[:1], 0.1), channel_axis(layer, x))
         assert (constant.variance() == 0).all(), "exactly, as what does not vary is refused by that"
 
 

@@ -351,6 +351,24 @@ def test_a_model_that_returns_no_logits_is_named(data):
             slimlib.fit(model, data, slimlib.Recipe(1, 0.1), progress=False)
 
 
+def test_images_that_a_network_was_not_made_for_are_named(data):
+    """The embedded images have one channel of 28 x 28 pixels."""
+    good, recipe = slimlib.models.build("lenet5", 10, 1), slimlib.Recipe(1, 0.1)
+    for made_for, model in (("channels", slimlib.models.build("resnet20", 10, 3)),
+                            ("sizes", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, 10)))):
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        told = r"the data's images, of shape \(1, 28, 28\), do not pass through the "
+        for who, call in (
+            ("model", lambda model=model: slimlib.fit(model, data, recipe, progress=False)),
+            ("model", lambda model=model: slimlib.evaluate(model, data)),
+            ("model", lambda model=model: slimlib.calibrate_batchnorm(model, data.train)),
+            ("teacher", lambda model=model: slimlib.fit(good, data, recipe, teacher=model, progress=False)),
+        ):
+            with pytest.raises(slimlib.SlimlibError, match=told + who):
+                call()
+        assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items()), made_for
+
+
 def test_errors_name_the_parameter(data):
     for message, how in {"schedule='step'": {"schedule": "step"}, "lr=-1": {"lr": -1}, "epochs=0": {"epochs": 0},
                          "lr=0": {"lr": 0}, "batch_size=0": {"batch_size": 0}, "warmup=1": {"warmup": 1.0},
