@@ -16,7 +16,7 @@ from torch import nn
 
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, Layout, is_depthwise
+from slimlib.layout import CONV, Layout, is_depthwise, output_first
 
 Keep = Mapping[str, np.ndarray]  # group -> its kept channels, ascending
 Index = torch.Tensor | slice  # what stays of a side of a layer
@@ -121,7 +121,7 @@ def _cut_linear(dense: nn.Linear, module: nn.Linear, kept: Mapping[str, Index]) 
 
 
 def _cut_convolution(dense: nn.Module, conv: nn.Module, kept: Mapping[str, Index]) -> None:
-    weight = dense.weight.transpose(0, 1) if dense.transposed else dense.weight  # (out, in / groups, k...)
+    weight = output_first(dense)
     out, inputs = kept["out"], kept["in"]
     if is_depthwise(dense):
         weight = weight[out]

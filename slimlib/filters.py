@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.layout import Group, Layout
+from slimlib.layout import Group, Layout, output_first
 
 
 def batchnorm_scale(norm: nn.Module, dtype: torch.dtype | None = None) -> torch.Tensor:
@@ -28,8 +28,7 @@ def filter_rows(
     all_rows = []
     for m in group.writers():
         layer = model.get_submodule(m.module)
-        weight = layer.weight.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight
-        rows = weight.detach().to(device, torch.float64).flatten(1)
+        rows = output_first(layer).detach().to(device, torch.float64).flatten(1)
         if fold is not None and m.module in fold.norm_after:
             norm = model.get_submodule(fold.norm_after[m.module])
             rows = rows * batchnorm_scale(norm, torch.float64).to(device)[:, None]

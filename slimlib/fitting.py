@@ -9,7 +9,7 @@ from torch import nn
 from slimlib.arguments import kind
 from slimlib.cost import cost_model
 from slimlib.errors import SlimlibError
-from slimlib.layout import Group, Layout
+from slimlib.layout import Group, Layout, output_first
 from slimlib.plans import WidthPlan
 from slimlib.tracing import trace
 
@@ -74,7 +74,6 @@ def deviation(slim: nn.Module, plan: WidthPlan) -> str:
 def _width(model: nn.Module, name: str) -> int | None:
     """Filters of a layer, or None where there is no such layer."""
     try:
-        layer = model.get_submodule(name)
-        return layer.weight.shape[1 if getattr(layer, "transposed", False) else 0]
+        return len(output_first(model.get_submodule(name)))
     except AttributeError:
         return None

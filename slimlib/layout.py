@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from slimlib.errors import SlimlibError, counted
 
@@ -88,6 +88,11 @@ class Layout:
                 if m.module not in taken:
                     reasons[m.module] = g.reason or shared
         return reasons
+
+
+def output_first(module: nn.Module) -> Tensor:
+    """A view of a layer's weight as (out, in / groups, ...): a transposed convolution keeps its inputs first."""
+    return module.weight.transpose(0, 1) if getattr(module, "transposed", False) else module.weight
 
 
 def is_depthwise(module: nn.Module) -> bool:

@@ -7,7 +7,7 @@ from torch import nn
 
 from slimlib.copying import copied
 from slimlib.cutting import Keep, dropped
-from slimlib.layout import Layout, is_depthwise
+from slimlib.layout import Layout, is_depthwise, output_first
 
 
 def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
@@ -24,22 +24,21 @@ def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
                 continue
             written, read = (torch.as_tensor(sides[s], dtype=torch.long, device=module.weight.device) if s in sides else None
                              for s in ("norm" if "norm" in sides else "out", "in"))
-            transposed = getattr(module, "transposed", False)
             if written is not None:
-                module.weight.index_fill_(1 if transposed else 0, written, 0)
+                output_first(module).index_fill_(0, written, 0)
                 if module.bias is not None:
                     module.bias.index_fill_(0, written, 0)
             if read is not None and not is_depthwise(module):  # which is both in one
-                _columns(module, transposed, read)
+                _columns(module, read)
     return copy_
 
 
-def _columns(module: nn.Module, transposed: bool, index: torch.Tensor) -> None:
+def _columns(module: nn.Module, index: torch.Tensor) -> None:
     """Zero what a layer has for these inputs: of a grouped convolution each group has its own."""
     if isinstance(module, nn.Linear):  # which may have very many, and fills them slowly
         module.weight.mul_(module.weight.new_ones(module.in_features).index_fill_(0, index, 0))
-    elif transposed:
-        module.weight.index_fill_(0, index, 0)
+    elif module.transposed:
+        output_first(module).index_fill_(1, index, 0)
     else:
         by_group = module.weight.unflatten(0, (module.groups, -1))
         by_group[index // by_group.shape[2], :, index % by_group.shape[2]] = 0

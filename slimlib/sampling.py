@@ -17,7 +17,7 @@ from torch import nn
 
 from slimlib.errors import SlimlibError
 from slimlib.filters import batchnorm_scale
-from slimlib.layout import CONV, Group, Layout
+from slimlib.layout import CONV, Group, Layout, output_first
 from slimlib.measuring import Reading, measured
 from slimlib.moments import ChannelMoments
 
@@ -54,9 +54,7 @@ def _gains(model: nn.Module, layout: Layout, name: str, read: Reading) -> np.nda
     BatchNorm behind it is folded and what scales its output on the way."""
     variance = read.inputs
     layer = model.get_submodule(name)
-    weight = layer.weight.detach().cpu().double()
-    if getattr(layer, "transposed", False):
-        weight = weight.transpose(0, 1)
+    weight = output_first(layer).detach().cpu().double()
     if name in layout.norm_after:
         norm = model.get_submodule(layout.norm_after[name])
         weight = weight * batchnorm_scale(norm, torch.float64).cpu().view(-1, *[1] * (weight.dim() - 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import slimlib
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
-from slimlib.layout import Layout
+from slimlib.layout import Layout, output_first
 from slimlib.modes import evaluation_mode
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def rescaled(model: nn.Module, layout: Layout, spread: float = 0.5, seed: int = 
         layer, norm = other.get_submodule(name), other.get_submodule(norm_name)
         scale = torch.exp(spread * torch.randn(norm.num_features, generator=generator, dtype=torch.float64))
         scale = scale.to(layer.weight.device)
-        rows = layer.weight.transpose(0, 1) if getattr(layer, "transposed", False) else layer.weight
+        rows = output_first(layer)
         rows.mul_(scale.to(rows.dtype).view(-1, *[1] * (rows.dim() - 1)))
         if layer.bias is not None:
             layer.bias.mul_(scale.to(layer.bias.dtype))
