@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from typing import Any
 
 from slimlib import widths_command
 from slimlib.errors import SlimlibError
+
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -187,6 +190,12 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # `| head` has read enough: nothing is wrong, and the interpreter's last flush must not say so
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + 13  # as a shell tells of a process that SIGPIPE ended
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        print(f"slimlib: {error}; written to are the book's folder and those that SLIMLIB_CACHE and SLIMLIB_DATA name",
+              file=sys.stderr)
+        return 2
     return 0
 
 

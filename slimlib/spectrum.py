@@ -42,8 +42,8 @@ def layout_spectra(
     """:func:`spectra` for a layout that is already traced."""
     groups = layout.slimmable(coupling)
     if folded and groups and not any(m.module in layout.norm_after for g in groups for m in g.writers()):
-        raise SlimlibError("rule: a folded spectrum needs a BatchNorm with running statistics after at least one of the layers to "
-                           "be slimmed, and this model has none there; use the plain one (rule='pca')")
+        raise SlimlibError("rule: a folded spectrum needs a BatchNorm with running statistics after at least one of the layers "
+                           "to be slimmed, and this model has none there; use the plain one (rule='pca')")
     fold = layout if folded else None
     where = next((p.device for p in model.parameters() if p.device.type == "cuda"), torch.device("cpu"))
     scatters = (scatter(filter_rows(model, g, fold, where), center) for g in groups)

@@ -17,6 +17,8 @@ from slimlib import book, notebooks
 from slimlib.__main__ import main
 from slimlib.errors import SlimlibError
 from slimlib.staleness import inputs_digest
+from slimlib.study import Store, load_profile
+from slimlib.study.profiles import Profile
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PARAMETERS = 'profile: str = "quick"  # which runs\nseed: int = 0  # of the random numbers'
@@ -281,6 +283,16 @@ def test_processes_of_torchrun_are_not_multiplied(monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["train", "quick", "--jobs", "2"]) == 2
     assert "torchrun has started processes" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_written_is_told_in_one_line(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SLIMLIB_CACHE", str(tmp_path / "file" / "cache"))
+    run = next(r for r in load_profile("quick").runs() if r.stage == "dense")
+    monkeypatch.setattr(Profile, "store", lambda self: Store(tmp_path / "records"))
+    assert main(["train", "quick", "--only", run.key]) == 2
+    told = capsys.readouterr().err
+    assert "file/cache" in told and "SLIMLIB_CACHE" in told and "Traceback" not in told
 
 
 def test_a_profile_without_a_page_is_refused_with_those_that_have_some(project, monkeypatch, capsys):
