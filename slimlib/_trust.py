@@ -24,6 +24,7 @@ TRUSTED = re.compile(
 POOLING = re.compile(
     r"^(Mean|MaxPool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|MkldnnAdaptive\w*|Upsample\w*)Backward\d*$"
 )
+WITH_NUMBERS = re.compile(r"^(Add|Sub|Mul|Div)Backward\d*$")
 
 
 def is_attention(node) -> bool:
@@ -51,6 +52,8 @@ def doubt_about(node, names, constants: set) -> str:
     name = node.grad_fn.name()
     if node.grad_fn in constants and not ("BatchNorm" in name and any(o.type == OPTYPE.BN for o in node.outputs)):
         return f"a tensor that no layer makes, in the operation {name}"
+    if WITH_NUMBERS.match(name) and any(source is None for source, _ in node.grad_fn.next_functions):
+        return f"a number in the operation {name}"  # it may be worked out of the width, as in attention by hand
     if node.type == OPTYPE.CONCAT:
         return "" if node.module.offsets is not None else "a concatenation"
     if name.startswith(("ConstantPad", "Pad")):

@@ -121,6 +121,13 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str], dict[str, str]]] = 
     "a gate of one channel that comes first": (
         lambda: Net(lambda m, x: m.head(pooled(torch.sigmoid(m.gate(x)) * m.a(x))), gate=conv(3, 1), a=conv(3, 16),
                     head=nn.Linear(16, 5)), {"a"}, {"gate": "a single channel"}),
+    "numbers": (lambda: two(lambda m, x: (2 * x - 0.5) / 3 + x * 0.1), {"a", "b"}, {}),
+    "a factor of the width": (
+        lambda: two(lambda m, x: x * x.shape[1] ** -0.5), {"b"}, {"a": "a number in the operation MulBackward0"}),
+    "a divisor of the width": (
+        lambda: two(lambda m, x: x / x.shape[1]), {"b"}, {"a": "a number in the operation DivBackward0"}),
+    "a summand of the width": (
+        lambda: two(lambda m, x: x + x.shape[1] / 16), {"b"}, {"a": "a number in the operation AddBackward0"}),
     "the input before the channels": (
         lambda: Net(lambda m, x: m.head(pooled(m.b(torch.cat([x, m.a(x).relu()], 1)).relu())), a=conv(3, 16), b=conv(19, 8),
                     head=nn.Linear(8, 5)), {"b"}, {"a": NOT_MADE}),
