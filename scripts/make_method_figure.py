@@ -18,7 +18,7 @@ import numpy as np
 import slimlib
 from slimlib import study
 from slimlib.study import figures
-from slimlib.study.layers import untrained
+from slimlib.study.untrained import untrained_network
 
 FIGURE = Path(__file__).resolve().parents[1] / "book" / "_static" / "method.svg"
 MODEL, LAYER, THRESHOLD = "resnet20:pretrained", "layer2.1.conv1", 0.8
@@ -30,7 +30,7 @@ def computed() -> dict[str, Any]:
     run = next(run for run in profile.runs("sensitivity", model=MODEL) if run.stage == "sensitivity")
     (record,) = study.ensure([run], profile.store(), train=False, progress=False)
     spectra = {layer: np.array(values) for layer, values in record["spectra"].items()}
-    filters, *position = dict(untrained(run.dataset, MODEL, 0)[0].named_modules())[LAYER].weight.shape
+    filters, *position = dict(untrained_network(run.dataset, MODEL, 0)[0].named_modules())[LAYER].weight.shape
     return {
         "record": record["key"], "filters": filters, "positions": int(np.prod(position)),
         "share": [round(float(share), 6) for share in slimlib.cumulative(spectra[LAYER])],

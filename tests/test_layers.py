@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slimlib import study
-from slimlib.study import figures, findings, layers, statistics, tables
+from slimlib.study import figures, findings, layers, statistics, tables, untrained
 from slimlib.study.evidence import Evidence
 
 
@@ -110,14 +110,14 @@ def test_two_scans_of_a_network_are_compared_layer_by_layer():
 
 
 def test_rank_bounds_follow_from_shapes():
-    assert layers.rank_bound("fashionmnist-10k", "vgg_small") == {"conv1": 8}, "9 weights a filter, one lost to centring"
-    assert layers.rank_bound("fashionmnist-10k", "vgg_small", below=0.1) == {}
-    assert layers.rank_bound("cifar10", "resnet20:pretrained") == {}
+    assert untrained.rank_bound("fashionmnist-10k", "vgg_small") == {"conv1": 8}, "9 weights a filter, one lost to centring"
+    assert untrained.rank_bound("fashionmnist-10k", "vgg_small", below=0.1) == {}
+    assert untrained.rank_bound("cifar10", "resnet20:pretrained") == {}
 
 
 def test_untrained_networks_are_drawn_by_seed_and_leave_the_random_state():
     state = torch.get_rng_state()
-    (one, example), (same, _), (other, _) = (layers.untrained("mnist", "lenet5", seed) for seed in (0, 0, 1))
+    (one, example), (same, _), (other, _) = (untrained.untrained_network("mnist", "lenet5", seed) for seed in (0, 0, 1))
     assert torch.equal(state, torch.get_rng_state()) and example.shape == (1, 1, 28, 28)
     first = [next(network.parameters()) for network in (one, same, other)]
     assert torch.equal(first[0], first[1]) and not torch.equal(first[0], first[2])
@@ -127,8 +127,9 @@ def test_spectra_beside_untrained_ones_rise_to_one():
     run = {"dataset": "mnist", "model": "lenet5", "seed": 3, "center": True, "coupling": "inner"}
     import slimlib
 
-    spectra = {name: values.tolist() for name, values in slimlib.spectra(*layers.untrained("mnist", "lenet5", 5)).items()}
-    table = layers.trained_and_untrained({"run": run, "spectra": spectra}, seeds=2, at_most=2)
+    network, example = untrained.untrained_network("mnist", "lenet5", 5)
+    spectra = {name: values.tolist() for name, values in slimlib.spectra(network, example).items()}
+    table = untrained.trained_and_untrained({"run": run, "spectra": spectra}, seeds=2, at_most=2)
     assert table["layer"].nunique() == 2 and set(table["weights"]) == {"trained", "untrained"}
     ends = table.groupby(["layer", "weights", "seed"])[["component", "share"]].last()
     assert len(ends) == 6 and ends.to_numpy() == pytest.approx(1)
@@ -212,8 +213,9 @@ def test_untrained_spectra_are_taken_as_the_trained_ones_were():
 
     run = {"dataset": "mnist", "model": "resnet_small", "seed": 0, "center": False, "coupling": "joint"}
     how = {"center": False, "coupling": "joint"}
-    spectra = slimlib.spectra(*layers.untrained("mnist", "resnet_small", 5), **how)
-    table = layers.trained_and_untrained({"run": run, "spectra": {n: v.tolist() for n, v in spectra.items()}}, seeds=1, at_most=3)
-    fresh = slimlib.spectra(*layers.untrained("mnist", "resnet_small", 0), **how)
+    spectra = slimlib.spectra(*untrained.untrained_network("mnist", "resnet_small", 5), **how)
+    record = {"run": run, "spectra": {name: values.tolist() for name, values in spectra.items()}}
+    table = untrained.trained_and_untrained(record, seeds=1, at_most=3)
+    fresh = slimlib.spectra(*untrained.untrained_network("mnist", "resnet_small", 0), **how)
     for layer, part in table[table["weights"] == "untrained"].groupby("layer"):
         np.testing.assert_allclose(part["share"], slimlib.cumulative(fresh[layer]))

@@ -34,7 +34,7 @@ _HOME = {
 }
 _MODULES = (
     "claims", "evidence", "execution", "figures", "findings", "judgement", "layers", "milliseconds", "names", "profiles",
-    "provenance", "ranks", "runs", "shapes", "statistics", "store", "tables", "verdict", "wording",
+    "provenance", "ranks", "runs", "shapes", "statistics", "store", "tables", "untrained", "verdict", "wording",
 )  # fmt: skip
 
 __all__ = sorted({*_HOME, *_MODULES})
