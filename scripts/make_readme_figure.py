@@ -48,7 +48,7 @@ def digest(found: list[dict]) -> str:
 def draw(found: list[dict]) -> plt.Figure:
     """The figure, rules from the most accurate down."""
     figures.use_style()
-    frame = study.statistics.with_best_tilt(study.to_frame(found), planned())
+    frame = study.pairing.with_best_tilt(study.to_frame(found), planned())
     frame = frame[frame["arm"].isin(ARMS)]
     accuracies = 100 * frame.set_index(["arm", "budget"])["test_accuracy"]
     arms = accuracies.groupby(["arm", "budget"]).mean().groupby("arm").mean().sort_values(ascending=False).index

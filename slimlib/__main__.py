@@ -6,13 +6,11 @@ import argparse
 import errno
 import json
 import os
-import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
-from slimlib import widths_command
+from slimlib import run_command, widths_command
 from slimlib.errors import SlimlibError
 
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENOSPC, errno.EDQUOT)
@@ -27,12 +25,8 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    sub = command("run", run, "execute one notebook with other parameters")
-    sub.add_argument("notebook", help="a path, or the name of a notebook under notebooks/: 04_pruning")
-    sub.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
-                     help="a parameter that the notebook declares, its value in YAML: -p seed=7 -p 'rules=[pca]'")
-    sub.add_argument("-o", "--output", metavar="FILE", help="default: book/results/mine/<name>[-<values>].ipynb")
-    sub.add_argument("--list", action="store_true", help="only list the notebook's parameters")
+    sub = command("run", run_command.run, "execute one notebook with other parameters")
+    run_command.add_arguments(sub)
 
     sub = command("book", book, "execute all notebooks of the book that are not up to date, and build its pages")
     sub.add_argument("--profile", help="only execute the notebooks of this profile, and build nothing")
@@ -58,54 +52,6 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--rounds", type=int, metavar="N", help="turns that each contestant takes (default: 3 to 9, by part)")
     sub.add_argument("-o", "--output", metavar="FILE", help="default: book/records/bench/<machine>.json, and its page")
     return parser
-
-
-def run(args: argparse.Namespace) -> None:
-    from slimlib.notebooks import declared_parameters, execute
-    from slimlib.project import project_root
-
-    template = _template(args.notebook)
-    if args.list:
-        for p in declared_parameters(template).values():
-            print(f"{p['name']} = {p['default']}   {p['help']}".rstrip())
-        return
-    parameters = dict(_assignment(text) for text in args.parameter)
-    if args.output:
-        output = Path(args.output)
-    else:
-        values = "".join(f"-{name}-{value}" for name, value in sorted(parameters.items()))
-        name = re.sub(r"[^A-Za-z0-9._-]+", "_", template.stem + values)[:120]
-        output = project_root() / "book" / "results" / "mine" / f"{name}.ipynb"
-    if output.suffix != ".ipynb":
-        raise SlimlibError(f"-o {output}: name a file that ends in .ipynb")
-    ran = execute(template, output, parameters)
-    print(f"{output}{'' if ran else ' (up to date)'}")
-
-
-def _template(name: str) -> Path:
-    from slimlib.project import project_root
-
-    path = Path(name)
-    if path.is_file():
-        return path
-    folder = project_root() / "notebooks"
-    candidate = folder / f"{path.name.removesuffix('.ipynb')}.ipynb"
-    if len(path.parts) == 1 and candidate.is_file():
-        return candidate
-    known = ", ".join(sorted(p.stem for p in folder.glob("*.ipynb"))) or "none"
-    raise SlimlibError(f"no notebook {name!r}; notebooks/ has: {known}")
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    import yaml
-
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise SlimlibError(f"-p {text!r}: write name=value, for example -p seed=7")
-    try:
-        return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise SlimlibError(f"-p {text!r}: the value is not YAML ({error})") from error
 
 
 def book(args: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ def compare(
     """Prune a trained network to the widths of each rule and fine-tune it, once a seed: one row a rule and seed.
 
     All plans are filled up to the one budget, and all arms of a seed share recipe, order of images and everything else, so
-    their differences are paired: ``slimlib.study.statistics.against(table, "uniform")`` gives means with intervals, and
+    their differences are paired: ``slimlib.study.pairing.against(table, "uniform")`` gives means with intervals, and
     ``slimlib.study.figures.accuracy_by_rule(table)`` draws them. Choose by ``val_accuracy``; ``test_accuracy`` is for the end.
 
     Columns: ``arm`` (the rule's label), ``seed``, ``val_accuracy`` (where there are validation images) and ``test_accuracy`` in

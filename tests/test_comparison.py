@@ -9,7 +9,7 @@ import torch
 
 import slimlib
 from slimlib import comparison
-from slimlib.study import figures, statistics
+from slimlib.study import figures, pairing
 from tests.conftest import Chain, Residual, lively_norms
 
 RECIPE = slimlib.Recipe(epochs=1, lr=0.05, batch_size=32)
@@ -96,12 +96,12 @@ def test_the_budget_is_told_with_all_its_digits(model, data, monkeypatch, keep, 
 
 
 def test_statistics_and_figures_take_the_table(table):
-    found = statistics.against(table, "pca").set_index("arm")
+    found = pairing.against(table, "pca").set_index("arm")
     assert set(found.index) == {"random", "mine", "tilt"} and (found["n"] == 2).all()
     by_hand = table.pivot(index="seed", columns="arm", values="test_accuracy")
     assert found.loc["mine", "mean"] == pytest.approx((by_hand["mine"] - by_hand["pca"]).mean())
     figures.accuracy_by_rule(table)
-    figures.differences_by_rule(statistics.against(table, "pca"))
+    figures.differences_by_rule(pairing.against(table, "pca"))
 
 
 @pytest.mark.parametrize("rules, budgets, told", [

@@ -16,7 +16,7 @@ from sphinx.addnodes import download_reference
 from slimlib import book
 from slimlib.bench import page
 from slimlib.rules import RULES
-from slimlib.study import figures, names, statistics, tables
+from slimlib.study import figures, names, pairing, tables
 from slimlib.study.figures import rule as rule_figures
 from slimlib.study.figures.comparisons import in_order
 
@@ -115,7 +115,7 @@ def scan(count: int) -> pd.DataFrame:
 
 def compared(seeds: int) -> pd.DataFrame:
     frame = runs(seeds, pca=0.90, uniform=0.905, neyman=0.91, global_l1=0.5, random=0.3)
-    return statistics.against(frame, "uniform").assign(rival="uniform", unit="macs", verdict="inconclusive")
+    return pairing.against(frame, "uniform").assign(rival="uniform", unit="macs", verdict="inconclusive")
 
 
 def curves() -> pd.DataFrame:
@@ -244,8 +244,8 @@ def test_two_seeds_have_no_interval_in_tables_and_figures():
 
 def test_the_dots_of_two_seeds_are_their_differences():
     frame = runs(2, pca=0.9, uniform=0.905)
-    fig = figures.differences_by_rule(statistics.against(frame))
-    pairs = statistics.differences(frame, "pca", "uniform")
+    fig = figures.differences_by_rule(pairing.against(frame))
+    pairs = pairing.differences(frame, "pca", "uniform")
     for axis, budget in zip(fig.axes, ("macs:0.2", "macs:0.5"), strict=True):
         (dots,) = [line.get_xdata() for line in axis.lines if line.get_marker() == "."]
         assert sorted(dots) == pytest.approx(sorted(100 * pairs.loc[pairs["budget"] == budget, "difference"]))

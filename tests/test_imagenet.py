@@ -21,7 +21,7 @@ from slimlib.data import Split
 from slimlib.distributed import World
 from slimlib.imagefolder import SIZE, _Decoder
 from slimlib.splits import some
-from slimlib.study import stages
+from slimlib.study import choices, stages
 from slimlib.study.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,7 +96,7 @@ def test_a_rule_and_a_scan_are_shown_images_of_every_class(data, monkeypatch):
     common = {"dataset": "imagenet", "model": "lenet5", "dense_recipe": recipe}
     run = Run(**common, stage="prune", rule="activation_pca", criterion="l1", budget="macs:0.5", recipe=recipe,
               options={"calibration": 6})  # fmt: skip
-    calibration = stages.rule_arguments(run, None, data)["calibration"]
+    calibration = choices.rule_arguments(run, None, data)["calibration"]
     assert torch.equal(calibration, data.train.sample(6).normalised())
 
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))

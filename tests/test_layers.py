@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from slimlib import study
-from slimlib.study import figures, findings, layers, statistics, tables, untrained
+from slimlib.study import figures, findings, layer_tables, layers, statistics, tables, untrained
 from slimlib.study.evidence import Evidence
 
 
@@ -41,7 +41,7 @@ def test_correlations_of_known_orders_with_and_without_a_layer():
     assert without.loc["b", "spearman"] == pytest.approx(1) and without.loc["b", "n"] == 11
     assert table.loc[("a", "uniform"), ["over_depth", "over_depth_low", "over_depth_high"]].tolist() == pytest.approx([-2] * 3)
     assert table.loc[("a", "pca"), "over_depth"] == 0, "no better than depth alone"
-    told = tables.correlations(table.reset_index().assign(p_holm=0.5))
+    told = layer_tables.correlations(table.reset_index().assign(p_holm=0.5))
     assert told["Spearman"].iloc[0].startswith("+1.00 [") and told["against depth alone"].iloc[2] == "−2.00 [−2.00, −2.00]"
     figures.correlation_forest(table.reset_index())
     figures.correlation_forest(table.reset_index().iloc[:0])
@@ -103,10 +103,10 @@ def test_two_scans_of_a_network_are_compared_layer_by_layer():
     assert table.index.tolist() == ["a", "b"]
     assert table.loc["a", ["drops", "pca, known", "pca, unseen", "depth, unseen"]].tolist() == pytest.approx([1, 1, 1, 1])
     assert table.loc["b", ["drops", "pca, known", "pca, unseen"]].tolist() == pytest.approx([-1, 1, -1])
-    told = tables.known_and_unseen(table.reset_index())
+    told = layer_tables.known_and_unseen(table.reset_index())
     assert told.columns.tolist()[:3] == ["order of both scans", "PCA (3AS), known", "PCA (3AS), unseen"]
     assert told["PCA (3AS), unseen"].tolist() == ["+1.00", "−1.00"] and told.index[0][1] == "50%"
-    assert tables.known_and_unseen(layers.known_and_unseen(known, [], ["pca"], "macs:0.5", [0.5])).empty
+    assert layer_tables.known_and_unseen(layers.known_and_unseen(known, [], ["pca"], "macs:0.5", [0.5])).empty
 
 
 def test_rank_bounds_follow_from_shapes():

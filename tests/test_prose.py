@@ -14,8 +14,9 @@ from torch import nn
 
 import slimlib
 from slimlib import study
-from slimlib.__main__ import _assignment, _parser
+from slimlib.__main__ import _parser
 from slimlib.notebooks import declared_parameters
+from slimlib.run_command import assignment
 from slimlib.spectrum import cumulative, eigenvalues, scatter, width_at
 from slimlib.study.claims import load_claims
 from slimlib.study.judgement import decide
@@ -185,7 +186,7 @@ def test_commands_of_the_teaching_plan_are_understood(line):
     arguments = _parser().parse_args(shlex.split(line)[3:])
     if arguments.command == "run":
         declared = declared_parameters(ROOT / "notebooks" / f"{arguments.notebook}.ipynb")
-        assert set(dict(map(_assignment, arguments.parameter))) <= set(declared)
+        assert set(dict(map(assignment, arguments.parameter))) <= set(declared)
 
 
 def test_minutes_of_the_commands_cover_the_training_that_the_profile_estimates():
@@ -195,7 +196,7 @@ def test_minutes_of_the_commands_cover_the_training_that_the_profile_estimates()
     trained = {}
     for command in minutes:
         words = shlex.split(command)
-        given = dict(_assignment(word) for word in words if "=" in word)
+        given = dict(assignment(word) for word in words if "=" in word)
         if "04_pruning" in words and "seed" in given:
             runs = quick.runs("pruning", seeds=[given["seed"]], model=given["models"])
             trained[command] = sum(like[run.model, run.stage] for run in study.runs.with_needs(runs))

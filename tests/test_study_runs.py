@@ -22,7 +22,7 @@ from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
-from slimlib.study import provenance, stages
+from slimlib.study import choices, provenance, stages
 from slimlib.study.locks import RunBusy, locked
 from slimlib.study.provenance import code_version, provenance_table
 from slimlib.study.runs import Run, with_needs
@@ -488,21 +488,21 @@ def test_what_a_rule_reads_follows_from_the_run(tmp_path, tiny_data):
     """Of images a rule is given training images alone, and of a scan the drops at one ratio."""
     store, data = Store(tmp_path / "records", tmp_path / "cache"), slimlib.load_data("fashionmnist-10k")
     run = pruned(rule="activation_pca", coupling="joint", center=False, seed=4, options={"calibration": 30})
-    how = stages.rule_arguments(run, store, data)
+    how = choices.rule_arguments(run, store, data)
     assert torch.equal(how.pop("calibration"), data.train.normalised(slice(0, 30)))
     assert how == {"rule": "activation_pca", "coupling": "joint", "center": False, "seed": 4}
     scan = {"group": ["a", "a", "b", "b"], "ratio": [0.5, 0.75] * 2, "drop": [0.1, 0.2, 0.3, 0.4]}
     for options, want in (({}, {"a": 0.2, "b": 0.4}), ({"ratio": 0.5}, {"a": 0.1, "b": 0.3})):
         run = pruned(rule="sensitivity", options=options)
         store.put(run.sensitivity_scan(), {"sensitivity": scan})
-        told = stages.rule_arguments(run, store, data)
+        told = choices.rule_arguments(run, store, data)
         assert told["drops"] == want and "ratio" not in told
     with pytest.raises(SlimlibError, match=r"ratio=0\.6 was not measured; the scan holds \[0\.5, 0\.75\]"):
-        stages.rule_arguments(pruned(rule="sensitivity", options={"ratio": 0.6}), store, data)
+        choices.rule_arguments(pruned(rule="sensitivity", options={"ratio": 0.6}), store, data)
 
 
 def test_a_scan_is_of_the_runs_criterion_and_coupling(tmp_path, tiny_data, monkeypatch):
-    monkeypatch.setattr(stages, "_kept_by_rules", lambda run, dense, data: [{"rule": "none"}])  # they take long
+    monkeypatch.setattr(stages, "kept_by_rules", lambda run, dense, data: [{"rule": "none"}])  # they take long
     store = Store(tmp_path / "records", tmp_path / "cache")
     run = Run("fashionmnist-10k", "resnet_small", "sensitivity", criterion="random", coupling="joint",
               dense_recipe=SLIM["recipe"], options={"ratios": [0.5], "images": 30})  # fmt: skip

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies
 from scipy import stats
 
 from slimlib.errors import SlimlibError
-from slimlib.study import figures, ranks, wording
+from slimlib.study import figures, pairing, ranks, wording
 from slimlib.study import statistics as st
 from slimlib.study.claims import Claim, load_claims, published_layers
 from slimlib.study.judgement import judge
@@ -222,21 +222,21 @@ def test_differences_pair_cell_by_cell_and_seed_by_seed():
         ("b", "b", "macs:0.2", 1, 0, 0.1),
         ("b", "b", "macs:0.5", 2, 0, 0.1),
     ]
-    found = st.differences(frame(rows), "a", "b")
+    found = pairing.differences(frame(rows), "a", "b")
     assert found["difference"].tolist() == pytest.approx([0.1]) and found["key_ours"].tolist() == ["k0"]
     students = frame(rows).assign(criterion=None)
-    assert len(st.differences(students, "a", "b")) == 1, "students have no criterion and are paired all the same"
+    assert len(pairing.differences(students, "a", "b")) == 1, "students have no criterion and are paired all the same"
     with pytest.raises(SlimlibError, match="more than one record"):
-        st.differences(frame([*rows, rows[0]]), "a", "b")
+        pairing.differences(frame([*rows, rows[0]]), "a", "b")
 
 
 def test_only_seeds_with_all_budgets_are_averaged():
     rows = pd.DataFrame({"seed": [0, 0, 1], "budget": ["x", "y", "x"], "difference": [1.0, 3.0, 9.0]})
-    assert st.averaged_over_budgets(rows).tolist() == [2.0]
+    assert pairing.averaged_over_budgets(rows).tolist() == [2.0]
     three = pd.DataFrame({"seed": [0] * 3, "budget": ["x", "y", "z"], "difference": [1.0, 3.0, 8.0]})
-    assert st.averaged_over_budgets(three).tolist() == [4.0]
-    assert st.averaged_over_budgets(rows, ["x"]).tolist() == [1.0, 9.0]
-    assert st.averaged_over_budgets(rows, ["x", "y", "z"]).tolist() == []
+    assert pairing.averaged_over_budgets(three).tolist() == [4.0]
+    assert pairing.averaged_over_budgets(rows, ["x"]).tolist() == [1.0, 9.0]
+    assert pairing.averaged_over_budgets(rows, ["x", "y", "z"]).tolist() == []
 
 
 def test_the_best_tilt_is_chosen_on_validation_images_alone_and_among_all_that_are_planned():
@@ -252,7 +252,7 @@ def test_the_best_tilt_is_chosen_on_validation_images_alone_and_among_all_that_a
                     for arm, rule, budget, *_ in rows[-4:]]
 
     def best(rows: list[tuple]) -> pd.DataFrame:
-        return st.with_best_tilt(frame(rows), planned).query("arm == 'best_tilt'")
+        return pairing.with_best_tilt(frame(rows), planned).query("arm == 'best_tilt'")
 
     assert best(rows)["chosen"].unique().tolist() == ["tilt(power=1.0)"] and best(rows)["test_accuracy"].tolist() == [0.1, 0.1]
     lucky = [*rows, ("tilt(power=-1.0)", "tilt", "macs:0.5", 2, 1.0, 1.0)]  # a seed that only one tilt has
@@ -262,8 +262,8 @@ def test_the_best_tilt_is_chosen_on_validation_images_alone_and_among_all_that_a
     without = frame([row for row in rows if row[1] != "tilt"])
     even = [(*row[:4], 0.5, row[5]) if row[0].startswith("tilt(power=1") and row[3] else row for row in rows]
     assert best(even)["chosen"].unique().tolist() == ["uniform"], "the best mean over seeds, not the best seed"
-    assert st.with_best_tilt(without, planned) is without
-    assert st.with_best_tilt(frame(rows), [run for run in planned if run.rule != "tilt"]).equals(frame(rows))
+    assert pairing.with_best_tilt(without, planned) is without
+    assert pairing.with_best_tilt(frame(rows), [run for run in planned if run.rule != "tilt"]).equals(frame(rows))
 
 
 # ---- claims judged from made-up records of the real profile
@@ -417,7 +417,7 @@ def test_no_two_rules_look_alike():
 def test_a_rule_far_off_and_intervals_of_two_seeds_do_not_stretch_the_panel():
     kept = {"pca": (0.803, 0.809), "uniform": (0.812, 0.824), "global_l1": (0.45, 0.44)}
     rows = [(arm, arm, "macs:0.2", seed, 0.9, value) for arm, values in kept.items() for seed, value in enumerate(values)]
-    (axis,) = figures.differences_by_rule(st.against(frame(rows))).axes
+    (axis,) = figures.differences_by_rule(pairing.against(frame(rows))).axes
     assert axis.get_xlim()[1] < 10 and [text.get_text() for text in axis.texts] == ["−37.3"]
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from slimlib.recipe import Recipe
-from slimlib.study import figures, names, statistics, tables
+from slimlib.study import figures, layer_tables, names, pairing, tables
 from slimlib.study.runs import Run
 from slimlib.study.store import to_frame
 
@@ -55,7 +55,7 @@ def test_arms_of_another_coupling_stand_apart():
                                "tilt −1": "94.00 ± 0.00 (3)", "tilt −1, joint": "96.00 ± 0.00 (3)"}
     assert list(means.index) == ["PCA (3AS)", "PCA (3AS), joint", "tilt −1", "tilt −1, joint"], "behind their rule"
     assert tables.budgets_met(table).iloc[0][["runs", "arms", "seeds"]].tolist() == [12, 4, 3]
-    found = statistics.against(table, "pca").set_index("arm")
+    found = pairing.against(table, "pca").set_index("arm")
     assert (found["n"] == 3).all() and found.loc["pca_joint", "mean"] == pytest.approx(0.02)
     assert figures.look("tilt_joint(power=-1.0)") == figures.look("tilt(power=-1.0)") != figures.look("mine_joint")
     assert names.name("mine_joint") == "mine joint", "a label of one's own"
@@ -87,17 +87,17 @@ def test_differences_are_told_in_points_by_criterion_or_by_arm():
     both = pd.concat([frame(rows), frame(rows).assign(criterion="l2", test_accuracy=0.5)])
     table = tables.by_criterion(both, "pca", "uniform")
     assert table.loc[("LeNet-5 on MNIST", "macs:0.5")].tolist() == ["+1.00 [+1.00, +1.00] (3)", "+0.00 [+0.00, +0.00] (3)"]
-    told = tables.differences(statistics.against(frame(rows)))
+    told = tables.differences(pairing.against(frame(rows)))
     assert told.loc["PCA (3AS)", "50 % of MACs"] == "+1.00 [+1.00, +1.00] (3)"
 
 
 def test_areas_stand_with_their_interval():
     found = {"auc": 0.75, "low": 0.5, "high": 0.9, "p": 0.04, "p_holm": 0.08, "positives": 3, "negatives": 24}
-    table = tables.auc(pd.DataFrame({"drop": found, "pca": found}).T)
+    table = layer_tables.auc(pd.DataFrame({"drop": found, "pca": found}).T)
     assert table.index.tolist() == ["measured drop", "PCA (3AS)"]
     assert table.iloc[0].tolist() == ["0.75", "[0.50, 0.90]", "0.04", "0.08", "3 of 27"]
 
 
 @pytest.mark.parametrize("within, told", [(0.31, "+0.31 (0.04)"), (float("nan"), "–")])
 def test_a_coefficient_within_stages_may_be_missing(within, told):
-    assert tables.within_stages({"within": within, "p_within": 0.04}) == told
+    assert layer_tables.within_stages({"within": within, "p_within": 0.04}) == told

@@ -17,7 +17,7 @@ import pytest
 
 from slimlib import study
 from slimlib.errors import SlimlibError
-from slimlib.study import answers, changes, findings, statistics, verdict, wording
+from slimlib.study import answers, changes, findings, pairing, statistics, verdict, wording
 from slimlib.study.claims import Claim, changelog, load_claims
 from slimlib.study.evidence import coverage
 from slimlib.study.judgement import Judgement, decide, judge
@@ -512,7 +512,7 @@ def test_test_accuracies_have_no_say_in_the_best_tilt():
     made_up = [{"key": run.key, "run": run.to_dict(), **made(run, {})} for run in runs]
     frame = study.to_frame(made_up)
     chosen = [
-        statistics.with_best_tilt(table, runs).query("arm == 'best_tilt'").set_index(["budget", "seed"])["chosen"]
+        pairing.with_best_tilt(table, runs).query("arm == 'best_tilt'").set_index(["budget", "seed"])["chosen"]
         for table in (frame, frame.assign(test_accuracy=np.random.default_rng(0).random(len(frame))))
     ]
     assert len(chosen[0]) == 20 and chosen[0].equals(chosen[1])
@@ -527,7 +527,7 @@ def test_of_equal_tilts_the_one_nearest_to_uniform_is_the_best():
     for equal, best in ((tied, "tilt(power=-0.5)"), (tied | {"uniform": 0.9}, "uniform"), (tied | {"tilt(power=1.0)": 0.91},
                                                                                         "tilt(power=1.0)")):
         table = frame.assign(val_accuracy=[equal.get(arm, 0.7) for arm in frame["arm"]])
-        assert set(statistics.with_best_tilt(table, runs).query("arm == 'best_tilt'")["chosen"]) == {best}
+        assert set(pairing.with_best_tilt(table, runs).query("arm == 'best_tilt'")["chosen"]) == {best}
 
 
 def test_a_sensitivity_scan_reads_validation_images_only(chain):
@@ -584,16 +584,16 @@ def test_committed_records_rest_on_the_dense_networks_that_are_recorded():
 
 def test_every_arm_against_one_reference():
     frame = study.to_frame(records_of(load_claims()["K1-chance"], {"pca": 0.01, "random": -0.02}, seeds=3))
-    table = statistics.against(frame, "random").set_index(["arm", "budget"])
+    table = pairing.against(frame, "random").set_index(["arm", "budget"])
     assert set(table.index.get_level_values("arm")) == {"pca", "permuted"} and (table["n"] == 3).all()
     assert table.loc["pca", "mean"].to_numpy() == pytest.approx(0.03, abs=1e-3)
-    assert statistics.against(frame.iloc[:0]).empty and statistics.against(frame, "uniform").empty
+    assert pairing.against(frame.iloc[:0]).empty and pairing.against(frame, "uniform").empty
     assert len(table.loc[("pca", "macs:0.1"), "keys"].split(", ")) == 6
 
 
 def test_a_table_of_arms_takes_the_level_that_is_asked_for():
     frame = study.to_frame(records_of(load_claims()["K1-chance"], {"pca": 0.01}, seeds=4))
-    wide, narrow = (statistics.against(frame, "random", level=level).set_index(["arm", "budget"]) for level in (0.95, 0.5))
+    wide, narrow = (pairing.against(frame, "random", level=level).set_index(["arm", "budget"]) for level in (0.95, 0.5))
     assert (wide["low"] < narrow["low"]).all() and (narrow["high"] < wide["high"]).all() and wide["mean"].equals(narrow["mean"])
 
 

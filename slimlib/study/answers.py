@@ -12,9 +12,10 @@ from slimlib.study.evidence import share
 from slimlib.study.findings import STAGES, ends_of_the_grid
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points
+from slimlib.study.pairing import differences, with_best_tilt
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike, of_comparison, other_cost
-from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, differences, paired, with_best_tilt
+from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, paired
 from slimlib.study.store import to_frame
 from slimlib.study.tables import tilts
 

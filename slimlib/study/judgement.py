@@ -12,18 +12,10 @@ import numpy as np
 from slimlib.study import budgets
 from slimlib.study.claims import Claim, load_claims
 from slimlib.study.layers import correlations, too_few_layers
+from slimlib.study.pairing import averaged_over_budgets, differences, with_best_tilt
 from slimlib.study.profiles import load_profile
 from slimlib.study.runs import Run
-from slimlib.study.statistics import (
-    INCONCLUSIVE,
-    NOT_SUPPORTED,
-    SUPPORTED,
-    averaged_over_budgets,
-    differences,
-    holm,
-    paired,
-    with_best_tilt,
-)
+from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, holm, paired
 
 if TYPE_CHECKING:
     import pandas as pd

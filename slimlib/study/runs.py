@@ -140,9 +140,7 @@ class Run:
         """The run that makes the dense network this one starts from. Pretrained weights know no seed."""
         if self.stage == "dense":
             return self
-        return Run(
-            self.dataset, self.model, "dense", recipe=self.dense_recipe, seed=0 if self.pretrained else self.seed
-        )
+        return Run(self.dataset, self.model, "dense", recipe=self.dense_recipe, seed=0 if self.pretrained else self.seed)
 
     def needs(self) -> list[Run]:
         """The runs that must be done before this one: the dense network, and for the rule "sensitivity" its scan."""
@@ -156,15 +154,8 @@ class Run:
     def sensitivity_scan(self) -> Run:
         """The sensitivity scan, at its default ratios, of the dense network this run starts from."""
         seed = 0 if self.pretrained else self.seed
-        return Run(
-            self.dataset,
-            self.model,
-            "sensitivity",
-            criterion=self.criterion or "l1",
-            coupling=self.coupling,
-            dense_recipe=self.dense_recipe,
-            seed=seed,
-        )
+        return Run(self.dataset, self.model, "sensitivity", criterion=self.criterion or "l1", coupling=self.coupling,
+                   dense_recipe=self.dense_recipe, seed=seed)
 
     def but(self, **changes: Any) -> Run:
         """The same run with some fields changed."""

@@ -16,13 +16,11 @@ from slimlib.errors import SlimlibError
 from slimlib.fingerprint import fingerprint
 from slimlib.randomness import seeded
 from slimlib.splits import some
+from slimlib.study.choices import kept_by_rules, rule_arguments
 from slimlib.study.networks import dense_network, loaded, published, same_start
 from slimlib.study.provenance import recorded
 from slimlib.study.runs import Run
 from slimlib.study.store import Store
-
-CONTROL_SEEDS = range(5)
-"""Seeds of the untrained networks that a sensitivity scan is compared with."""
 
 
 class _Clock:
@@ -130,7 +128,7 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
                 dense, images, criterion=run.criterion, coupling=run.coupling, progress=progress, **scan
             )
         with clock("plan"):
-            kept = list(_kept_by_rules(run, dense, data))
+            kept = list(kept_by_rules(run, dense, data))
             spectra = slimlib.spectra(dense, data.example_input, center=run.center, coupling=run.coupling)
     return {
         "metrics": {"dense_test_accuracy": told["test_accuracy"]},
@@ -146,54 +144,6 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
 
 
 STAGES = {"dense": _dense, "prune": _slim, "distill": _slim, "scratch": _slim, "sensitivity": _sensitivity}
-
-
-def _kept_by_rules(run: Run, dense: torch.nn.Module, data: Any) -> Iterator[dict[str, Any]]:
-    """One row a rule, budget and group: the fraction of the group kept at half the cost; V / T for `neyman_score`."""
-    normalised = any(isinstance(module, torch.nn.BatchNorm2d) for module in dense.modules())
-    calibration = {} if normalised else {"calibration": some(data.train, 512).normalised()}
-    rules: list[tuple[str, dict[str, Any]]] = [("pca", {}), ("pca", {"center": False}), ("pca_budgeted", {})]
-    rules += [("global_l1", {}), ("neyman", calibration)]
-    rules += [("pca_at_init", {"seed": seed}) for seed in CONTROL_SEEDS]
-    if normalised:
-        rules += [("pca_folded", {}), ("global_bn", {})]
-    for rule, how in rules:
-        name = rule + ("" if how.get("center", True) else "_uncentred")
-        for unit in ("macs", "params"):
-            plan = slimlib.plan_widths(
-                dense, data.example_input, rule=rule, coupling=run.coupling, **how, **{f"keep_{unit}": 0.5}
-            )
-            for group, fraction in plan.kept.items():
-                yield {
-                    "rule": name,
-                    "budget": f"{unit}:0.5",
-                    "seed": how.get("seed", 0),
-                    "group": group,
-                    "value": fraction,
-                }
-    path = slimlib.width_path(dense, data.example_input, coupling=run.coupling)
-    v, t = slimlib.sampling.variances(dense, path.layout, path.groups, calibration.get("calibration"))
-    for group, score in zip(path.groups, v / t, strict=True):
-        yield {"rule": "neyman_score", "budget": None, "seed": 0, "group": group.name, "value": float(score)}
-
-
-def rule_arguments(run: Run, store: Store, data: Any) -> dict[str, Any]:
-    """The rule and everything it reads, as arguments of `slimlib.plan_widths`.
-
-    In a run's options `calibration` is a number of unlabelled training images; here it becomes the images.
-    """
-    how: dict[str, Any] = {"rule": run.rule, "coupling": run.coupling, "center": run.center, "seed": run.seed}
-    how |= dict(run.options)
-    if "calibration" in how:
-        how["calibration"] = some(data.train, int(how["calibration"])).normalised()
-    if run.rule == "sensitivity":
-        ratio = float(how.pop("ratio", 0.75))
-        scan = store.get(run.sensitivity_scan())["sensitivity"]  # `Run.needs` has it executed first
-        at = [i for i, value in enumerate(scan["ratio"]) if value == ratio]
-        if not at:
-            raise SlimlibError(f"ratio={ratio} was not measured; the scan holds {sorted(set(scan['ratio']))}")
-        how["drops"] = {scan["group"][i]: scan["drop"][i] for i in at}
-    return how
 
 
 def _accuracies(model: torch.nn.Module, data: Any) -> dict[str, float]:

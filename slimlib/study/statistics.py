@@ -1,26 +1,19 @@
-"""Statistics of the book: paired differences over seeds, and what to conclude from them (orders of layers: `ranks`).
+"""Statistics of the book: differences over seeds, and what to conclude from them.
 
-Two arms of one comparison share data, recipe and seed, so what is analysed is their difference, seed by seed: what noise is
-common to both cancels. Layers are few, so correlations come with intervals and permutation tests.
+Two arms of one comparison share data, recipe and seed, so what is analysed is their difference, seed by seed (`pairing`): what
+noise is common to both cancels. Orders of layers: `ranks`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
 from slimlib.errors import SlimlibError
-from slimlib.study.names import tilt_power
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from slimlib.study.runs import Run
 
 SUPPORTED, NOT_SUPPORTED, INCONCLUSIVE = "supported", "not supported", "inconclusive"
 RESAMPLES = 4999
@@ -112,93 +105,6 @@ def _bootstrap_mean(d: np.ndarray, level: float, seed: int) -> tuple[float, floa
         if np.isfinite([found.low, found.high]).all():
             break
     return float(found.low), float(found.high)
-
-
-CELL = ("dataset", "model", "stage", "criterion", "budget")
-"""What two runs must share, besides the seed, to be paired."""
-
-
-def differences(frame: pd.DataFrame, ours: str, rival: str, metric: str = "test_accuracy") -> pd.DataFrame:
-    """One row a cell and seed for which both arms are recorded: `difference` = ours - rival, and both keys.
-
-    frame   of `slimlib.study.to_frame`; `ours` and `rival` are values of its column `arm`
-    """
-    columns = [*CELL, "budget_kind", "seed", metric, "key"]
-    sides = []
-    for arm in (ours, rival):
-        side = frame.loc[frame["arm"] == arm, columns]
-        twice = side.duplicated([*CELL, "seed"])
-        if twice.any():
-            keys = ", ".join(side.loc[twice, "key"])
-            raise SlimlibError(f"arm {arm!r} has more than one record of one cell and seed ({keys}): choose one recipe")
-        # A missing criterion (students have none) must still find its partner, and nan equals nothing.
-        sides.append(side.fillna({"criterion": "none"}))
-    both = sides[0].merge(sides[1], on=[*CELL, "budget_kind", "seed"], suffixes=("_ours", "_rival"))
-    both["difference"] = both[f"{metric}_ours"] - both[f"{metric}_rival"]
-    return both
-
-
-def averaged_over_budgets(paired_rows: pd.DataFrame, budgets: Sequence[str] | None = None) -> np.ndarray:
-    """One difference a seed: the mean over budgets, of those seeds that have every budget.
-
-    budgets   those that count; None means all that occur
-    """
-    wide = paired_rows.pivot_table(index="seed", columns="budget", values="difference")
-    if budgets is not None:
-        wide = wide.reindex(columns=list(budgets))
-    return wide.dropna().mean(axis=1).to_numpy()
-
-
-def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
-    """The frame with an arm "best_tilt" added: in each cell the tilt with the best mean validation accuracy over seeds.
-
-    `uniform` is the tilt of power 0 and competes. Of equal ones the power nearest 0 is taken, of two such the lower one. Test
-    images have no say in the choice.
-
-    planned  the runs that there should be: where a tilt of theirs has no record yet, the best of the others is not the best,
-             and would be too easy to beat, so such a cell has none; and only seeds that every tilt has count
-    """
-    import pandas as pd
-
-    competing = defaultdict(set)
-    for run in planned:
-        if run.arm == "uniform" or tilt_power(run.arm or "") is not None:
-            competing[tuple(getattr(run, axis) for axis in CELL)].add(run.arm)
-    added = []
-    for cell, tilts in competing.items():
-        # a criterion may be None, which equals nothing in a frame
-        here = np.logical_and.reduce([frame[axis].isna() if value is None else frame[axis] == value
-                                      for axis, value in zip(CELL, cell, strict=True)])
-        rows = frame[here & frame["arm"].isin(tilts)]
-        if len(tilts) > 1 and set(rows["arm"]) == tilts:
-            seeds = set.intersection(*(set(one["seed"]) for _, one in rows.groupby("arm")))
-            common = rows[rows["seed"].isin(seeds)]
-            if not common.empty:
-                means = common.groupby("arm")["val_accuracy"].mean().round(ACCURACY_DIGITS)
-                powers = {arm: tilt_power(arm) or 0.0 for arm in means.index}
-                best = min(means.index, key=lambda arm: (-means[arm], abs(powers[arm]), powers[arm]))
-                added.append(common[common["arm"] == best].assign(arm="best_tilt", chosen=best))
-    return pd.concat([frame, *added], ignore_index=True) if added else frame
-
-
-def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test_accuracy", level: float = 0.95):
-    """Every arm of a frame against one reference, budget by budget: `Paired` as columns, one row a cell and arm.
-
-    frame   of `slimlib.study.to_frame`; columns of CELL, arm, n, mean, low, high, ... come back, keys of the runs last
-    """
-    import pandas as pd
-
-    rows = []
-    for arm in dict.fromkeys(frame["arm"]) if len(frame) else ():
-        if arm == reference:
-            continue
-        pairs = differences(frame, arm, reference, metric)
-        for cell, part in pairs.groupby(list(CELL), sort=False, dropna=False):
-            found = paired(part["difference"], level).to_dict()
-            keys = ", ".join([*part["key_ours"], *part["key_rival"]])
-            rows.append({**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, **found, "keys": keys})
-    columns = [*CELL, "arm", "reference", "n", "mean", "sd", "low", "high", "boot_low", "boot_high", "p", "agree", "keys"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def holm(p_values: Sequence[float], tests: int | None = None) -> np.ndarray:

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import answers, changes, findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
+from slimlib.study.layer_tables import beyond_depth, within_stages
 from slimlib.study.names import UNITS, counted, interval, network_name, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike_in, other_cost
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
-from slimlib.study.tables import beyond_depth, within_stages
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -66,7 +66,7 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
 
     Panels end where the rules that compete end: a control that is far off is drawn at the edge, as an arrow.
 
-    table   of `statistics.against`, of one data set, model and stage
+    table   of `pairing.against`, of one data set, model and stage
     """
     if table.empty:
         return nothing("no two arms with a seed in common are recorded yet")

@@ -9,7 +9,8 @@ import matplotlib.pyplot as plt
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
-from slimlib.study.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look, nothing, place_labels
+from slimlib.study.figures.labels import place_labels
+from slimlib.study.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look, nothing
 from slimlib.study.names import name
 
 if TYPE_CHECKING:

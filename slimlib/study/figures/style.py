@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
-import numpy as np
 
 from slimlib.errors import SlimlibError
 from slimlib.study.names import network_name, slug, uncoupled
@@ -114,43 +113,6 @@ def nothing(told: str = "no run of this comparison is recorded yet") -> Figure:
     axis.set_axis_off()
     axis.text(0.5, 0.5, told, ha="center", va="center", color=GREY, style="italic", transform=axis.transAxes)
     return fig
-
-
-def place_labels(axis: Any, points: Mapping[str, tuple[float, float]], fontsize: float = 8) -> None:
-    """Name points of a finished panel so that no name leaves the panel, covers a mark or meets another name.
-
-    Each name goes to the first free place around its point, the nearest first, from the topmost point down; where none is
-    free, to the place in the panel that meets least. A name that had to move off is tied to its point by a thin line.
-
-    points   {name: (x, y)} in data coordinates
-    """
-    from matplotlib.transforms import Bbox
-
-    fig = axis.figure
-    fig.draw_without_rendering()  # the layout decides where points come to lie
-    frame, scale = axis.get_window_extent(), fig.dpi / 72
-    drawn = [axis.transData.transform(np.column_stack(line.get_data(orig=False))) for line in axis.lines]
-    marks = [Bbox.from_bounds(x - 3.5 * scale, y - 3.5 * scale, 7 * scale, 7 * scale) for x, y in np.concatenate(drawn)]
-    taken: list[Bbox] = []
-    for told, point in sorted(points.items(), key=lambda item: -item[1][1]):
-        text = axis.annotate(told, point, xytext=(0, 0), textcoords="offset points", fontsize=fontsize, color=BLACK)
-        size = text.get_window_extent()
-        found = []
-        for away in (5, 12, 20, 30, 42):
-            for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1)):
-                left = (dx - 1) * size.width / 2 + dx * away * scale
-                low = (dy - 1) * size.height / 2 + dy * away * scale
-                box = size.translated(left, low)
-                outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
-                met = sum(box.overlaps(other) for other in (*taken, *marks))
-                found.append((outside, met, len(found), away, left / scale, low / scale, box))
-        *_, away, left, low, box = min(found, key=lambda place: place[:3])
-        text.set_position((left, low))
-        taken.append(box)
-        if away > 5:
-            nearest = np.clip(0, left, left + size.width / scale), np.clip(0, low, low + size.height / scale)
-            axis.annotate("", point, xytext=nearest, textcoords="offset points",
-                          arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3})
 
 
 def show(
