@@ -66,21 +66,15 @@ def book(args: argparse.Namespace) -> None:
 
 def status(args: argparse.Namespace) -> None:
     from slimlib import study
+    from slimlib.study.names import duration
 
     told = study.status(study.load_profile(args.profile))
     column = max(map(len, told["studies"]))
     for name, counts in told["studies"].items():
         print(f"  {name:<{column}}  {counts['recorded']:>5} of {counts['runs']} runs recorded")
-    took, left = _duration(told["seconds_recorded"]), _duration(told["seconds_left"])
+    took, left = duration(told["seconds_recorded"]), duration(told["seconds_left"])
     print(f"{told['profile']}: {told['recorded']} of {told['runs']} runs recorded in {took}, "
           f"{told['missing']} missing, about {left} left")  # fmt: skip
-
-
-def _duration(seconds: float) -> str:
-    for size, unit in ((3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def train(args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.errors import SlimlibError
 from slimlib.study import budgets
 from slimlib.study.execution import ensure
-from slimlib.study.names import network_name
+from slimlib.study.names import duration, network_name
 from slimlib.study.profiles import Profile, load_profile
 from slimlib.study.runs import Run
 from slimlib.study.store import to_frame
@@ -30,9 +30,9 @@ class Evidence:
         kind = "recorded evidence" if self.profile.evidence else "an illustration trained on this machine"
         if not self.runs:
             return f"Profile {self.profile.name} ({kind}) has no such runs."
-        minutes = sum(record["provenance"]["seconds"] for record in self.records) / 60
+        took = duration(sum(record["provenance"]["seconds"] for record in self.records))
         told = f"Profile {self.profile.name} ({kind}): {share(len(self.records), len(self.runs))}"
-        return told + (f", in {minutes:.1f} minutes of computing." if self.records else ".")
+        return told + (f", in {took} of computing." if self.records else ".")
 
     def _repr_markdown_(self) -> str:
         return str(self)

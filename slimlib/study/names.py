@@ -100,6 +100,14 @@ def slug(*parts: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", "-".join(parts).lower()).strip("-")
 
 
+def duration(seconds: float) -> str:
+    """ "27.9 hours", "4.0 minutes", "12 seconds"."""
+    for size, unit in ((3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
 def points(value: float) -> str:
     """A difference of accuracies in percentage points: 0.0031 is "+0.31"."""
     return signed(100 * value)
