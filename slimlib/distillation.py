@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimlib.errors import SlimlibError
+from slimlib.evaluation import passing
 from slimlib.modes import evaluation_mode
 
 
@@ -98,7 +99,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.distill = distill
         self.layers = tuple(dict.fromkeys(distill.hint_layers + distill.attention_layers))
-        widths = [self._feature_shapes(model, example_input) for model in (student, teacher)]
+        widths = [self._feature_shapes(model, example_input, who) for model, who in ((student, "model"), (teacher, "teacher"))]
         for name, ours, theirs in ((name, *(shapes[name] for shapes in widths)) for name in self.layers):
             if len(ours) != 4 or len(theirs) != 4 or ours[2:] != theirs[2:]:
                 raise SlimlibError(f"layer {name!r} gives {tuple(ours)} in the student and {tuple(theirs)} in the "
@@ -107,9 +108,9 @@ class Distiller(nn.Module):
             name.replace(".", "/"): nn.Conv2d(widths[0][name][1], widths[1][name][1], 1)
             for name in distill.hint_layers}).to(example_input.device)
 
-    def _feature_shapes(self, model: nn.Module, example_input: Tensor) -> dict[str, torch.Size]:
+    def _feature_shapes(self, model: nn.Module, example_input: Tensor, who: str) -> dict[str, torch.Size]:
         # in evaluation mode, so that the trial leaves the statistics of the normalisation alone
-        with torch.no_grad(), evaluation_mode(model), recorded(model, self.layers) as features:
+        with torch.no_grad(), evaluation_mode(model), recorded(model, self.layers) as features, passing(example_input, who):
             model(example_input)
         return {name: features[name].shape for name in self.layers}
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from slimlib.arguments import A_MODEL, kind
 from slimlib.errors import SlimlibError, first_line
-from slimlib.modes import buffers_kept, evaluation_mode
+from slimlib.modes import evaluation_mode
 from slimlib.splits import Data, LabelledImages, Split, some
 
 
@@ -26,10 +27,10 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     as_parameters = caster(model)
     right = torch.zeros((), dtype=torch.int64, device=split.device)
     with torch.inference_mode(), evaluation_mode(model):
-        for part, (images, labels) in enumerate(split.in_order(batch_size)):
-            if part == 0:
-                must_take(model, as_parameters(images[:1].clone()))  # a model may write over what it reads
-            right += (logits_of(model(as_parameters(images))).argmax(1) == labels).sum()
+        for images, labels in split.in_order(batch_size):
+            with passing(images):
+                output = model(as_parameters(images))
+            right += (logits_of(output).argmax(1) == labels).sum()
     return right.item() / len(split)
 
 
@@ -39,12 +40,13 @@ def must_have_images(split: LabelledImages) -> None:
         raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
 
 
-def must_take(model: nn.Module, images: Tensor, who: str = "model") -> None:
-    """Refuse images that do not pass through the network: of other channels, say, or of a size that it was not made for."""
+@contextmanager
+def passing(images: Tensor, who: str = "model") -> Iterator[None]:
+    """Says of what fails within that the images do not pass through the network: of other channels, say, or another size than it
+    was made for."""
     try:
-        with torch.no_grad(), evaluation_mode(model), buffers_kept(model):
-            model(images)
-    except (torch.OutOfMemoryError, MemoryError):
+        yield
+    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
         raise
     except Exception as error:  # whatever a model may raise
         raise SlimlibError(f"the data's images, of shape {tuple(images.shape[1:])}, do not pass through the {who}: "
@@ -87,9 +89,10 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     momenta = [norm.momentum for norm in norms]
     model.to(split.device)
     as_parameters = caster(model)
-    must_take(model, as_parameters(split.normalised(slice(0, 1))))
     try:
         with torch.no_grad(), evaluation_mode(model):
+            with passing(one := split.normalised(slice(0, 1))):
+                model(as_parameters(one))  # while the old statistics are still there
             for norm in norms:
                 norm.reset_running_stats()
                 norm.momentum = None  # a cumulative average

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from slimlib.errors import SlimlibError
 from slimlib.evaluation import caster, evaluate
 from slimlib.modes import evaluation_mode
 
@@ -42,7 +43,8 @@ class SharedPrefix:
             return evaluate(self._part(other, self.reached, None), self.answers, self.batch_size)
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:  # the pass reads a width off a layer (`view(-1, self.conv.out_channels)`), which was the dense one's
+        except (RuntimeError, SlimlibError):
+            # the pass reads a width off a layer, as in `view(-1, self.conv.out_channels)`, which was the dense one's
             return evaluate(other, self.split, self.batch_size)
 
     def _first(self, changed: set[str]) -> int:

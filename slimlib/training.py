@@ -22,7 +22,7 @@ from slimlib.batches import Batches, in_channels_last
 from slimlib.distillation import Distill
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import evaluate, logits_of, must_take
+from slimlib.evaluation import evaluate, logits_of, passing
 from slimlib.lesson import Lesson
 from slimlib.precision import autocast, resolve_precision
 from slimlib.randomness import seeded
@@ -85,8 +85,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         # what a model draws itself (dropout); each process drops other units
         stack.enter_context(seeded(seed + 1_000_003 * world.rank))
         stack.enter_context(_reproducible_kernels())
-        must_take(model.to(device), data.example_input)
-        model.train()
+        model.to(device).train()
         stack.enter_context(in_channels_last(model))
         notes = stack.enter_context(world.shared_statistics(model, device))
         lesson = Lesson(model, teacher, distill or Distill(), data, precision, recipe, stack) if teacher else None
@@ -106,8 +105,9 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             start = time.perf_counter()
             for step, (index, images, labels) in enumerate(batches, start=epoch * steps):
                 optimizer.param_groups[0]["lr"] = recipe.learning_rate(step, recipe.epochs * steps)
-                with autocast(device, precision):
-                    logits = logits_of(network(images), data.num_classes)
+                with autocast(device, precision), passing(images):
+                    output = network(images)
+                logits = logits_of(output, data.num_classes)
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
                 if lesson:
                     loss = lesson(index, images, logits.float(), loss)
