@@ -13,7 +13,7 @@ import pytest
 from docutils import nodes
 from sphinx.addnodes import download_reference
 
-from slimlib import book
+from slimlib import book, study
 from slimlib.bench import page
 from slimlib.rules import RULES
 from slimlib.study import figures, names, pairing, tables
@@ -156,7 +156,17 @@ def sampled() -> pd.DataFrame:
     return table.assign(exact=error, uncorrelated=error)
 
 
+def deciding() -> pd.DataFrame:
+    """Of a claim in points, with effects far apart and one without an interval, and of one about orders of layers."""
+    nan = float("nan")
+    rows = [("C1", "paired", 12.0, 11.0, 13.0, "supported"), ("C1", "paired", 0.02, -0.05, 0.09, "not supported"),
+            ("K1", "paired", -2.0, nan, nan, "inconclusive"), ("C2", "rank", 0.4, -0.9, 1.0, "inconclusive")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["claim", "kind", "effect", "low", "high", "verdict"])
+    return table.assign(title="Widths matter", **{"verdict of the claim": "mixed so far"})
+
+
 MADE = {
+    "claims": lambda: figures.at_a_glance(deciding()),
     "accuracy": lambda: figures.accuracy_by_rule(runs(pca=0.9, uniform=0.8, neyman=0.92, random=0.1), dense=0.99),
     "differences": lambda: figures.differences_by_rule(compared(5)),
     "differences of two seeds": lambda: figures.differences_by_rule(compared(2)),
@@ -224,6 +234,30 @@ def test_kept_shares_are_drawn_layer_by_layer_in_the_panel_of_their_budget():
                      ("50 % of parameters", "Neyman (ours)"): [1.0, 0.5, 1.0 / 3]}
     assert [text.get_text() for text in fig.legends[0].get_texts()] == ["PCA (3AS)", "Neyman (ours)"]
     assert [label.get_text() for label in fig.axes[-1].get_xticklabels()] == ["conv1", "conv2", "fc1"]
+
+
+def test_all_claims_have_their_line_and_all_comparisons_their_mark():
+    judged = study.judge_all(only=["C2", "K1-chance", "C3"])
+    table = figures.deciding_comparisons(judged)
+    assert list(dict.fromkeys(table["claim"])) == ["C2", "C3", "K1-chance"], "controls last"
+    assert len(table) == sum(len(one.deciding) for one in judged.values())
+    points = table[table["claim"] == "C3"]
+    np.testing.assert_allclose(points["effect"], 100 * judged["C3"].deciding["mean"])
+    np.testing.assert_allclose(points[["low", "high"]], 100 * judged["C3"].deciding[["low", "high"]])
+    assert points["verdict"].tolist() == judged["C3"].deciding["verdict"].tolist()
+    fig = figures.at_a_glance(table)
+    marks = [line for axis in fig.axes for line in axis.lines if line.get_marker() in ("o", "s", "D")]
+    assert sorted(float(line.get_xdata()[0]) for line in marks) == pytest.approx(sorted(table["effect"]))
+    counts = table["verdict"].value_counts()
+    assert all(f"{counts.get(told, 0)} are {told}" in fig.get_label() for told in ("supported", "not supported", "inconclusive"))
+    titles = [label.get_text() for axis in fig.axes for label in axis.get_yticklabels()]
+    assert titles == [f"{judged[name].claim.title}  {name}" for name in ("C3", "K1-chance", "C2")], "orders of layers below"
+    assert [text.get_text() for text in fig.axes[0].texts] == [judged["C3"].told, judged["K1-chance"].told]
+
+
+def test_without_comparisons_the_figure_of_all_claims_says_so():
+    (axis,) = figures.at_a_glance(figures.deciding_comparisons({})).axes
+    assert axis.texts[0].get_text() == "no comparison can be made yet"
 
 
 # ---- two seeds
