@@ -29,7 +29,7 @@ def pca(r: Request) -> Curves:
 
 
 def pca_folded(r: Request) -> Curves:
-    """3AS on filters with the BatchNorm that follows folded in: a function of the network, unlike the plain spectrum."""
+    """3AS on filters with the BatchNorm that follows folded in: unchanged when filters are rescaled and it compensates."""
     return contributions(r, r.spectra(folded=True))
 
 

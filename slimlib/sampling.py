@@ -4,7 +4,7 @@ A layer's n channels are a stratum, keeping w of them is a sample, and what the 
 estimated (Neyman 1934). Estimating it from w of n channels has a variance of V (n / w - 1), where V is the variance that all
 channels bring; T is the variance of what the reader's output joins, so V / T (n / w - 1) is the loss as a share of it.
 
-V and T are functions of the network: they do not change when filters are rescaled and the BatchNorm behind them compensates.
+V and T do not change when filters are rescaled and the BatchNorm behind them compensates.
 They follow from weights and BatchNorm statistics alone, every normalised channel taken as Gaussian with mean beta and standard
 deviation |gamma| (:mod:`slimlib.moments`); or, with ``calibration`` images, they are measured.
 """

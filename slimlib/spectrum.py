@@ -31,7 +31,7 @@ def spectra(
 
     ``center``: each filter is centred by its own mean (the covariance of its weights over positions); False is the
     uncentred reading. ``coupling``: see :meth:`Layout.slimmable`. ``folded``: each filter is first multiplied by gamma/sigma
-    of the BatchNorm that follows, so that the spectrum depends on the function alone, not on how scale is divided.
+    of the BatchNorm that follows, so that rescaling a filter changes nothing where its BatchNorm compensates.
     """
     return layout_spectra(model, trace(model, example_input), center, coupling, folded)
 
