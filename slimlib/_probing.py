@@ -40,13 +40,13 @@ def probed(
         # an image of one colour, as plans are traced with again, would let a fault pass
         noise = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0))
         example_input = noise.to(example_input)
-    lively = _lively(model)
+    lively, other = _lively(model), _shuffled(example_input)
     pending = [(asked, narrow) for narrow in ((False, True) if unread else (False,))]
     while pending:
         batch, narrow = pending.pop()
         batch = [i for i in batch if not groups[i].reason]
         with unmarked(model):  # by hooks that know the model and not its copies
-            fault = _fault(lively, layout, [groups[i] for i in batch], example_input, narrow) if batch else ""
+            fault = _fault(lively, layout, [groups[i] for i in batch], example_input, other, narrow) if batch else ""
         if fault and len(batch) > 1:
             pending += [(batch[: len(batch) // 2], narrow), (batch[len(batch) // 2 :], narrow)]
         elif fault:
@@ -78,7 +78,16 @@ def _constant(model: nn.Module) -> Iterator[torch.Tensor]:
                 yield tensor
 
 
-def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor, narrow: bool) -> str:
+def _shuffled(x: torch.Tensor) -> torch.Tensor | None:
+    """Another input of the same numbers, or None where there is none."""
+    order = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0)).to(x.device)
+    other = x.flatten()[order].view(x.shape)
+    return None if torch.equal(other, x) else other
+
+
+def _fault(
+    model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor, other: torch.Tensor | None, narrow: bool
+) -> str:
     """What goes wrong when the groups are thinned, with a place for the doubtful operation, or "".
 
     ``narrow``: thinned to one channel a block, else to about half.
@@ -90,7 +99,7 @@ def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input:
         turn[g.width, g.blocks] += 1
     whole, thin = masked(model, layout, keep).eval(), cut(model, layout, keep).eval()
     try:  # the network's own code alone: a fault of slimlib must not pass for one of the network
-        want, inert = _masked_answers(whole, groups, keep, example_input)
+        want, inert = _masked_answers(whole, groups, keep, example_input, other)
         got, counted = _counted(thin, example_input)
     except (torch.OutOfMemoryError, MemoryError):
         raise
@@ -107,19 +116,21 @@ def _fault(model: nn.Module, layout: Layout, groups: list[Group], example_input:
 
 
 @torch.no_grad()
-def _masked_answers(network: nn.Module, groups: list[Group], keep: Keep, x: torch.Tensor) -> tuple[list[torch.Tensor], bool]:
-    """Outputs of the masked network, and whether no layer is told anything where the channels were: a number there that is the
-    same everywhere (a sigmoid of zero) tells nothing, but a sum over other channels does."""
-    told = []
+def _masked_answers(
+    network: nn.Module, groups: list[Group], keep: Keep, x: torch.Tensor, other: torch.Tensor | None
+) -> tuple[list[torch.Tensor], bool]:
+    """Outputs of the masked network, and whether no layer is told anything where the channels were: what is the same there for
+    another input (a sigmoid of zero) tells nothing, but a sum over other channels does. Without another input, what is the same
+    everywhere tells nothing.
+    """
+    told: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def hook(positions):
         def look(module, inputs, named):
             read = next(value for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor))
             axis = read.dim() + 1 - module.weight.dim()  # the last for a Linear layer, else before those of the kernel
             there = read.movedim(axis, 0)[torch.as_tensor(positions.reshape(-1), device=read.device)]
-            there = there.reshape(len(positions), -1)  # of each channel all that is read of it
-            constant = there[:, :1] if there.shape[1] > 1 else 0
-            told.append((there - constant).abs().max() / read.abs().max().clamp_min(1e-12))
+            told.append((there.reshape(len(positions), -1), read.abs().max().clamp_min(1e-12)))  # of each channel all there is
         return look
 
     for g in groups:
@@ -127,7 +138,14 @@ def _masked_answers(network: nn.Module, groups: list[Group], keep: Keep, x: torc
             gone = m.positions[~np.isin(m.channels, keep[g.name])]
             if m.role == "in" and gone.size:
                 network.get_submodule(m.module).register_forward_pre_hook(hook(gone), with_kwargs=True)
-    return tensors_in(network(x)), all(bool(spread <= 1e-3) for spread in told)
+    answers = tensors_in(network(x))
+    if other is None:
+        apart = [(there - there[:, :1] if there.shape[1] > 1 else there, scale) for there, scale in told]
+    else:
+        first, told = told, []
+        network(other.clone())  # which a model may write over
+        apart = [(one - two, scale) for (one, scale), (two, _) in zip(first, told, strict=True)]
+    return answers, all(bool(there.abs().max() / scale <= 1e-3) for there, scale in apart)
 
 
 def _counted(network: nn.Module, example_input: torch.Tensor) -> tuple[list[torch.Tensor], float]:

@@ -17,7 +17,7 @@ DOUBTFUL = {OPTYPE.RESHAPE: "a reshape", OPTYPE.SPLIT: "a split or chunk", OPTYP
 # Autograd names of operations that treat every channel by itself whatever the number of channels,
 TRUSTED = re.compile(
     r"^(Relu|Hardtanh|HardtanhB|LeakyRelu|PreluKernel|Elu|Celu|Selu|Gelu|Silu|Mish|Hardswish|Hardsigmoid|Sigmoid|Tanh|Softplus|"
-    r"Clamp\w*|Add|Sub|Mul|Div|Neg|Exp|Pow|NativeDropout|FusedDropout|Clone|ToCopy|Alias|Contiguous|NativeBatchNorm|"
+    r"Clamp\w*|Add|Sub|Mul|Div|Neg|Exp|NativeDropout|FusedDropout|Clone|ToCopy|Alias|Contiguous|NativeBatchNorm|"
     r"CudnnBatchNorm|MiopenBatchNorm)Backward\d*$"
 )
 # and of those that do where the channels are on the second axis.
@@ -52,7 +52,8 @@ def doubt_about(node, names, constants: set) -> str:
     name = node.grad_fn.name()
     if node.grad_fn in constants and not ("BatchNorm" in name and any(o.type == OPTYPE.BN for o in node.outputs)):
         return f"a tensor that no layer makes, in the operation {name}"
-    if WITH_NUMBERS.match(name) and any(source is None for source, _ in node.grad_fn.next_functions):
+    factor = getattr(node.grad_fn, "_saved_alpha", 1)  # of a sum
+    if WITH_NUMBERS.match(name) and (factor != 1 or any(source is None for source, _ in node.grad_fn.next_functions)):
         return f"a number in the operation {name}"  # it may be worked out of the width, as in attention by hand
     if node.type == OPTYPE.CONCAT:
         return "" if node.module.offsets is not None else "a concatenation"

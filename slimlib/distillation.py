@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import passing
 from slimlib.modes import evaluation_mode
+from slimlib.passing import passing
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,11 @@ class Distiller(nn.Module):
 
     def _feature_shapes(self, model: nn.Module, example_input: Tensor, who: str) -> dict[str, torch.Size]:
         # in evaluation mode, so that the trial leaves the statistics of the normalisation alone
-        with torch.no_grad(), evaluation_mode(model), recorded(model, self.layers) as features, passing(example_input, who):
+        with torch.no_grad(), evaluation_mode(model), recorded(model, self.layers) as features, passing(example_input, who=who):
             model(example_input)
+        if odd := [name for name in self.layers if not isinstance(features.get(name), Tensor)]:
+            raise SlimlibError(f"layer {odd[0]!r} of the {who} gives no tensor to learn from: it is not called in evaluation, or "
+                               "returns several; name another layer")
         return {name: features[name].shape for name in self.layers}
 
     def forward(self, logits: Tensor, label_loss: Tensor, teacher_logits: Tensor,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
 
 from slimlib.arguments import A_MODEL, kind
-from slimlib.errors import SlimlibError, first_line
+from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
+from slimlib.passing import passing
 from slimlib.splits import Data, LabelledImages, Split, some
 
 
@@ -27,8 +28,8 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     as_parameters = caster(model)
     right = torch.zeros((), dtype=torch.int64, device=split.device)
     with torch.inference_mode(), evaluation_mode(model):
-        for images, labels in split.in_order(batch_size):
-            with passing(images):
+        for batch, (images, labels) in enumerate(split.in_order(batch_size)):
+            with nullcontext() if batch else passing(images):
                 output = model(as_parameters(images))
             right += (logits_of(output).argmax(1) == labels).sum()
     return right.item() / len(split)
@@ -38,19 +39,6 @@ def must_have_images(split: LabelledImages) -> None:
     kind("data", split, LabelledImages, "what load_data or slimlib.data.from_arrays returns, or one of its splits")
     if not len(split):
         raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
-
-
-@contextmanager
-def passing(images: Tensor, who: str = "model") -> Iterator[None]:
-    """Says of what fails within that the images do not pass through the network: of other channels, say, or another size than it
-    was made for."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
-        raise
-    except Exception as error:  # whatever a model may raise
-        raise SlimlibError(f"the data's images, of shape {tuple(images.shape[1:])}, do not pass through the {who}: "
-                           f"{first_line(error)}; give a network made for such images, or images that it was made for") from error
 
 
 def caster(model: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from slimlib.batches import in_channels_last
 from slimlib.distillation import Distill, Distiller, recorded
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import logits_of, passing
+from slimlib.evaluation import logits_of
 from slimlib.fingerprint import fingerprint
 from slimlib.modes import evaluation_mode
 from slimlib.precision import autocast
@@ -46,10 +46,8 @@ class Lesson:
         self.known = self._answers(data, recipe.batch_size) if same_images else None
 
     def _ask(self, images: Tensor) -> Tensor:
-        # inference_mode's tensors may not enter a graph
-        with torch.no_grad(), autocast(self.device, self.precision), passing(images, "teacher"):
-            answer = self.teacher(images)
-        return logits_of(answer, who="teacher").float()
+        with torch.no_grad(), autocast(self.device, self.precision):  # inference_mode's tensors may not enter a graph
+            return logits_of(self.teacher(images), who="teacher").float()
 
     def _answers(self, data: Data, batch_size: int) -> Tensor:
         """The teacher's logits of all training images, (N, classes); those of last time if nothing has changed since."""

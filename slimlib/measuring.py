@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,16 @@ from torch.overrides import TorchFunctionMode
 
 from slimlib.channel_statistics import ChannelStatistics, channel_axis
 from slimlib.errors import SlimlibError
+from slimlib.filters import batchnorm_scale
 from slimlib.layout import Layout
 from slimlib.modes import evaluation_mode
+from slimlib.moments import built_in_activation
+from slimlib.passing import passing
 
 # torch's names of functions, without the underscores of some
 SUMS = {"add", "iadd", "radd", "sub", "isub", "subtract"}
-SCALINGS = {"mul", "rmul", "multiply", "div", "truediv", "divide", "dropout", "clone", "contiguous", "to"}
+SCALINGS = {"mul", "imul", "rmul", "multiply", "div", "itruediv", "truediv", "divide"}
+SAME = {"neg", "negative", "dropout", "clone", "contiguous", "to"}
 MOVES = {"permute", "transpose", "swapaxes", "movedim"}
 
 
@@ -30,19 +35,21 @@ class Reading(NamedTuple):
 
 
 class _Written(NamedTuple):
-    """A tensor that is a reader's ``output``, or that output scaled or with its axes moved."""
+    """A tensor that is a reader's output, or that output shifted, scaled or with its axes moved."""
 
     reader: str
-    output: torch.Tensor
-    axis: int  # of the channels
+    output: torch.Tensor  # as the reader wrote it,
+    written_axis: int  # with the channels there
+    axis: int  # where they are in the tensor
     version: int  # of the tensor: once something is done to it in place it is this no more
 
 
 class _Joins(TorchFunctionMode):
     """Sees every addition and subtraction, and tallies what a reader's output is combined with.
 
-    The output may be scaled on the way, by a number, a weight of each channel or a gate, and its axes may move. What a residual
-    block adds up in place is the stream from then on, and what that is added to later is none of the block's concern.
+    The output may be shifted or scaled on the way, by a number, a weight of each channel or a gate that is smaller than it, and
+    its axes may move. What a residual block adds up in place is the stream from then on, and what that is added to later is none
+    of the block's concern.
     """
 
     def __init__(self):
@@ -58,8 +65,11 @@ class _Joins(TorchFunctionMode):
         self.alive: list[torch.Tensor] = []  # or an id could be given to another tensor, whose additions would then count
         self.seen: dict[str, int] = defaultdict(int)
 
-    def wrote(self, reader: str, output: torch.Tensor, tensor: torch.Tensor, axis: int) -> None:
-        self.written[id(tensor)] = _Written(reader, output, axis, tensor._version)
+    def wrote(self, reader: str, output: torch.Tensor, axis: int) -> None:
+        self._keep(output, _Written(reader, output, axis, axis, 0))
+
+    def _keep(self, tensor: torch.Tensor, known: _Written) -> None:
+        self.written[id(tensor)] = known._replace(version=tensor._version)
         self.alive.append(tensor)
 
     def _known(self, value: object) -> _Written | None:
@@ -67,30 +77,48 @@ class _Joins(TorchFunctionMode):
         return written if written and written.version == value._version else None
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, getattr(func, "__name__", "").strip("_")
-        if name in SUMS and len(args) == 2:
+        kwargs, name = kwargs or {}, getattr(func, "__name__", "")
+        in_place = name.startswith("__i") or (name.endswith("_") and not name.endswith("__"))
+        name = name.strip("_")
+        operands = (*args, kwargs["other"]) if "other" in kwargs else args
+        if name in SUMS and len(operands) == 2:
             alpha = kwargs.get("alpha", 1)  # of the second
-            self._join(args[0], 1, args[1], alpha)
-            self._join(args[1], alpha, args[0], 1)
-        before = [(a, self._known(a)) for a in args] if name in SCALINGS or name in MOVES else []
+            self._join(operands[0], 1, operands[1], alpha)
+            self._join(operands[1], alpha, operands[0], 1)
+        followed = self._followed(name, operands)
+        if followed and in_place and followed[1].output is followed[0]:  # it is about to be written over
+            followed = followed[0], followed[1]._replace(output=followed[0].clone())
         result = func(*args, **kwargs)
-        for source, known in before:
-            if known and result is not source and isinstance(result, torch.Tensor) and result.dim() == source.dim():
-                axis = known.axis
-                if name in MOVES:  # done to a tensor of one number, and two along this axis
-                    marked = torch.empty([1 + (i == axis) for i in range(source.dim())])
-                    axis = func(marked, *args[1:], **kwargs).shape.index(2)
-                self.wrote(known.reader, known.output, result, axis)
+        if followed and isinstance(result, torch.Tensor) and result.dim() == followed[0].dim():
+            source, known = followed
+            if name in MOVES:  # done to a tensor of one number, and two along the axis of the channels
+                marked = torch.empty([1 + (i == known.axis) for i in range(source.dim())])
+                known = known._replace(axis=func(marked, *args[1:], **kwargs).shape.index(2))
+            self._keep(result, known)
         return result
+
+    def _followed(self, name: str, operands: tuple) -> tuple[torch.Tensor, _Written] | None:
+        """The operand whose place an operation's result takes: it is what a reader wrote, changed in scale, shift or axes."""
+        for at, source in enumerate(operands):
+            if (known := self._known(source)) is None:
+                continue
+            others = [other for i, other in enumerate(operands) if i != at]
+            if name in SAME or name in MOVES:
+                return source, known
+            if name in SCALINGS and all(_elements(other) < source.numel() for other in others):
+                return None if at and "div" in name else (source, known)  # as a divisor it is no branch
+            if name in SUMS and not any(_is_stream(other, source) for other in others):
+                return source, known
+        return None
 
     def _join(self, own: object, weight: float, other: object, its_weight: float) -> None:
         known = self._known(own)
-        if known is None or not isinstance(other, torch.Tensor) or other.dim() != own.dim():
+        if known is None or not _is_stream(other, own):
             return
         self.joined[known.reader, self.seen[known.reader]].add(_times(its_weight, other), known.axis)
         self.seen[known.reader] += 1
         if own is not known.output or weight != 1:
-            self.plain[known.reader].add(known.output, self.written[id(known.output)].axis)
+            self.plain[known.reader].add(known.output, known.written_axis)
             self.scaled[known.reader].add(_times(weight, own), known.axis)
 
     def scale(self, reader: str) -> np.ndarray | float:
@@ -99,6 +127,15 @@ class _Joins(TorchFunctionMode):
             return 1.0
         before, after = self.plain[reader].variance(), self.scaled[reader].variance()
         return np.sqrt(np.divide(after, before, out=np.ones_like(after), where=before > 0))
+
+
+def _elements(value: object) -> int:
+    return value.numel() if isinstance(value, torch.Tensor) else 1
+
+
+def _is_stream(value: object, own: torch.Tensor) -> bool:
+    """Is this something that an output is added to, and no number or weight that is the same for all images?"""
+    return isinstance(value, torch.Tensor) and value.dim() == own.dim() and len(value) == len(own)
 
 
 def _times(weight: float, x: torch.Tensor) -> torch.Tensor:
@@ -115,25 +152,28 @@ def measured(
     outputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
     joins = _Joins()
 
-    def read(name):
-        return lambda layer, args, output: inputs[name].add(args[0], channel_axis(layer, args[0]))
-
-    def wrote(name):
-        def hook(module, args, output):
-            axis = channel_axis(module, output)
-            outputs[name].add(output, axis)
-            joins.wrote(name, output, output, axis)
+    def look(name):
+        def hook(layer, args, kwargs, output):
+            value = next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+            inputs[name].add(value, channel_axis(layer, value))
+            outputs[name].add(output, channel_axis(layer, output))
         return hook
 
-    hooks = []
+    def wrote(name):
+        return lambda module, args, output: joins.wrote(name, output, channel_axis(module, output))
+
+    hooks, norms = [], {name: model.get_submodule(layout.norm_after[name]) for name in readers if name in layout.norm_after}
     for name in readers:
-        hooks.append(model.get_submodule(name).register_forward_hook(read(name)))
-        hooks.append(model.get_submodule(layout.norm_after.get(name, name)).register_forward_hook(wrote(name)))
+        layer = model.get_submodule(name)
+        hooks.append(layer.register_forward_hook(look(name), with_kwargs=True))
+        if built_in_activation(norms.get(name)) is None:  # what comes out of one is added to nothing as the reader wrote it
+            hooks.append(norms.get(name, layer).register_forward_hook(wrote(name)))
     try:
         # tensors made in the caller's inference mode would have no version
         with torch.inference_mode(False), torch.no_grad(), joins, evaluation_mode(model):
             for start in range(0, len(images), batch_size):
-                model(images[start : start + batch_size])
+                with nullcontext() if start else passing(images, "calibration images"):
+                    model(images[start : start + batch_size])
                 joins.forget()
     finally:
         for h in hooks:
@@ -141,6 +181,12 @@ def measured(
     found = {}
     for name in readers:
         scale = joins.scale(name)
+        own = outputs[name].variance() * np.square(scale)
+        if name in norms:
+            own *= batchnorm_scale(norms[name], torch.float64).square().cpu().numpy()
         joined = sum(float(tally.variance().sum()) for (reader, _), tally in joins.joined.items() if reader == name)
-        found[name] = Reading(inputs[name].variance(), float((outputs[name].variance() * np.square(scale)).sum()) + joined, scale)
+        found[name] = Reading(inputs[name].variance(), float(own.sum()) + joined, scale)
+        if not np.isfinite([found[name].total, *found[name].inputs]).all():
+            raise SlimlibError(f"calibration images make {name} read or write NaN or infinite values; give finite, normalised "
+                               "images")
     return found

@@ -58,6 +58,12 @@ def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray, **cons
     return first, np.maximum((values - first[:, None]) ** 2 @ weights, 0.0)
 
 
+def built_in_activation(norm: nn.Module | None) -> nn.Module | None:
+    """The activation that a norm holds, as timm has them."""
+    built_in = getattr(norm, "act", None)
+    return None if isinstance(built_in, nn.Identity) else built_in
+
+
 class ChannelMoments:
     """Moments of the channels after each traced operation, worked out on demand and kept."""
 
@@ -77,8 +83,7 @@ class ChannelMoments:
         module = self.model.get_submodule(op.module) if op.module else None
         if isinstance(module, BATCH_NORM) and module.affine:
             moments = tuple(p.detach().cpu().double().numpy() for p in (module.bias, module.weight.square()))
-            built_in = getattr(module, "act", None)  # a norm with its activation, as timm has them
-            if built_in is None or isinstance(built_in, nn.Identity):
+            if (built_in := built_in_activation(module)) is None:
                 return moments
             name = BUILT_IN.get(type(built_in).__name__) or self.refuse(index)
             constants = {key: getattr(built_in, key) for key in CONSTANTS.get(name, ()) if hasattr(built_in, key)}

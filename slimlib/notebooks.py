@@ -73,6 +73,9 @@ def execute(
         names = ", ".join(map(repr, unknown))
         raise SlimlibError(f"{template.name} declares no parameter {names}; it declares:\n{known}")
 
+    if output == template:
+        raise SlimlibError(f"{template.name} cannot be executed into itself, as its defaults and its outputs would be lost; name "
+                           "another file")
     digest = inputs_digest(template, parameters, root, page, title)
     if not force and digest_of(output) == digest:
         return False

@@ -78,20 +78,22 @@ def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str,
     def joins(i: int) -> bool:
         return layout.ops[i].kind.startswith(("Add", "Sub"))  # the variance of a difference is that of a sum
 
+    def scaled_to_join(i: int) -> bool:
+        return layout.ops[i].kind.startswith(("Mul", "Div")) and any(joins(j) or scaled_to_join(j) for j in follow.users[i])
+
     for index, op in enumerate(layout.ops):
         if op.module not in readers:
             continue
         variance = follow(op.inputs[0])[1]
         own = _own_variance(model, layout, op.module, variance)
-        users = follow.users[index]
-        if op.module in layout.norm_after and users:
-            norm = next(i for i in _norm_chain(layout, index) if layout.ops[i].module == layout.norm_after[op.module])
-            users = follow.users[norm]
-            for user in users:
-                if joins(user):
-                    own += sum(float(variance.sum()) for _, variance in follow.summands(user, but=norm))
-                elif layout.ops[user].kind.startswith(("Mul", "Div")) and any(map(joins, follow.users[user])):
-                    follow.refuse(user)  # the scale of a branch leaves no trace of its size
+        end = index
+        if op.module in layout.norm_after and follow.users[index]:
+            end = next(i for i in _norm_chain(layout, index) if layout.ops[i].module == layout.norm_after[op.module])
+        for user in follow.users[end]:
+            if joins(user):
+                own += sum(float(joining.sum()) for _, joining in follow.summands(user, but=end))
+            elif scaled_to_join(user):
+                follow.refuse(user)  # the scale of a branch leaves no trace of its size
         found[op.module] = Reading(variance, own)
     return found
 

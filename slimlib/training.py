@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -22,8 +22,9 @@ from slimlib.batches import Batches, in_channels_last
 from slimlib.distillation import Distill
 from slimlib.distributed import World
 from slimlib.errors import SlimlibError
-from slimlib.evaluation import evaluate, logits_of, passing
+from slimlib.evaluation import evaluate, logits_of
 from slimlib.lesson import Lesson
+from slimlib.passing import passing
 from slimlib.precision import autocast, resolve_precision
 from slimlib.randomness import seeded
 from slimlib.recipe import Recipe
@@ -105,7 +106,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             start = time.perf_counter()
             for step, (index, images, labels) in enumerate(batches, start=epoch * steps):
                 optimizer.param_groups[0]["lr"] = recipe.learning_rate(step, recipe.epochs * steps)
-                with autocast(device, precision), passing(images):
+                with autocast(device, precision), nullcontext() if step else passing(images):
                     output = network(images)
                 logits = logits_of(output, data.num_classes)
                 loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)

@@ -1,6 +1,7 @@
 """Distillation losses against plain NumPy in float64, and against torchdistill's own implementations of the papers."""
 
 import copy
+from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -184,6 +185,11 @@ def test_features_that_do_not_match_are_refused_by_layer():
     for layer, told in refused.items():
         with pytest.raises(slimlib.SlimlibError, match=told):
             Distiller(student, teacher, slimlib.Distill(hint_weight=1.0, hint_layers=(layer,)), x)
+    idle = nn.Sequential(*student)
+    idle.register_module("spare", nn.Conv2d(3, 4, 3))
+    idle.forward = lambda x: student(x)
+    with pytest.raises(slimlib.SlimlibError, match="layer 'spare' of the teacher gives no tensor"):
+        Distiller(nn.Sequential(OrderedDict(spare=student)), idle, slimlib.Distill(hint_weight=1.0, hint_layers=("spare",)), x)
     data = slimlib.load_data("fashionmnist-10k", limit=100, device="cpu")
     model, how = slimlib.models.vgg_small(), slimlib.Distill(attention_weight=1.0, attention_layers=("relu2",))
     with pytest.raises(slimlib.SlimlibError, match="compile=True cannot be combined with hints or attention"):

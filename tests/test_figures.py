@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from types import SimpleNamespace
 
@@ -162,7 +163,8 @@ def deciding() -> pd.DataFrame:
     rows = [("C1", "paired", 12.0, 11.0, 13.0, "supported"), ("C1", "paired", 0.02, -0.05, 0.09, "not supported"),
             ("K1", "paired", -2.0, nan, nan, "inconclusive"), ("C2", "rank", 0.4, -0.9, 1.0, "inconclusive")]  # fmt: skip
     table = pd.DataFrame(rows, columns=["claim", "kind", "effect", "low", "high", "verdict"])
-    return table.assign(title="Widths matter", **{"verdict of the claim": "mixed so far"})
+    return table.assign(title="Widths matter", margin=table["kind"].map({"paired": 0.1, "rank": 0.5}),
+                        **{"verdict of the claim": "mixed so far"})  # fmt: skip
 
 
 MADE = {
@@ -252,7 +254,18 @@ def test_all_claims_have_their_line_and_all_comparisons_their_mark():
     assert all(f"{counts.get(told, 0)} are {told}" in fig.get_label() for told in ("supported", "not supported", "inconclusive"))
     titles = [label.get_text() for axis in fig.axes for label in axis.get_yticklabels()]
     assert titles == [f"{judged[name].claim.title}  {name}" for name in ("C3", "K1-chance", "C2")], "orders of layers below"
+    margins = {float(line.get_xdata()[0]) for axis in fig.axes for line in axis.lines if line.get_linestyle() == ":"}
+    assert margins == {100 * judged["C3"].claim.margin, judged["C2"].claim.margin}
     assert [text.get_text() for text in fig.axes[0].texts] == [judged["C3"].told, judged["K1-chance"].told]
+
+
+def test_a_claim_without_comparisons_keeps_its_line():
+    judged = study.judge_all(only=["C3", "C4"])
+    none = dataclasses.replace(judged["C4"], deciding=judged["C4"].deciding.iloc[:0])
+    fig = figures.at_a_glance(figures.deciding_comparisons({"C3": judged["C3"], "C4": none}))
+    assert [label.get_text().split()[-1] for label in fig.axes[0].get_yticklabels()] == ["C3", "C4"]
+    assert fig.axes[0].texts[1].get_text() == "no evidence yet"
+    assert f"Of {len(judged['C3'].deciding)} comparisons" in fig.get_label()
 
 
 def test_without_comparisons_the_figure_of_all_claims_says_so():

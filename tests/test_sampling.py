@@ -260,15 +260,14 @@ EACH = torch.linspace(-1, 2, 8)  # a scale of each channel
     (lambda x, y: F.dropout(y.contiguous() * EACH.view(8, 1, 1), training=False) + x, EACH),
     (lambda x, y: (x.permute(0, 2, 3, 1) + EACH * y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), EACH),
     (lambda x, y: (x.transpose(1, 2) + y.movedim(2, 1).mul(EACH.view(8, 1))).transpose(1, 2), EACH),
-], ids=["alpha", "alpha of the other", "difference", "in place", "negative", "numbers", "weights", "last", "moved"])  # fmt: skip
+    (lambda x, y: x + y.mul_(0.5), 0.5), (lambda x, y: y.mul_(EACH.view(8, 1, 1)).neg_() + x, -EACH), (lambda x, y: x + -y, -1),
+    (lambda x, y: sum([y, x]), 1), (lambda x, y: (y + 0.5) + (x - 0.5), 1), (lambda x, y: torch.add(x, other=y), 1),
+    (lambda x, y: (y - EACH.view(1, 8, 1, 1)) / 2 + x + EACH.view(8, 1, 1) / 2, 0.5),
+], ids=["alpha", "alpha of the other", "difference", "difference in place", "negative", "numbers", "weights", "last", "moved",
+        "scaled in place", "both in place", "negated", "sum", "a number added", "by name", "weights added"])  # fmt: skip
 def test_what_scales_a_branch_counts_like_its_norm(join, factor):
     """A branch that is scaled before it joins the stream, and one whose norm has that factor in it, lose the same share."""
-    def network(join):
-        torch.manual_seed(0)
-        return lively_norms(Net(lambda m, x: m.head(pooled(join(m.stem(x), m.norm(m.b(m.a(x).relu()))).relu())), stem=conv(3, 8),
-                                a=conv(3, 12), b=conv(12, 8), norm=nn.BatchNorm2d(8), head=nn.Linear(8, 5)))
-
-    outside, inside = network(join), network(torch.add)
+    outside, inside = branch(join), branch(torch.add)
     with torch.no_grad():
         inside.norm.weight *= factor
         inside.norm.bias *= factor
@@ -280,6 +279,79 @@ def test_what_scales_a_branch_counts_like_its_norm(join, factor):
         v, t = sampling.variances(model, layout, tuple(g for g in layout.slimmable("joint") if g.name == "a"), x)
         lost.append(v / t)
     np.testing.assert_allclose(*lost, rtol=1e-5)
+
+
+def branch(join) -> Net:
+    """A stem, and two layers whose output joins it."""
+    torch.manual_seed(0)
+    return lively_norms(Net(lambda m, x: m.head(pooled(join(m.stem(x), m.norm(m.b(m.a(x).relu()))).relu())), stem=conv(3, 8),
+                            a=conv(3, 12), b=conv(12, 8), norm=nn.BatchNorm2d(8), head=nn.Linear(8, 5)))
+
+
+@pytest.mark.parametrize("by_hand, of_torch", [
+    (lambda x, y: x + y * torch.sigmoid(y), lambda x, y: x + F.silu(y)),
+    (lambda x, y: x + 1 / (2 + y.square()), lambda x, y: x + (2 + y.square()).reciprocal()),
+], ids=["swish", "divisor"])  # fmt: skip
+def test_what_is_done_by_hand_counts_as_what_torch_does(by_hand, of_torch):
+    """An activation is no scale: behind it the reader's output is not what joins the stream."""
+    same_measured(branch(by_hand), branch(of_torch), torch.randn(16, 3, 12, 12), "inner", keep=0.9)
+
+
+def test_of_two_branches_that_meet_each_is_the_others_stream():
+    torch.manual_seed(0)
+    model = lively_norms(Net(lambda m, x: m.head(pooled((m.n(m.b(m.a(x))) - 2 * m.o(m.d(m.c(x)))).relu())), a=conv(3, 12),
+                             b=conv(12, 8), n=nn.BatchNorm2d(8), c=conv(3, 10), d=conv(10, 8), o=nn.BatchNorm2d(8),
+                             head=nn.Linear(8, 5)))  # fmt: skip
+    x = torch.randn(16, 3, 12, 12)
+    read = measured(model, slimlib.trace(model, x), ["b", "d"], x)
+    with torch.no_grad():
+        sides = model.n(model.b(model.a(x))), 2 * model.o(model.d(model.c(x)))
+    want = sum(map(summed_variance, sides))
+    assert [read[name].total for name in "bd"] == pytest.approx([want, want], rel=1e-5)
+    assert read["b"].scale == 1 and read["d"].scale == pytest.approx(np.full(8, 2.0), rel=1e-5)
+
+
+def test_a_reader_without_a_norm_joins_the_stream_as_well():
+    """As the last convolution of a block that normalises first; its own part of T is what its inputs bring."""
+    torch.manual_seed(0)
+    model = lively_norms(Net(lambda m, x: (lambda s: m.head(pooled(s + m.b(m.norm(m.a(s.relu())).relu()))))(m.first(m.stem(x))),
+                             stem=conv(3, 8), first=nn.BatchNorm2d(8), a=conv(8, 12), norm=nn.BatchNorm2d(12), b=conv(12, 8),
+                             head=nn.Linear(8, 5)))  # fmt: skip
+    layout = slimlib.trace(model, torch.randn(2, 3, 12, 12))
+    v, t = sampling.variances(model, layout, layout.slimmable())
+    assert [g.name for g in layout.slimmable()] == ["a"]
+    assert t - v == pytest.approx([float(model.first.weight.detach().double().square().sum())])
+
+
+@pytest.mark.parametrize("name", ["LeakyReLU", "GELU"])
+def test_a_norm_that_holds_its_activation_is_measured_like_one_before_it(name):
+    torch.manual_seed(0)
+    model = behind_a_norm(ACTS[name])
+    x, layout = torch.randn(8, 3, 12, 12), slimlib.trace(model, torch.randn(2, 3, 12, 12))
+    want = measured(model, layout, ["b"], x)["b"]
+    holds = type("NormAct", (nn.BatchNorm2d,), {"forward": lambda self, x: self.act(nn.BatchNorm2d.forward(self, x))})(8)
+    holds.load_state_dict(model.last.state_dict())
+    holds.act, model.last = ACTS[name], holds.eval()
+    got = measured(model, layout, ["b"], x)["b"]
+    assert got.total == pytest.approx(want.total, rel=1e-6)
+    np.testing.assert_allclose(got.inputs, want.inputs, rtol=1e-6)
+
+
+def test_calibration_images_that_say_nothing_are_named(chain):
+    model, x = chain[0], torch.randn(4, *chain[1].shape[1:])
+    for images, told in ((x[:, :1], r"calibration images, of shape \(1, .*do not pass through the model"),
+                         ((255 * x).byte(), r"calibration images, of shape .*torch\.uint8, do not pass"),
+                         (x * float("nan"), "calibration images make .* NaN")):
+        with pytest.raises(slimlib.SlimlibError, match=told):
+            slimlib.plan_widths(model, x[:1], rule="neyman", keep_macs=0.5, calibration=images)
+
+
+def test_layers_that_are_called_by_name_are_measured():
+    torch.manual_seed(0)
+    how = {"a": conv(3, 12), "b": conv(12, 8), "head": nn.Linear(8, 5)}
+    by_place = Net(lambda m, x: m.head(pooled(m.b(m.a(x).relu()))), **how)
+    by_name = Net(lambda m, x: m.head(input=pooled(m.b(input=m.a(input=x).relu()))), **how)
+    same_measured(by_place, by_name, torch.randn(8, 3, 12, 12), "inner")
 
 
 def test_a_block_of_linear_layers_on_the_last_axis_is_measured_like_one_of_convolutions():

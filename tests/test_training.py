@@ -357,7 +357,7 @@ def test_images_that_a_network_was_not_made_for_are_named(data):
     for made_for, model in (("channels", slimlib.models.build("resnet20", 10, 3)),
                             ("sizes", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(32 * 32, 10)))):
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-        told = r"the data's images, of shape \(1, 28, 28\), do not pass through the "
+        told = r"the data's images, of shape \(1, 28, 28\) and torch.float32, do not pass through the "
         for who, call in (
             ("model", lambda model=model: slimlib.fit(model, data, recipe, progress=False)),
             ("model", lambda model=model: slimlib.evaluate(model, data)),

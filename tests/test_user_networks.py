@@ -78,6 +78,26 @@ def pooled(x: torch.Tensor) -> torch.Tensor:
     return x.mean((2, 3))
 
 
+class Plus(nn.Module):
+    def forward(self, x):
+        return x + 0.1
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_constant_where_channels_were_tells_nothing_whatever_the_batch(batch):
+    """Of one example a Linear layer reads a single number a channel."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 16), nn.Softplus(), Plus(), nn.Linear(16, 12), nn.ELU(), Plus(), nn.Linear(12, 5)).eval()
+    groups = slimlib.trace(model, torch.zeros(batch, 20)).groups
+    assert [g.reason for g in groups[:2]] == ["", ""]
+
+
+def test_a_constant_that_ends_at_a_border_tells_nothing():
+    torch.manual_seed(0)
+    model = two(lambda m, x: F.pad(x + 0.5, (0, 1, 0, 1))).eval()
+    assert [g.name for g in slimlib.trace(model, torch.randn(1, 3, 12, 12)).groups if not g.reason] == ["a", "b"]
+
+
 NOT_MADE = "a tensor that no layer makes"
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str], dict[str, str]]] = {
     # name: (network, groups that are slimmed under joint coupling, layer -> why it is whole)
@@ -126,6 +146,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str], dict[str, str]]] = 
         lambda: two(lambda m, x: x * x.shape[1] ** -0.5), {"b"}, {"a": "a number in the operation MulBackward0"}),
     "a divisor of the width": (
         lambda: two(lambda m, x: x / x.shape[1]), {"b"}, {"a": "a number in the operation DivBackward0"}),
+    "a factor of the width in a sum": (
+        lambda: two(lambda m, x: torch.add(x, x.relu(), alpha=x.shape[1] ** -0.5)), {"b"},
+        {"a": "a number in the operation AddBackward0"}),
+    "a power of the width": (
+        lambda: two(lambda m, x: x.sigmoid() ** (8 / x.shape[1])), {"b"}, {"a": "the operation PowBackward0"}),
+    "a power": (lambda: two(lambda m, x: x.relu() ** 2), {"a", "b"}, {}),
     "a summand of the width": (
         lambda: two(lambda m, x: x + x.shape[1] / 16), {"b"}, {"a": "a number in the operation AddBackward0"}),
     "the input before the channels": (

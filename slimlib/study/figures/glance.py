@@ -22,27 +22,33 @@ if TYPE_CHECKING:
     from slimlib.study.judgement import Judgement
 
 LINE = 0.35  # inches: the height of a claim, of one with many comparisons more
+COMPARED = ("dataset", "model", "rival", "unit", "budget", "ratio")
 KINDS = {"paired": (100.0, "mean", "difference in accuracy, points"), "rank": (1.0, "spearman", "Spearman's coefficient")}
 
 
 def deciding_comparisons(judged: Mapping[str, Judgement]) -> pd.DataFrame:
-    """One row a comparison that decides a claim, controls last; what :func:`at_a_glance` shows.
+    """One row a comparison that decides a claim, controls last, and one without an effect for a claim that has none yet; what
+    :func:`at_a_glance` shows.
 
-    Columns: claim, its title and verdict, what is compared, `effect` in points or as a coefficient, `low` and `high` (from three
-    seeds on) and the comparison's verdict.
+    Columns: claim, its title, verdict and `margin`, what is compared, `effect` in points or as a coefficient, `low` and `high`
+    (from three seeds on) and the comparison's verdict.
     """
     import pandas as pd
 
     rows = []
     for name, one in sorted(judged.items(), key=lambda item: item[0].startswith("K")):
         scale, effect, _ = KINDS[one.claim.kind]
+        told = {"claim": name, "title": one.claim.title, "kind": one.claim.kind, "verdict of the claim": one.told}
+        told |= {"margin": scale * one.claim.margin}
+        if one.deciding.empty:
+            rows.append(told)
         for row in one.deciding.to_dict("records"):
-            told = {"claim": name, "title": one.claim.title, "kind": one.claim.kind, "verdict of the claim": one.told}
-            told |= {key: row.get(key) for key in ("dataset", "model", "rival", "unit", "budget", "ratio")}
+            told |= {key: row.get(key) for key in COMPARED}
             ends = one.claim.kind == "rank" or row["n"] >= SEEDS_FOR_INTERVAL
             told |= {"effect": scale * row[effect], "low": scale * row["low"] if ends else np.nan}
             rows.append(told | {"high": scale * row["high"] if ends else np.nan, "verdict": row["verdict"]})
-    return pd.DataFrame(rows)
+    columns = ["claim", "title", "kind", "verdict of the claim", "margin", *COMPARED, "effect", "low", "high", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def at_a_glance(table: pd.DataFrame) -> Figure:
@@ -52,7 +58,7 @@ def at_a_glance(table: pd.DataFrame) -> Figure:
 
     table   of :func:`deciding_comparisons`
     """
-    if table.empty:
+    if table["effect"].isna().all():
         return nothing("no comparison can be made yet")
     panels = [(kind, list(part.groupby("claim", sort=False))) for kind in KINDS if len(part := table[table["kind"] == kind])]
     heights = [[max(1, len(own) / 5) for _, own in claims] for _, claims in panels]
@@ -62,6 +68,8 @@ def at_a_glance(table: pd.DataFrame) -> Figure:
         ends = np.cumsum(taken)
         for (_, own), top, bottom in zip(claims, ends - taken, ends, strict=True):
             for y, row in zip(np.linspace(top, bottom, len(own) + 2)[1:-1], own.to_dict("records"), strict=True):
+                if np.isnan(row["effect"]):
+                    continue
                 colour, marker = FACES[row["verdict"]]
                 axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=1)
                 axis.plot(row["effect"], y, marker, color=colour, markeredgecolor="white", markeredgewidth=0.6, markersize=5)
@@ -73,6 +81,8 @@ def at_a_glance(table: pd.DataFrame) -> Figure:
         for end in ends[:-1]:
             axis.axhline(end, color=PALE, linewidth=0.8)
         axis.axvline(0, color=BLACK, linewidth=1)
+        for margin in {own["margin"].iloc[0] for _, own in claims}:
+            axis.axvline(margin, color=GREY, linewidth=1, linestyle=":")
         axis.set_xlabel(KINDS[kind][2], fontsize=9)
         _scale(axis, kind)
     marks = [Line2D([], [], color=colour, marker=marker, linestyle="", label=told) for told, (colour, marker) in FACES.items()]
@@ -82,7 +92,7 @@ def at_a_glance(table: pd.DataFrame) -> Figure:
 
 
 def _scale(axis: Any, kind: str) -> None:
-    """That of coefficients, or of points with the least gain that matters."""
+    """That of coefficients, or of points."""
     if kind == "rank":
         axis.set_xlim(-1.05, 1.05)
         return
@@ -90,9 +100,8 @@ def _scale(axis: Any, kind: str) -> None:
     axis.xaxis.set_major_locator(FixedLocator([-10, -1, -0.1, 0, 0.1, 1, 10]))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 1 if abs(value) == 0.1 else 0) if value else "0"))
-    axis.axvline(0.1, color=GREY, linewidth=1, linestyle=":")
 
 
 def _finding(table: pd.DataFrame) -> str:
     counts = table["verdict"].value_counts()
-    return f"Of {len(table)} comparisons, {joined(f'{counts.get(verdict, 0)} are {verdict}' for verdict in FACES)}."
+    return f"Of {counts.sum()} comparisons, {joined(f'{counts.get(verdict, 0)} are {verdict}' for verdict in FACES)}."
