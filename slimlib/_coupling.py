@@ -131,7 +131,7 @@ def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFa
             _add_member(raw, names[module], item, graph.is_out_channel_pruning_fn(item.handler))
         if not node.outputs and (raw.members[-1].role != "in" if module in names and raw.members else True):
             raw.reason = REFUSED[OPTYPE.OUTPUT]
-        operation = doubt_about(node, names, facts.constants)
+        operation = doubt_about(node, names, facts)
         if operation == "pad":
             raw.reason = PAD
         else:

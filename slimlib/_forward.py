@@ -23,6 +23,7 @@ class ForwardFacts:
     positions: dict[str, float]  # layer -> multiply-adds per weight element and example
     fixed_macs: int  # multiply-adds outside Conv and Linear modules, per example
     constants: set  # autograd's nodes of operations that also take a tensor which no layer makes
+    numbers: set  # and of those that also take a number
     unread: bool  # something is computed that no output depends on, of which the graph of the outputs knows nothing
     detached: bool  # so has some output no gradient, and the graph does not tell what it is made of
     last_axis: set[str]  # Linear layers called on more than (batch, channels): theirs is not the axis of a convolution
@@ -62,8 +63,8 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     behind = _before(outputs)
     unread, detached = not seen.made <= behind, len(outputs) < len(returned)
     ends = [tensor.clone() for tensor in outputs]
-    return ForwardFacts(calls.order, dict(calls.calls), dict(calls.positions), fixed, seen.constants, unread, detached,
-                        calls.last_axis, {tensor.grad_fn for tensor in ends}, _idle(model, calls.order, behind)), ends
+    return ForwardFacts(calls.order, dict(calls.calls), dict(calls.positions), fixed, seen.constants, seen.numbers, unread,
+                        detached, calls.last_axis, {tensor.grad_fn for tensor in ends}, _idle(model, calls.order, behind)), ends
 
 
 class _Calls:
@@ -116,12 +117,13 @@ def _idle(model: nn.Module, called: Mapping[str, int], behind: set) -> tuple[str
 class _Watch(TorchFunctionMode):
     """Notes autograd's nodes of all operations, and of those that combine what layers made with a tensor that none did: the
     graph shows no trace of that tensor, and where it has one entry a channel (a scale kept as a buffer, the network's input),
-    the channels cannot go."""
+    the channels cannot go. And of those that take a number, which may be worked out of their count."""
 
     def __init__(self):
         super().__init__()
         self.made: set = set()
         self.constants: set = set()
+        self.numbers: set = set()
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -130,6 +132,8 @@ class _Watch(TorchFunctionMode):
         self.made.update(made)
         if made and any(not t.requires_grad and t.numel() > 1 for t in _tensors((*args, *kwargs.values()))):
             self.constants.update(made)
+        if made and any(isinstance(value, (int, float)) for value in (*args, *kwargs.values())):
+            self.numbers.update(made)
         return result
 
 

@@ -7,6 +7,7 @@ import re
 from torch import nn
 from torch_pruning.ops import OPTYPE
 
+from slimlib._forward import ForwardFacts
 from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
 
 PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.SyncBatchNorm,
@@ -38,11 +39,8 @@ def over_positions(node) -> str:
     return _pooling_name(name) if POOLING.match(name) else ""
 
 
-def doubt_about(node, names, constants: set) -> str:
-    """"" for what acts on each channel by itself, "pad" for zero-padded channels, else a name: to be probed.
-
-    ``constants``: the autograd nodes that also take a tensor which no layer makes.
-    """
+def doubt_about(node, names, facts: ForwardFacts) -> str:
+    """"" for what acts on each channel by itself, "pad" for zero-padded channels, else a name: to be probed."""
     if node.type in DOUBTFUL:
         return "" if _flattens_pooled(node) else DOUBTFUL[node.type]
     if isinstance(node.module, (*LAYERS, *PER_CHANNEL_NORMS, nn.PReLU)):
@@ -50,10 +48,9 @@ def doubt_about(node, names, constants: set) -> str:
     if node.type not in (OPTYPE.ELEMENTWISE, OPTYPE.CONCAT) or node.grad_fn is None:
         return ""
     name = node.grad_fn.name()
-    if node.grad_fn in constants and not ("BatchNorm" in name and any(o.type == OPTYPE.BN for o in node.outputs)):
+    if node.grad_fn in facts.constants and not ("BatchNorm" in name and any(o.type == OPTYPE.BN for o in node.outputs)):
         return f"a tensor that no layer makes, in the operation {name}"
-    factor = getattr(node.grad_fn, "_saved_alpha", 1)  # of a sum
-    if WITH_NUMBERS.match(name) and (factor != 1 or any(source is None for source, _ in node.grad_fn.next_functions)):
+    if WITH_NUMBERS.match(name) and node.grad_fn in facts.numbers:
         return f"a number in the operation {name}"  # it may be worked out of the width, as in attention by hand
     if node.type == OPTYPE.CONCAT:
         return "" if node.module.offsets is not None else "a concatenation"
