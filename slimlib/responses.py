@@ -5,6 +5,8 @@ Zhang et al. (2016) chose ranks by it, Garg et al. (2020) and Suau et al. (2020,
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import torch
 from torch import nn
@@ -13,6 +15,7 @@ from slimlib.channel_statistics import ChannelStatistics, channel_axis
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group
 from slimlib.modes import evaluation_mode
+from slimlib.passing import passing
 
 
 @torch.no_grad()
@@ -35,7 +38,8 @@ def response_spectra(
     try:
         with evaluation_mode(model):
             for start in range(0, len(images), batch_size):
-                model(images[start : start + batch_size])
+                with nullcontext() if start else passing(images, "calibration images"):
+                    model(images[start : start + batch_size])
     finally:
         for h in hooks:
             h.remove()
