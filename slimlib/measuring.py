@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +10,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from slimlib.calibration import pass_calibration
 from slimlib.channel_statistics import ChannelStatistics, channel_axis
 from slimlib.errors import SlimlibError
 from slimlib.filters import batchnorm_scale
 from slimlib.layout import Layout
-from slimlib.modes import evaluation_mode
 from slimlib.moments import built_in_activation
-from slimlib.passing import passing
 
 # torch's names of functions, without the underscores of some
 SUMS = {"add", "iadd", "radd", "sub", "isub", "subtract"}
@@ -146,8 +144,6 @@ def measured(
     model: nn.Module, layout: Layout, readers: list[str], images: torch.Tensor, batch_size: int = 64
 ) -> dict[str, Reading]:
     """What is read of each reader, over images and positions; memory is that of one batch."""
-    if not isinstance(images, torch.Tensor) or images.dim() < 2 or len(images) < 2:
-        raise SlimlibError("calibration must be a batch of at least two normalised images (N, C, H, W)")
     inputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
     outputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
     joins = _Joins()
@@ -170,11 +166,8 @@ def measured(
             hooks.append(norms.get(name, layer).register_forward_hook(wrote(name)))
     try:
         # tensors made in the caller's inference mode would have no version
-        with torch.inference_mode(False), torch.no_grad(), joins, evaluation_mode(model):
-            for start in range(0, len(images), batch_size):
-                with nullcontext() if start else passing(images, "calibration images"):
-                    model(images[start : start + batch_size])
-                joins.forget()
+        with torch.inference_mode(False), joins:
+            pass_calibration(model, images, batch_size, after_batch=joins.forget)
     finally:
         for h in hooks:
             h.remove()

@@ -5,17 +5,13 @@ Zhang et al. (2016) chose ranks by it, Garg et al. (2020) and Suau et al. (2020,
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import numpy as np
 import torch
 from torch import nn
 
+from slimlib.calibration import pass_calibration
 from slimlib.channel_statistics import ChannelStatistics, channel_axis
-from slimlib.errors import SlimlibError
 from slimlib.layout import Group
-from slimlib.modes import evaluation_mode
-from slimlib.passing import passing
 
 
 @torch.no_grad()
@@ -27,8 +23,6 @@ def response_spectra(
     The outputs are those of the convolution or linear layer itself, before BatchNorm and activation. ``images``: a normalised
     batch (N, C, H, W), not needing labels. The members of a joint group add their covariances.
     """
-    if not isinstance(images, torch.Tensor) or images.dim() < 2 or len(images) < 2:
-        raise SlimlibError("calibration must be a batch of at least two normalised images (N, C, H, W)")
     told = {m.module: ChannelStatistics(joint=True) for g in groups for m in g.writers()}
 
     def add(name):
@@ -36,10 +30,7 @@ def response_spectra(
 
     hooks = [model.get_submodule(n).register_forward_hook(add(n)) for n in told]
     try:
-        with evaluation_mode(model):
-            for start in range(0, len(images), batch_size):
-                with nullcontext() if start else passing(images, "calibration images"):
-                    model(images[start : start + batch_size])
+        pass_calibration(model, images, batch_size)
     finally:
         for h in hooks:
             h.remove()
