@@ -46,7 +46,7 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
     if limit is not None and limit < known.num_classes:
         raise SlimlibError(f"limit={limit} must be None or at least the number of classes, {known.num_classes}")
     arrays, source = read(name)
-    return _divided(name, arrays, known.num_classes, known.mean, known.std, known.sha256, source, device, split_seed,
+    return _divided(name, arrays, known.num_classes, known.mean, known.std, images_sha256(arrays), source, device, split_seed,
                     val_fraction, limit)
 
 

@@ -18,8 +18,8 @@ def downloaded(url: str, sha256: str) -> Path:
     """
     file = data_folder() / "weights" / url.rpartition("/")[2]
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
         try:  # it appears under its name when it is complete and the hash is right
+            file.parent.mkdir(parents=True, exist_ok=True)
             download_url_to_file(url, str(file), sha256, progress=False)
         except (OSError, RuntimeError) as error:
             raise SlimlibError(f"{file} is missing, and {url} cannot be fetched ({error}). Put the file there, or set "

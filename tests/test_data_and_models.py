@@ -2,8 +2,11 @@
 
 import dataclasses
 import hashlib
+import json
 import sys
 from collections import OrderedDict
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +14,11 @@ import torch
 
 import slimlib
 from slimlib import downloads, imagesets, models
+from slimlib._torchvision import import_torchvision
 from slimlib.fingerprint import fingerprint
 from slimlib.study.store import default_cache
 
+RECORDS = Path(__file__).parents[1] / "book" / "records"
 
 def test_embedded_set_is_whole_and_balanced():
     data = slimlib.load_data("fashionmnist-10k")
@@ -138,6 +143,82 @@ def test_a_damaged_set_is_refused(tmp_path, monkeypatch):
         slimlib.load_data("mnist")
     with pytest.raises(slimlib.SlimlibError, match="name='svhn'"):
         slimlib.load_data("svhn")
+
+
+def small_set(monkeypatch, folder, shape=(6, 4, 4, 3), **known):
+    """A set of few images that stands for cifar10, and what the table says of it."""
+    random = np.random.RandomState(0)
+    arrays = {"x_train": random.randint(0, 256, (20, *shape[1:]), np.uint8), "y_train": np.arange(20) % 10,
+              "x_test": random.randint(0, 256, shape, np.uint8), "y_test": np.arange(shape[0])}
+    exact = np.delete(arrays["x_test"], known.get("may_differ", ()), 0)
+    sha256 = hashlib.sha256(arrays["x_train"].tobytes() + exact.tobytes()).hexdigest()
+    labels = hashlib.sha256(arrays["y_train"].tobytes() + arrays["y_test"].tobytes()).hexdigest()
+    entry = replace(imagesets.KNOWN["cifar10"], sha256=sha256, labels_sha256=labels, **known)
+    monkeypatch.setitem(imagesets.KNOWN, "cifar10", entry)
+    monkeypatch.setenv("SLIMLIB_DATA", str(folder))
+    return arrays
+
+
+def test_a_downloaded_set_is_packed_and_read_though_the_recorded_copy_has_other_test_images(tmp_path, monkeypatch):
+    """The runs on record saw CIFAR-10 with 20 test images as JPEG re-encodes; what torchvision fetches has the originals."""
+    recorded = small_set(monkeypatch, tmp_path / "new", may_differ=(1, 4))
+    original = {**recorded, "x_test": recorded["x_test"].copy()}
+    original["x_test"][[1, 4]] ^= 1
+    asked = []
+
+    class CIFAR10:
+        def __init__(self, root, train, download):
+            asked.append((train, download))
+            part = "train" if train else "test"
+            self.data, self.targets = original[f"x_{part}"], original[f"y_{part}"].tolist()
+
+    monkeypatch.setattr(import_torchvision().datasets, "CIFAR10", CIFAR10)
+    data = slimlib.load_data("cifar10", device="cpu")
+    assert (data.source, asked) == ("torchvision", [(True, True), (False, True)])
+    assert data.sha256 == imagesets.images_sha256(original) and np.array_equal(
+        data.test.images.permute(0, 2, 3, 1), original["x_test"])
+    again = slimlib.load_data("cifar10", device="cpu")
+    assert (again.source, again.sha256, len(asked)) == ("packed", data.sha256, 2), "fetched once"
+    np.savez(tmp_path / "new" / "cifar10.npz", **recorded)
+    assert slimlib.load_data("cifar10", device="cpu").sha256 == imagesets.images_sha256(recorded) != data.sha256
+    for part, at in (("x_test", 0), ("x_test", 5), ("x_train", 1)):
+        other = {**original, part: original[part].copy()}
+        other[part][at] ^= 1
+        np.savez(tmp_path / "new" / "cifar10.npz", **other)
+        with pytest.raises(slimlib.SlimlibError, match=r"the images in .* are not those of cifar10"):
+            slimlib.load_data("cifar10", device="cpu")
+
+
+def test_the_recorded_copy_of_cifar10_tells_the_images_that_may_differ(real_file):
+    real_file("cifar10.npz")
+    arrays, _ = imagesets.read("cifar10")
+    told = arrays.get("lossy_test_indices", imagesets.KNOWN["cifar10"].may_differ)
+    assert tuple(told) == imagesets.KNOWN["cifar10"].may_differ
+    hashes = {json.loads(file.read_text())["provenance"]["data"]["sha256"] for file in RECORDS.glob("cifar10-*/*.json")}
+    assert hashes and (imagesets.images_sha256(arrays) in hashes) == ("lossy_test_indices" in arrays)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SLIMLIB_DATA", str(tmp_path / "file" / "data"))
+    with pytest.raises(slimlib.SlimlibError, match=r"mnist is not in .* could not be downloaded to there .* SLIMLIB_DATA"):
+        slimlib.load_data("mnist")
+    with pytest.raises(slimlib.SlimlibError, match=r"some\.th is missing, and .* SLIMLIB_DATA"):
+        downloads.downloaded((tmp_path / "some.th").as_uri(), "0" * 64)
+
+
+def test_labels_of_another_integer_type_are_read_and_images_of_another_shape_refused(tmp_path, monkeypatch):
+    arrays = small_set(monkeypatch, tmp_path)
+    np.savez(tmp_path / "cifar10.npz", **{**arrays, "y_train": arrays["y_train"].astype(np.uint8)})
+    assert slimlib.load_data("cifar10", device="cpu").train.labels.dtype is torch.int64
+    for change in ({"x_train": arrays["x_train"].transpose(0, 3, 1, 2)}, {"x_test": arrays["x_test"].astype(float)},
+                   {"y_test": arrays["y_test"] / 1}, {"y_test": arrays["y_test"][:3]}):
+        np.savez(tmp_path / "cifar10.npz", **{**arrays, **change})
+        with pytest.raises(slimlib.SlimlibError, match=r"cifar10\.npz has x_.* a packed set holds uint8"):
+            slimlib.load_data("cifar10", device="cpu")
+    grey = small_set(monkeypatch, tmp_path, (6, 4, 4, 1), mean=(0.5,), std=(0.2,))
+    np.savez(tmp_path / "cifar10.npz", **{key: x[..., 0] if key[0] == "x" else x for key, x in grey.items()})
+    assert slimlib.load_data("cifar10", device="cpu").input_shape == (1, 4, 4)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "no archive", "empty", "other labels"])
