@@ -57,12 +57,12 @@ class Batches:
 @contextmanager
 def in_channels_last(model: nn.Module) -> Iterator[None]:
     """Store the weights channels-last meanwhile: the same numbers in the order that convolutions are fastest in."""
-    before = [parameter for parameter in model.parameters() if parameter.dim() == 4 and not parameter.is_contiguous()
-              and parameter.is_contiguous(memory_format=torch.channels_last)]
-    model.to(memory_format=torch.channels_last)
+    kernels = [parameter for parameter in model.parameters() if parameter.dim() == 4]
+    own = [parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous() for parameter in kernels]
     try:
+        for kernel in kernels:
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
         yield
     finally:
-        model.to(memory_format=torch.contiguous_format)
-        for parameter in before:  # the caller's own choice
-            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+        for kernel, was_so in zip(kernels, own, strict=True):  # the caller's own choice
+            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last if was_so else torch.contiguous_format)

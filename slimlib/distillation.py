@@ -135,7 +135,10 @@ class Distiller(nn.Module):
 
 @contextmanager
 def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Within the context, each forward pass of ``model`` puts the outputs of the named modules into the dictionary."""
+    """Within the context, each forward pass of ``model`` puts the outputs of the named modules into the dictionary.
+
+    As they were written: what is done to them in place afterwards, as by ReLU(inplace=True), is not seen.
+    """
     modules = dict(model.named_modules())
     if unknown := [name for name in layers if name not in modules]:
         raise SlimlibError(f"no layer {unknown[0]!r} in this {type(model).__name__}; it has "
@@ -144,7 +147,7 @@ def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tens
 
     def keep(name: str):
         def hook(_module, _inputs, output) -> None:
-            features[name] = output
+            features[name] = output.clone() if isinstance(output, Tensor) else output
         return hook
 
     handles = [modules[name].register_forward_hook(keep(name)) for name in layers]

@@ -56,6 +56,12 @@ class World:
             distributed.all_reduce(value)
         return value.item() / self.size
 
+    def same_start(self, module: nn.Module) -> None:
+        """The first process's weights, in all of them: processes draw from streams of their own."""
+        if self.size > 1:
+            for parameter in module.parameters():
+                distributed.broadcast(parameter.data, src=0)
+
     def average_gradients(self, module: nn.Module) -> None:
         """For parameters that DDP does not look after: the hints' regressors."""
         if self.size > 1:

@@ -18,9 +18,13 @@ from slimlib.splits import Data, LabelledImages, Split, some
 def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 1000) -> float:
     """Top-1 accuracy in [0, 1]; of ``data.test`` if a whole :class:`~slimlib.data.Data` is given.
 
-    In float32, or in the type of the model's parameters (after ``model.half()``, say). The model is moved to the data's device.
-    Its mode and its statistics stay as they are.
+    In float32, or in the type of the model's parameters (after ``model.half()``, say); torch lets convolutions on GPUs round
+    float32 to TF32 unless told otherwise. The model is moved to the data's device. Its mode and its statistics stay as they are.
+    ``batch_size``: images at a time, which memory must hold. Raises SlimlibError where it is not positive, where there are no
+    images, and where they do not pass through the model or it returns no logits.
     """
+    if batch_size < 1:
+        raise SlimlibError(f"batch_size={batch_size} must be at least 1")
     split = data.test if isinstance(data, Data) else data
     kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
@@ -63,7 +67,8 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     Pruning changes what arrives at a layer, so the statistics stored by the dense network no longer describe it. They
     become the plain average over batches of at least ``batch_size``; no weight changes. ``images`` limits how many are used,
     default all: the first ones, or a sample where images are sorted by class, as a batch of one class has not the spread of
-    all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread.
+    all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread. Whatever stops it, by an error or by
+    hand, leaves the old statistics.
     """
     kind("split", split, LabelledImages, "a split of the data, such as data.train")
     if batch_size < 2:
@@ -74,8 +79,9 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     if count < 2:
         raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
     split = some(split, count)
-    momenta = [norm.momentum for norm in norms]
     model.to(split.device)
+    momenta = [norm.momentum for norm in norms]
+    old = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     as_parameters = caster(model)
     try:
         with torch.no_grad(), evaluation_mode(model):
@@ -87,6 +93,10 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
                 norm.train()
             for part in range(batches):
                 model(as_parameters(split.normalised(slice(part * count // batches, (part + 1) * count // batches))))
+    except BaseException:
+        for buffer, value in old:
+            buffer.copy_(value)
+        raise
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

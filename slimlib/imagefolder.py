@@ -16,7 +16,7 @@ from torch import Tensor
 
 from slimlib._torchvision import import_torchvision
 from slimlib.distributed import World
-from slimlib.errors import SlimlibError, counted
+from slimlib.errors import SlimlibError, counted, first_line
 from slimlib.imagesets import sampled
 from slimlib.randomness import seeded
 
@@ -143,8 +143,11 @@ class _Decoder(torch.utils.data.Dataset):
         from PIL import Image
 
         index, seed = asked
-        with Image.open(self.files[index]) as file:
-            image = file.convert("RGB")
+        try:
+            with Image.open(self.files[index]) as file:
+                image = file.convert("RGB")
+        except OSError as error:
+            raise SlimlibError(f"{self.files[index]} cannot be read as an image ({first_line(error)}); replace it") from error
         if seed is None:
             return index, self.to_tensor(self.centre(image))
         with seeded(seed):  # torchvision draws from torch's global generator

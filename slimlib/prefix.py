@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, fx, nn
 
+from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import caster, evaluate
 from slimlib.modes import evaluation_mode
@@ -126,11 +127,11 @@ def _traced(model: nn.Module, split) -> fx.Graph | None:
     with evaluation_mode(model), torch.inference_mode():
         want = model(images)
         try:
-            traced = fx.symbolic_trace(model)
-            same = torch.equal(traced(images), want)
+            graph = fx.symbolic_trace(copied(model)).graph  # a copy, as a pass may keep what it computes as attributes
+            same = torch.equal(fx.GraphModule(model, graph)(images), want)
         except (torch.OutOfMemoryError, MemoryError):
             raise
         except Exception:  # whatever code a forward pass may hold: such a model is run whole, for the same numbers
             return None
-    inputs = [node for node in traced.graph.nodes if node.op == "placeholder"]
-    return traced.graph if same and len(inputs) == 1 and inputs[0] is next(iter(traced.graph.nodes)) else None
+    inputs = [node for node in graph.nodes if node.op == "placeholder"]
+    return graph if same and len(inputs) == 1 and inputs[0] is next(iter(graph.nodes)) else None

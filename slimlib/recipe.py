@@ -28,7 +28,7 @@ class Recipe:
         label_smoothing: in [0, 1).
         augment: "none"; "crop": shifts by up to 4 pixels into a black border; "crop_flip": and mirror images.
         precision: "float32"; "bfloat16": automatic mixed precision; "auto": the latter where the hardware computes
-            with it natively.
+            with it natively. On GPUs torch lets convolutions of float32 round to TF32 unless told otherwise.
         compile: True, or a mode of torch.compile such as "reduce-overhead" (CUDA graphs) or "max-autotune". Same
             mathematics, other rounding.
     """

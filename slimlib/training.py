@@ -90,9 +90,12 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         stack.enter_context(in_channels_last(model))
         notes = stack.enter_context(world.shared_statistics(model, device))
         lesson = Lesson(model, teacher, distill or Distill(), data, precision, recipe, stack) if teacher else None
+        if lesson:
+            world.same_start(lesson.distiller)
         parameters = list(model.parameters()) + (list(lesson.distiller.parameters()) if lesson else [])
         optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
                                     weight_decay=recipe.weight_decay, fused=device.type in ("cpu", "cuda"))
+        optimizer.zero_grad(set_to_none=True)  # what the caller's own loop has left would count, also for frozen parameters
         network = world.wrap(model, device)
         if recipe.compile:
             network = torch.compile(network, mode=None if recipe.compile is True else recipe.compile)
@@ -127,7 +130,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             if validate == "epoch" or (validate == "last" and epoch + 1 == recipe.epochs):
                 accuracies.append(evaluate(model, data.val))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", **({"val": f"{accuracies[-1]:.3f}"} if accuracies else {}))
-        model.eval()
+    model.eval()  # when its own normalisation layers are back
     images = recipe.epochs * steps * batch_size
     return History(losses, accuracies, seconds, images / seconds, recipe.epochs * steps, precision, str(device),
                    world.size, notes)

@@ -160,6 +160,17 @@ def test_a_look_at_the_shapes_leaves_both_networks_as_they_were():
         assert all(torch.equal(v, state[k]) for k, v in network.state_dict().items()) and network.training
 
 
+def test_features_are_those_that_a_layer_wrote_whatever_is_done_to_them_in_place():
+    model = nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(3), relu=nn.ReLU(inplace=True)))
+    x = torch.randn(2, 3, 4, 4, requires_grad=True)
+    with recorded(model, ["norm", "relu"]) as features:
+        model(x * 1)
+    assert features["norm"].min() < 0 == features["relu"].min()
+    assert torch.equal(features["norm"].relu(), features["relu"])
+    features["norm"].sum().backward()
+    assert x.grad is not None
+
+
 def test_regressors_of_hints_learn_with_the_student(monkeypatch):
     made = []
 

@@ -251,3 +251,11 @@ studies:
     for record in records.values():
         assert record["provenance"]["processes"] == 2 and len(record["loss"]) == 1
     assert done.stdout.count("2 of 2 runs recorded") == 1  # one process speaks
+
+
+def test_a_file_that_is_no_whole_image_is_named(data, tmp_path):
+    whole = Path(data.test.files[0]).read_bytes()
+    (tmp_path / "cut.JPEG").write_bytes(whole[:len(whole) // 2])
+    broken = dataclasses.replace(data.test, files=(data.test.files[0], str(tmp_path / "cut.JPEG")), labels=data.test.labels[:2])
+    with pytest.raises(slimlib.SlimlibError, match=r"cut\.JPEG cannot be read as an image \(.*\); replace it"):
+        list(broken.in_order(2))

@@ -173,3 +173,23 @@ def test_kept_answers_stay_as_they_were():
         thin = cut(model, layout, choose_filters(model, layout, {"a": width}))
         assert shared.accuracy(thin, ["a"]) == evaluate(thin, split)
     assert shared.reached
+
+
+def test_a_scan_leaves_no_trace_of_its_tracing():
+    """Neither of what a pass keeps as an attribute, nor of the constants in it."""
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 10)
+
+        def forward(self, x):
+            self.features = self.conv(x * torch.tensor(2.0)).relu()
+            return self.head(self.features.mean((2, 3)))
+
+    model = Keeps().eval()
+    split = slimlib.load_data("fashionmnist-10k", limit=100, device="cpu").val
+    before = set(vars(model)) | {"features"}
+    slimlib.sensitivity(model, split, ratios=(0.5,), progress=False)
+    assert set(vars(model)) <= before and not isinstance(getattr(model, "features", None), torch.fx.Proxy)
+    slimlib.evaluate(model, split)
+    assert model.features.shape[1] == 4

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import shutil
 import socket
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from slimlib.randomness import seeded
 RECIPE = slimlib.Recipe(epochs=2, lr=0.05, batch_size=50)
 # LeNet-5 has no BatchNorm and diverges at ten times this rate
 GENTLE = slimlib.Recipe(epochs=2, lr=0.005, batch_size=50, precision="float32")
+HINTS = slimlib.Distill(kd_weight=0.0, hint_weight=1.0, hint_layers=("conv2",))
 
 
 @pytest.fixture(scope="module")
@@ -447,13 +449,16 @@ def _one_of_two(rank, port, queue):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     history = slimlib.fit(network(name="lenet5"), slimlib.load_data("fashionmnist-10k", limit=600), GENTLE, progress=False)
-    queue.put((rank, history.loss, history.processes))
+    teacher, student = network(name="lenet5"), network(seed=1, name="lenet5")
+    taught = slimlib.fit(student, slimlib.load_data("fashionmnist-10k", limit=600), GENTLE, teacher, HINTS, progress=False)
+    queue.put((rank, history.loss, history.processes, taught.loss))
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_have_the_loss_curve_of_one(data):
     alone = slimlib.fit(network(name="lenet5"), data, GENTLE, progress=False)
+    taught = slimlib.fit(network(seed=1, name="lenet5"), data, GENTLE, network(name="lenet5"), HINTS, progress=False)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -465,6 +470,71 @@ def test_two_processes_have_the_loss_curve_of_one(data):
     told = [queue.get(timeout=120) for _ in workers]
     for worker in workers:
         worker.join(timeout=60)
-    for _, loss, processes in told:
+    for _, loss, processes, taught_loss in told:
         assert processes == 2
         np.testing.assert_allclose(loss, alone.loss, rtol=1e-4)
+        np.testing.assert_allclose(taught_loss, taught.loss, rtol=1e-4)  # also with regressors that DDP does not know
+
+
+def test_gradients_that_the_caller_left_do_not_count(data):
+    """A loop of one's own leaves some, also in layers that are frozen afterwards."""
+    networks = [network(name="lenet5") for _ in range(2)]
+    networks[0](data.train.normalised(slice(0, 50))).sum().backward()
+    for model in networks:
+        model.conv1.requires_grad_(False)
+        slimlib.fit(model, data, GENTLE, progress=False)
+    assert torch.equal(networks[0].conv1.weight, network(name="lenet5").conv1.weight)
+    assert all(torch.equal(a, b) for a, b in zip(*(model.parameters() for model in networks), strict=True))
+
+
+def test_a_network_is_left_in_evaluation_mode_where_its_norms_had_twins_meanwhile(data, monkeypatch):
+    """On several GPUs other modules stand in for the plain norms while it trains."""
+    @contextmanager
+    def twins(self, model, device):
+        norm, model.bn1 = model.bn1, copy.deepcopy(model.bn1)
+        try:
+            yield []
+        finally:
+            model.bn1 = norm
+
+    monkeypatch.setattr(World, "shared_statistics", twins)
+    model = network()
+    slimlib.fit(model, data, slimlib.Recipe(epochs=1, lr=0.05, batch_size=50), progress=False)
+    assert not any(module.training for module in model.modules())
+
+
+def test_statistics_survive_what_stops_their_recomputation(data):
+    model = network()
+    slimlib.fit(model, data, slimlib.Recipe(epochs=1, lr=0.05, batch_size=50), progress=False)
+    before, calls = copy.deepcopy(model.state_dict()), []
+
+    def stop(*_):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    model.conv2.register_forward_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate_batchnorm(model, data.train, batch_size=100)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_no_accuracy_comes_from_no_batches(data, batch_size):
+    with pytest.raises(slimlib.SlimlibError, match=f"batch_size={batch_size} must be at least 1"):
+        slimlib.evaluate(network(), data, batch_size=batch_size)
+
+
+def test_kernels_of_video_are_left_as_they_lie(data):
+    class Clip(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = torch.nn.Conv3d(1, 2, 3, padding=1), torch.nn.Conv2d(2, 2, 3)
+
+        def forward(self, x):
+            return self.head(self.conv(x[:, :, None])[:, :, 0]).mean((2, 3))
+
+    model = Clip()
+    with in_channels_last(model):
+        assert model(data.train.normalised(slice(0, 2))).shape == (2, 2)
+    assert all(p.is_contiguous() for p in model.parameters())
