@@ -355,8 +355,10 @@ def scan_records(order: np.ndarray) -> list[dict]:
 def test_rank_claims_find_the_order_that_was_put_in():
     claims, rising = load_claims(), np.linspace(0.2, 0.9, 27)
     for name in ("C2", "C5"):
-        assert judge(claims[name], scan_records(rising)).verdict == "supported"
-        assert judge(claims[name], scan_records(rising[::-1])).verdict == "not supported"
+        for order, verdict in ((rising, "supported"), (rising[::-1], "not supported")):
+            found = judge(claims[name], scan_records(order))
+            assert set(found.deciding["verdict"]) == {verdict}
+            assert found.verdict == "inconclusive" and len(found.deciding) < found.deciding["family"].iloc[0], "ResNet-20 is to come"
     found = judge(claims["C2"], scan_records(rising))
     assert len(found.deciding) == 2 * len(claims["C2"].ratios) and found.deciding["within"].to_numpy() == pytest.approx(
         1

@@ -269,7 +269,7 @@ def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     ends = ((0.05, 0.2, "supported"), (-0.05, 0.2, "inconclusive"), (-0.2, -0.05, "not supported"), (-0.1, 0.0, "supported"))
     rows = pd.DataFrame([row | {"over_depth": 0.1, "over_depth_low": low, "over_depth_high": high, "verdict": found}
                          for low, high, found in ends])
-    judged = Judgement(claim, "inconclusive", rows, rows, 1, 1, pd.DataFrame(), ())
+    judged = Judgement(claim, "inconclusive", rows, rows, pd.DataFrame(), (), ())
     told = "(Spearman +0.60, 27 layers); by intervals that are not corrected it says more than depth alone in 1 of 4, less in 1."
     assert told in wording.found(judged)
     (said,) = answers.answer(judged)
@@ -450,12 +450,51 @@ def test_the_tilt_that_was_the_best_and_both_dense_networks_are_named():
     claim = load_claims()["C4"]
     laptop = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == "laptop"))
     runs = [run for run in laptop.deciding_runs() if run.model == "lenet5" and run.budget == "macs:0.1" and run.seed == 0]
-    records = [{"key": run.key, "run": run.to_dict(), **made(run, {"tilt(power=0.5)": 0.05}), "dense_sha256": run.arm}
+    told = {"dense_sha256": "e" * 64}  # older records do not tell it
+    records = [{"key": run.key, "run": run.to_dict(), **made(run, {"tilt(power=0.5)": 0.05}), **(told if run.rule == "tilt" else {})}
                for run in runs]
     (row,) = verdict.trace({"C4": judge(laptop, records)}).to_dict("records")
     assert row["what"] == f"{claim.ours} - best_tilt (tilt(power=0.5))"
-    assert row["dense_sha256"] == f"{claim.ours} / tilt(power=0.5)"
+    assert row["dense_sha256"] == "unknown / " + "e" * 64
     assert row["ours"] != row["rival"] and row["commit"] == "c" * 12, "told once where both are alike"
+
+
+@pytest.mark.parametrize(("what", "change"), [
+    ("recipe", lambda r: r["run"]["recipe"].update(epochs=7)),
+    ("dense_recipe", lambda r: r["run"]["dense_recipe"].update(epochs=7)),
+    ("data_sha256", lambda r: r["provenance"]["data"].update(sha256="0" * 64)),
+    ("dense_test_accuracy", lambda r: r["metrics"].update(dense_test_accuracy=0.5)),
+])
+def test_arms_that_share_not_all_but_their_widths_are_no_pair(what, change):
+    claim = load_claims()["K1-chance"]
+    records = json.loads(json.dumps(records_of(claim, {}, seeds=2)))
+    for record in records:
+        record["metrics"].setdefault("dense_test_accuracy", 0.99)
+    changed = next(record for record in records if record["run"]["rule"] == "random")
+    change(changed)
+    table = study.to_frame(records)
+    with pytest.raises(SlimlibError, match=rf"random \({changed['key']}\).* are no pair: their {what} differ"):
+        pairing.differences(table, "pca", "random")
+    with pytest.raises(SlimlibError, match="are no pair"):
+        judge(claim, records)
+    assert len(pairing.differences(table, "pca", "permuted")), "arms that have no part in it are compared as ever"
+
+
+def test_tilts_that_were_trained_in_different_ways_do_not_compete():
+    claim = load_claims()["C4"]
+    runs = [run for run in claim.deciding_runs() if run.model == "lenet5" and run.budget == "macs:0.1" and run.seed == 0]
+    records = json.loads(json.dumps([{"key": run.key, "run": run.to_dict(), **made(run, {})} for run in runs]))
+    next(record for record in records if record["run"]["rule"] == "tilt")["run"]["recipe"]["lr"] = 0.5
+    with pytest.raises(SlimlibError, match="are no pair: their recipe differ"):
+        pairing.with_best_tilt(study.to_frame(records), runs)
+
+
+def test_networks_with_too_few_layers_for_a_claim_are_not_missed():
+    """The scans of LeNet-5 are on record; of three layers they say nothing of an order."""
+    judged = study.judge_all("laptop", only=["C2"], root=ROOT)["C2"]
+    assert "lenet5" in {run.model for run in judged.claim.deciding_runs()} and judged.recorded == judged.expected == 2
+    told = verdict.missing([judged])
+    assert len(told) == 2 and "LeNet-5 on MNIST" not in told.index and set(told["missing"]) == {"nothing"}
 
 
 def test_a_profile_decides_by_its_own_runs(checkout):

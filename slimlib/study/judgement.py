@@ -28,22 +28,30 @@ NO_EVIDENCE = "no evidence yet"
 class Judgement:
     """What the records say of a claim.
 
-    verdict  "supported" or "not supported" when all deciding comparisons say so, "mixed" when they contradict
-             each other, else "inconclusive"
+    verdict  "supported" or "not supported" when all deciding comparisons say so, those still to be made included; "mixed" when
+             they contradict each other, else "inconclusive"
     deciding one row a comparison that decides; p_holm is corrected for `family`, and "supported" needs p_holm too
     cells    the same at each single budget, uncorrected, for the reader
     pairs    what a paired claim rests on: one row a rival, cell and seed, with the difference and both runs' keys
-    records  those of the deciding runs; recorded, expected: how many runs there are, and should be
+    runs     that decide it, of networks that can
+    records  of those runs that have one
     """
 
     claim: Claim
     verdict: str
     deciding: pd.DataFrame
     cells: pd.DataFrame
-    recorded: int
-    expected: int
     pairs: pd.DataFrame
     records: tuple[dict[str, Any], ...]
+    runs: tuple[Run, ...]
+
+    @property
+    def recorded(self) -> int:
+        return len(self.records)
+
+    @property
+    def expected(self) -> int:
+        return len(self.runs)
 
     @property
     def complete(self) -> bool:
@@ -69,10 +77,12 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
     family = _family(claim, {run.key: run for run in wanted}, {record["key"] for record in used}, root)
     rows, cells, pairs = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted, family)
     found = set(rows["verdict"]) if len(rows) else set()
-    overall = found.pop() if len(found) == 1 else INCONCLUSIVE
+    overall = next(iter(found)) if len(found) == 1 else INCONCLUSIVE
     if {SUPPORTED, NOT_SUPPORTED} <= found:
         overall = MIXED
-    return Judgement(claim, overall, rows, cells, len(used), len(wanted), pairs, tuple(used))
+    elif len(rows) < family:
+        overall = INCONCLUSIVE
+    return Judgement(claim, overall, rows, cells, pairs, tuple(used), tuple(wanted))
 
 
 def _family(claim: Claim, wanted: Mapping[str, Run], recorded: set[str], root: str | Path | None) -> int:

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 CELL = ("dataset", "model", "stage", "criterion", "budget")
 """What two runs must share, besides the seed, to be paired."""
 
+ALIKE = ("recipe", "dense_recipe", "distill", "data_sha256", "dense_sha256", "dense_test_accuracy")
+"""What else the arms of a cell and seed share wherever it is known, if their difference is to be that of their widths."""
+
 
 def differences(frame: pd.DataFrame, ours: str, rival: str, metric: str = "test_accuracy") -> pd.DataFrame:
     """One row a cell and seed for which both arms are recorded: `difference` = ours - rival, and both keys.
 
     frame   of `slimlib.study.to_frame`; `ours` and `rival` are values of its column `arm`
+
+    Raises SlimlibError where an arm is there twice, and where the two were trained in different ways (`ALIKE`).
     """
     columns = [*CELL, "budget_kind", "seed", metric, "key"]
     sides = []
@@ -36,9 +41,26 @@ def differences(frame: pd.DataFrame, ours: str, rival: str, metric: str = "test_
             raise SlimlibError(f"arm {arm!r} has more than one record of one cell and seed ({keys}): choose one recipe")
         # A missing criterion (students have none) must still find its partner, and nan equals nothing.
         sides.append(side.fillna({"criterion": "none"}))
+    _refuse_unlike(frame[frame["arm"].isin([ours, rival])])
     both = sides[0].merge(sides[1], on=[*CELL, "budget_kind", "seed"], suffixes=("_ours", "_rival"))
     both["difference"] = both[f"{metric}_ours"] - both[f"{metric}_rival"]
     return both
+
+
+def _refuse_unlike(rows: pd.DataFrame) -> None:
+    """Arms of one cell and seed differ in their widths and in what follows from them, or they are no pair."""
+    known = [name for name in ALIKE if name in rows]  # frames of `slimlib.compare` tell none of these
+    cells = rows.groupby([*CELL, "seed"], dropna=False)
+    if not known or not (cells[known].nunique() > 1).any(axis=None):
+        return
+    for _, cell in cells:
+        for what in known:
+            first, *others = cell.dropna(subset=[what]).drop_duplicates(what).to_dict("records") or [None]
+            if others:
+                raise SlimlibError(
+                    f"{first['arm']} ({first['key']}) and {others[0]['arm']} ({others[0]['key']}), seed {first['seed']}, are no "
+                    f"pair: their {what} differ, {first[what]} and {others[0][what]}; compare runs of one {what}"
+                )
 
 
 def averaged_over_budgets(paired_rows: pd.DataFrame, budgets: Sequence[str] | None = None) -> np.ndarray:
@@ -77,6 +99,7 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
             seeds = set.intersection(*(set(one["seed"]) for _, one in rows.groupby("arm")))
             common = rows[rows["seed"].isin(seeds)]
             if not common.empty:
+                _refuse_unlike(common)
                 means = common.groupby("arm")["val_accuracy"].mean().round(ACCURACY_DIGITS)
                 powers = {arm: tilt_power(arm) or 0.0 for arm in means.index}
                 best = min(means.index, key=lambda arm: (-means[arm], abs(powers[arm]), powers[arm]))

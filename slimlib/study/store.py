@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.errors import SlimlibError
 from slimlib.files import cache_folder, replacing
 from slimlib.study import budgets
+from slimlib.study.canonical import with_declared_floats
 from slimlib.study.locks import drop_if_dead, locked
 from slimlib.study.runs import Run
 
@@ -130,7 +131,7 @@ def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row a record: the run's fields, its metrics and costs, and its key, by which every number can be followed.
 
     budget_kind and budget_value split "macs:0.35"; `arm` is the rule with its variant; kept_params and kept_macs are
-    achieved fractions.
+    achieved fractions. recipe, dense_recipe and distill are texts, equal where the settings are.
     """
     import pandas as pd
 
@@ -149,6 +150,11 @@ def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
             if cost.get(unit) is not None and cost.get(f"dense_{unit}"):
                 row[f"kept_{unit}"] = cost[unit] / cost[f"dense_{unit}"]
         row["threshold"] = record.get("threshold")
+        for name in ("recipe", "dense_recipe", "distill"):
+            settings = getattr(run, name)
+            row[name] = None if settings is None else str(with_declared_floats(settings))
+        row["data_sha256"] = (record["provenance"].get("data") or {}).get("sha256")
+        row["dense_sha256"] = record.get("dense_sha256")
         row["seconds"] = record["provenance"]["seconds"]
         rows.append(row)
     return pd.DataFrame(rows)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study import answers, changes, findings, wording
@@ -98,12 +97,12 @@ def _folded(title: str, content: str) -> str:
     return f"<details><summary>{title}</summary>{content}</details>"
 
 
-def missing(judged: Iterable[Judgement], root: str | Path | None = None) -> pd.DataFrame:
+def missing(judged: Iterable[Judgement]) -> pd.DataFrame:
     """What the claims still wait for: one row a network and stage, over all their deciding runs."""
     runs: dict[Run, None] = {}
     records: dict[str, dict[str, Any]] = {}
     for one in judged:
-        runs |= dict.fromkeys(one.claim.deciding_runs(root))
+        runs |= dict.fromkeys(one.runs)
         records |= {record["key"]: record for record in one.records}
     return coverage(runs, records.values())
 
