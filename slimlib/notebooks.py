@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, first_line
 from slimlib.kernel import own_kernel
 from slimlib.project import project_root
 from slimlib.staleness import digest_of, inputs_digest
@@ -31,7 +31,11 @@ def declared_parameters(template: str | Path) -> dict[str, dict[str, str]]:
 
     if not Path(template).is_file():
         raise SlimlibError(f"no notebook {str(template)!r}")
-    if not any("parameters" in tags_of(cell) for cell in cells_of(template)):
+    try:
+        cells = cells_of(template)
+    except (ValueError, KeyError, AttributeError) as error:  # nbformat's own are ValueErrors
+        raise SlimlibError(f"{template} is no notebook ({first_line(error)})") from error
+    if not any("parameters" in tags_of(cell) for cell in cells):
         raise SlimlibError(f"{template}: no cell is tagged 'parameters', so no value could be passed; tag one")
     return inspect_notebook(str(template))
 
@@ -76,6 +80,8 @@ def execute(
     if output == template:
         raise SlimlibError(f"{template.name} cannot be executed into itself, as its defaults and its outputs would be lost; name "
                            "another file")
+    if output.is_dir():
+        raise SlimlibError(f"{output} is a folder; name a file in it")
     digest = inputs_digest(template, parameters, root, page, title)
     if not force and digest_of(output) == digest:
         return False

@@ -265,7 +265,10 @@ def test_run_reads_values_as_yaml_and_writes_where_it_says(project, monkeypatch,
     assert main(["run", "one", "-p", "seed=[1, 2.5]", "-p", "profile=null", "-o", "mine.ipynb"]) == 0
     assert outputs(project / "mine.ipynb") == "[1, 2.5] None\n"
     assert main(["run", "one", "-p", "seed=7"]) == 0
-    assert outputs(project / "book" / "results" / "mine" / "one-seed-7.ipynb") == "7 'quick'\n"
+    mine = project / "book" / "results" / "mine"
+    assert outputs(mine / "one-seed-7" / "one.ipynb") == "7 'quick'\n"
+    assert main(["run", "one", "-p", "profile=a b"]) == main(["run", "one", "-p", "profile=a/b"]) == 0
+    assert len(list(mine.glob("one-profile-a_b-*/one.ipynb"))) == 2, "one is not the other"
     assert main(["run", "one", "--list"]) == 0
     assert "seed = 0   of the random numbers" in capsys.readouterr().out
 

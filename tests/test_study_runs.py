@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -532,6 +532,8 @@ def test_evidence_refuses_an_arm_that_starts_from_another_dense_network(tmp_path
         study.execute(same_cell, store, progress=False)
     assert not store.path(same_cell).exists()
     study.execute(other_seed, store, progress=False)
+    longer = same_cell.but(dense_recipe=replace(same_cell.dense_recipe, epochs=same_cell.dense_recipe.epochs + 1))
+    study.execute(longer, store, progress=False)  # of other dense networks altogether, so of no comparison with it
     illustration = study.execute(same_cell, Store(store.root, store.cache), progress=False)  # one may, and its needs are the same
     assert illustration["provenance"]["notes"] == [] and study.load_profile("laptop").store().strict
 
@@ -661,6 +663,30 @@ def test_code_version_needs_no_git(monkeypatch):
     code_version.cache_clear()
     monkeypatch.setenv("PATH", "")
     assert code_version() == {"commit": None, "dirty": None}
+    code_version.cache_clear()
+
+
+def test_the_code_of_a_record_is_that_which_began_it(monkeypatch):
+    """Committed meanwhile, or edited, it is other code that lies there; what runs is what was imported."""
+    there = {"commit": "a" * 40, "dirty": False}
+    monkeypatch.setattr(provenance, "code_version", lambda: dict(there))
+    with provenance.recorded() as told:
+        there |= {"commit": "b" * 40, "dirty": True}
+    assert told["code"] == {"commit": "a" * 40, "dirty": False}
+
+
+def test_the_commit_of_a_checkout_that_only_holds_an_environment_is_not_ours(monkeypatch, tmp_path):
+    package = tmp_path / ".venv" / "lib" / "slimlib" / "study"
+    package.mkdir(parents=True)
+    author = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], [*author, "commit", "-q", "--allow-empty", "-m", "theirs"]):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    code_version.cache_clear()
+    assert code_version() == {"commit": None, "dirty": None}
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "slimlib" / "study" / "provenance.py"))
+    code_version.cache_clear()
+    assert len(code_version()["commit"]) == 40
     code_version.cache_clear()
 
 

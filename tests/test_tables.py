@@ -74,11 +74,16 @@ def test_means_stand_with_their_deviation_and_number():
 
 
 def test_the_order_of_the_arms_before_and_after_training_is_compared_by_ranks():
-    table = tables.before_and_after(frame([row for row in ROWS if row[1] == "macs:0.5"]))
+    both = [*ROWS[:3], ("uniform", "macs:0.5", 1, 0.40, 0.91, 0.5), ROWS[3], ("random", "macs:0.5", 1, 0.90, 0.95, 0.48)]
+    table = tables.before_and_after(frame(both))
     (row,) = table.to_dict("records")
     # 20, 40 and 90 % before, 92, 91 and 95 % after: of three arms the first two change places
-    assert row == {"arms": 3, "before (%)": "20.0 to 90.0", "after (%)": "91.0 to 95.0", "rank correlation": "+0.50"}
-    assert tables.before_and_after(frame(ROWS[:3])).iloc[0]["rank correlation"] == "–", "two arms have no order to speak of"
+    assert row == {"arms": 3, "seeds of all": 2, "before (%)": "20.0 to 90.0", "after (%)": "91.0 to 95.0",
+                   "rank correlation": "+0.50"}
+    assert tables.before_and_after(frame(both[:4])).iloc[0]["rank correlation"] == "–", "two arms have no order to speak of"
+    (row,) = tables.before_and_after(frame(ROWS[:4])).to_dict("records")
+    assert row["seeds of all"] == 1 and row["before (%)"] == "10.0 to 90.0", "a seed that one arm has alone ranks nothing"
+    assert tables.before_and_after(frame([ROWS[1], ROWS[2]])).empty
 
 
 def test_differences_are_told_in_points_by_criterion_or_by_arm():

@@ -114,7 +114,7 @@ def _sklearn(coupling: str) -> Contestant:
 
 
 def _check_sklearn() -> None:
-    """Before they are timed: both find the same shares of variance."""
+    """Before they are timed: both find the same shares of variance, in the first layer."""
     from sklearn.decomposition import PCA
 
     model, example = _resnet50()

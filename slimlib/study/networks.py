@@ -16,7 +16,7 @@ from slimlib.fingerprint import fingerprint
 from slimlib.study.runs import SLIM_STAGES, Run
 from slimlib.study.store import Store
 
-COMPARED = ("stage", "criterion", "budget", "coupling", "seed")
+COMPARED = ("stage", "criterion", "budget", "coupling", "seed", "dense_recipe")
 """What runs of one network share that are arms of one comparison."""
 
 
@@ -79,7 +79,8 @@ def _companions(run: Run, store: Store) -> Iterator[dict[str, Any]]:
     yield from filter(None, map(store.get, run.needs()))
     if store.strict and run.stage in SLIM_STAGES:
         for record in store.all(run.folder):
-            if all(record["run"][name] == getattr(run, name) for name in COMPARED):
+            other = Run.from_dict(record["run"])
+            if all(getattr(other, name) == getattr(run, name) for name in COMPARED):
                 yield record
 
 

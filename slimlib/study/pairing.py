@@ -63,6 +63,12 @@ def _refuse_unlike(rows: pd.DataFrame) -> None:
                 )
 
 
+def on_shared_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of those seeds that every arm of a frame of one cell has: means over other seeds would be no fair ranking."""
+    arms = frame.groupby("seed")["arm"].nunique()
+    return frame[frame["seed"].isin(arms.index[arms == frame["arm"].nunique()])]
+
+
 def averaged_over_budgets(paired_rows: pd.DataFrame, budgets: Sequence[str] | None = None) -> np.ndarray:
     """One difference a seed: the mean over budgets, of those seeds that have every budget.
 

@@ -73,8 +73,8 @@ class Profile:
     @property
     def results(self) -> Path:
         """The folder of executed notebooks, whose data/ holds what is behind their figures: SLIMLIB_RESULTS where a notebook is
-        executed into a folder of its own, else that of the profile's pages."""
-        return Path(os.environ.get("SLIMLIB_RESULTS") or self.root / "book" / "results" / self.name)
+        executed by slimlib, into a folder of its own or of the book's pages; else (in Jupyter, by papermill) one of one's own."""
+        return Path(os.environ.get("SLIMLIB_RESULTS") or self.root / "book" / "results" / "mine" / self.name)
 
     def estimates(self) -> dict[Run, float]:
         """Seconds of each run as the profile's file estimates them."""

@@ -28,11 +28,14 @@ _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "torch-pruning", "slimlib
 def code_version() -> dict[str, Any]:
     """{"commit": 40 hex digits or None, "dirty": bool or None} of the checkout this package lies in.
 
-    None where there is no git or no checkout (an installed package). Looked up once a process: the code that runs is
-    the code that was imported, whatever is committed meanwhile. "dirty" looks at code only: records, books and prose
-    written beside it do not change what a run does.
+    None where there is no git or no checkout (an installed package, also one that lies in another project's checkout).
+    Looked up once a process, before its first run: the code that runs is the code that was imported, whatever is committed
+    meanwhile. "dirty" looks at code only: records, books and prose written beside it do not change what a run does.
     """
     root = Path(__file__).resolve().parents[2]
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if not top or Path(top).resolve() != root:
+        return {"commit": None, "dirty": None}
     commit = _git(root, "rev-parse", "--verify", "HEAD")
     changes = _git(root, "status", "--porcelain", "--", "slimlib", "notebooks")
     return {"commit": commit or None, "dirty": None if changes is None else bool(changes)}
@@ -132,12 +135,13 @@ def recorded(data: Any = None, precision: str | None = None) -> Iterator[dict[st
         "precision": precision,
         "notes": [],
     }
+    code = code_version()  # a first run may take hours, in which more is committed
     clock = time.perf_counter()
     yield told
     told["seconds"] = round(time.perf_counter() - clock, 3)
     told["peak_memory"] = peak_memory(device)
     told["machine"] = machine(device)
-    told["code"] = code_version()
+    told["code"] = code
     told["versions"] = versions()
     if data is not None:
         told["data"] = {

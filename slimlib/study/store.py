@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError
 from slimlib.files import cache_folder, replacing
+from slimlib.imagesets import KNOWN
 from slimlib.study import budgets
 from slimlib.study.canonical import with_declared_floats
 from slimlib.study.locks import drop_if_dead, locked
@@ -127,6 +128,12 @@ def _compact(text: str) -> str:
     return short if json.loads(short) == json.loads(text) else text  # brackets within a string are no list
 
 
+def _identity(dataset: str, data: Mapping[str, Any]) -> str | None:
+    """The SHA-256 of a record's images, by which two are known to have seen the same; None where it does not tell, as copies are
+    accepted that differ in a few test images (`slimlib.imagesets`)."""
+    return None if dataset in KNOWN and KNOWN[dataset].may_differ else data.get("sha256")
+
+
 def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
     """One row a record: the run's fields, its metrics and costs, and its key, by which every number can be followed.
 
@@ -153,7 +160,7 @@ def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         for name in ("recipe", "dense_recipe", "distill"):
             settings = getattr(run, name)
             row[name] = None if settings is None else str(with_declared_floats(settings))
-        row["data_sha256"] = (record["provenance"].get("data") or {}).get("sha256")
+        row["data_sha256"] = _identity(run.dataset, record["provenance"].get("data") or {})
         row["dense_sha256"] = record.get("dense_sha256")
         row["seconds"] = record["provenance"]["seconds"]
         rows.append(row)

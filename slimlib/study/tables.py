@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import budgets
 from slimlib.study.findings import effect
 from slimlib.study.names import UNITS, budget_name, in_order, network_name, plain_name, signed, slug, tilt_power
-from slimlib.study.pairing import against
+from slimlib.study.pairing import against, on_shared_seeds
 from slimlib.study.runs import Run
 
 if TYPE_CHECKING:
@@ -64,23 +64,27 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def before_and_after(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a network and budget: the arms' mean accuracies after the cut alone and after fine-tuning, least to most.
 
-    The rank correlation says how well the first order of the arms predicts the second.
+    The rank correlation says how well the first order of the arms predicts the second. Means are over the seeds that all arms
+    have; where there is none, there is no row.
     """
     import pandas as pd
 
     rows = []
     for (dataset, model, budget), cell in frame.groupby(["dataset", "model", "budget"], sort=False) if len(frame) else ():
-        arms = cell.groupby("arm")[["test_accuracy_before_finetuning", "test_accuracy"]].mean()
+        shared = on_shared_seeds(cell)
+        if shared.empty:
+            continue
+        arms = shared.groupby("arm")[["test_accuracy_before_finetuning", "test_accuracy"]].mean()
         row = {"network": network_name(dataset, model), "budget": budget_name(budget), "arms": len(arms)}
+        row["seeds of all"] = shared["seed"].nunique()
         for told, column in zip(("before (%)", "after (%)"), arms, strict=True):
             row[told] = f"{100 * arms[column].min():.1f} to {100 * arms[column].max():.1f}"
         order = arms.corr("spearman").iloc[0, 1] if len(arms) > 2 else float("nan")
         rows.append(row | {"rank correlation": signed(order)})
     networks = list(dict.fromkeys(row["network"] for row in rows))
     rows.sort(key=lambda row: networks.index(row["network"]))  # a frame is in the order of budgets: keep networks together
-    return pd.DataFrame(rows, columns=["network", "budget", "arms", "before (%)", "after (%)", "rank correlation"]).set_index(
-        ["network", "budget"]
-    )
+    columns = ["network", "budget", "arms", "seeds of all", "before (%)", "after (%)", "rank correlation"]
+    return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
 
 
 def by_criterion(frame: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:

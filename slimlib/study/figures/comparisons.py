@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from slimlib.study import budgets
 from slimlib.study.figures.style import BLACK, WIDE, look, nothing
 from slimlib.study.names import budget_name, in_order, joined, name, plain_name
+from slimlib.study.pairing import on_shared_seeds
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL, t_half_width
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def accuracy_by_rule(
             _across(axis, 100 * dense)
     bars = f"; bars: {100 * level:g} % interval of the mean" if intervals else ""
     fig.supxlabel(f"{metric.replace('_', ' ')} (%); dots: each seed, large: their mean{bars}", fontsize=10)
-    fig.set_label(_highest(frame.groupby(["budget", "arm"])[metric].mean()))
+    fig.set_label(_highest(frame, metric))
     return fig
 
 
@@ -64,7 +65,8 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
 
     Of two seeds there is a dot each: their mean and standard deviation tell where both are.
 
-    Panels end where the rules that compete end: a control that is far off is drawn at the edge, as an arrow.
+    Panels end where the rules that compete end: a control that is far off is drawn at the edge, as an arrow, and an interval that
+    goes on beyond the edge has a head there.
 
     table   of `pairing.against`, of one data set, model and stage
     """
@@ -72,6 +74,7 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
         return nothing("no two arms with a seed in common are recorded yet")
     arms, reference = in_order(table["arm"]), table["reference"].iloc[0]
     fig, axes = _panels(table["budget"], arms)
+    goes_on = False
     for axis, budget in axes:
         part = table[table["budget"] == budget].set_index("arm")
         reach = _reach(part)
@@ -82,8 +85,13 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
             row, (colour, marker) = part.loc[arm], look(arm)
             mean = 100 * row["mean"]
             if row["n"] >= SEEDS_FOR_INTERVAL:
-                low, high = np.clip(100 * np.array([row["low"], row["high"]], float), -reach, reach)
+                ends = 100 * np.array([row["low"], row["high"]], float)
+                low, high = np.clip(ends, -reach, reach)
                 axis.plot([low, high], [y, y], color=colour, linewidth=1.8)
+                for end, head in zip(ends, "<>", strict=True):
+                    if abs(end) > reach >= abs(mean):
+                        goes_on = True
+                        axis.plot(np.sign(end) * reach, y, head, color=colour, markersize=4.5)
             elif row["n"] == 2 and abs(mean) <= reach:
                 seeds = mean + 100 * row["sd"] * np.array([-1, 1]) / 2**0.5
                 axis.plot(seeds, [y, y], ".", color=colour, alpha=0.45, markersize=6)
@@ -94,20 +102,26 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
         axis.set_xlim(-1.06 * reach, 1.06 * reach)
     bars = f"bars: {100 * level:g} % t intervals"
     drawn = {1: "one seed", 2: "dots: each seed, large: their mean"}.get(table["n"].max(), bars)
+    drawn += "; with a head: beyond the panel" if goes_on else ""
     told = f"difference from {name(reference)}, percentage points; {drawn}"
     fig.supxlabel(told, fontsize=10)
     return fig
 
 
-def _highest(means: pd.Series) -> str:
-    """ "Highest mean: PCA (3AS) at 10 % of MACs and 20 % of MACs; uniform at 40 % of MACs."; means by (budget, arm)."""
+def _highest(frame: pd.DataFrame, metric: str) -> str:
+    """ "Highest mean: PCA (3AS) at 10 % of MACs and 20 % of MACs; uniform at 40 % of MACs.", over the seeds all arms have."""
     best: dict[str, list[str]] = {}
-    for budget, of in sorted(means.dropna().groupby(level="budget"), key=lambda item: budgets.parse(item[0])):
-        for arm in in_order(of.index[of == of.max()].get_level_values("arm")):
+    measured, left_out = frame.dropna(subset=[metric]), False
+    for budget, cell in sorted(measured.groupby("budget"), key=lambda item: budgets.parse(item[0])):
+        shared = on_shared_seeds(cell)
+        left_out |= len(shared) < len(cell)
+        means = shared.groupby("arm")[metric].mean()
+        for arm in in_order(means.index[means == means.max()]):
             best.setdefault(plain_name(arm), []).append(budget_name(budget))
-    everywhere = means.index.get_level_values("budget").nunique()
+    everywhere = measured["budget"].nunique()
     told = (f"{arm} at {'every budget' if len(of) == everywhere > 1 else joined(of)}" for arm, of in best.items())
-    return f"Highest mean: {'; '.join(told)}."
+    over = ", over the seeds that all rules have" if left_out else ""
+    return f"Highest mean{over}: {'; '.join(told)}." if best else "No seed is recorded of all rules, so they are not ranked."
 
 
 def _floor(means: pd.Series) -> float:

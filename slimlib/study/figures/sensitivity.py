@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -81,7 +82,7 @@ def agreement(layers: pd.DataFrame, label: str = "kept fraction", groups: str = 
         return nothing(f"{len(layers)} layers are too few for a scatter. {label}, and points lost: {listed}")
     fig, axis = plt.subplots(figsize=(WIDE, 3.7))
     looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
-    for (stage, part), (colour, marker) in zip(layers.groupby(groups, sort=False), looks, strict=False):
+    for (stage, part), (colour, marker) in zip(layers.groupby(groups, sort=False), cycle(looks), strict=False):
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
     axis.margins(0.08)
     axis.xaxis.set_major_locator(MaxNLocator(6))
