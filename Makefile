@@ -42,8 +42,7 @@ clean-all: clean  ## the same, and the virtual environment
 $(READY): requirements.lock pyproject.toml
 	@set -e; \
 	python=''; seen=''; \
-	for candidate in "$(PYTHON)" python3 python3.13 python3.12 python3.11 python3.14 python; do \
-	  [ -n "$$candidate" ] || continue; \
+	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
 	  version=$$("$$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
 	  seen="$$seen $$candidate ($$version)"; \
 	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then python=$$candidate; break; fi; \
@@ -52,7 +51,8 @@ $(READY): requirements.lock pyproject.toml
 	  echo "make: needs Python 3.11 or newer; found:$${seen:- none}. Install one, or name it: make book PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
 	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
 	  echo "make: $$python has no venv/ensurepip module. On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi; \
-	if ! $(BIN)/python -c 'import pip' 2>/dev/null; then \
+	there=$$($(BIN)/python -c 'import pip, sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true); \
+	if [ -z "$$there" ] || { [ -n "$(PYTHON)" ] && [ "$$there" != "$$version" ]; }; then \
 	  echo "Creating $(VENV) with $$python"; \
 	  "$$python" -m venv --clear $(VENV) || { echo "make: $$python could not create $(VENV). On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }; fi; \
 	echo "Installing the packages of requirements.lock into $(VENV): once, some minutes"; \

@@ -6,8 +6,10 @@ import argparse
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 from slimlib import run_command, widths_command
@@ -94,16 +96,33 @@ def train(args: argparse.Namespace) -> None:
     chosen = [text for name in ("only", "seeds") if (given := getattr(args, name)) for text in (f"--{name}", *map(str, given))]
     # Each process takes the runs that no other is at: the locks of the store share the work out
     command = [sys.executable, "-m", "slimlib", "train", args.profile, *chosen]
-    others = [subprocess.Popen(command) for _ in range(args.jobs - 1)]
+    others = [subprocess.Popen(command, env=_share_of_cores(args.jobs)) for _ in range(args.jobs - 1)]
     try:
         with joined() as world:  # alone, unless torchrun started this process
             study.ensure(runs, profile.store(), progress=world.rank == 0)
+    except SlimlibError:
+        raise  # of one run: the others go on
+    except BaseException:
+        for process in others:
+            process.terminate()
+        raise
     finally:
         failed = sum(process.wait() != 0 for process in others)
     if failed:
         raise SlimlibError(f"{failed} of {args.jobs} processes failed: see above; the same command goes on")
     if world.rank == 0:
         status(args)
+
+
+def _share_of_cores(jobs: int) -> dict[str, str]:
+    """This process takes its share of the cores from here on, unless OMP_NUM_THREADS says how many; the others' environment."""
+    if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
+        return dict(os.environ)
+    import torch
+
+    threads = max(1, torch.get_num_threads() // jobs)
+    torch.set_num_threads(threads)
+    return os.environ | {"OMP_NUM_THREADS": str(threads)}
 
 
 def bench(args: argparse.Namespace) -> None:
@@ -115,10 +134,17 @@ def bench(args: argparse.Namespace) -> None:
     print(f"Written: {benchmark.main(only, args.full, args.output, rounds=args.rounds)}")
 
 
+def _end_in_order() -> None:
+    """A scheduler's SIGTERM ends the process as an error would: locks are released and half-made files removed."""
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command. Returns 0, or 2 after one clear message for what the user can mend."""
     args = _parser().parse_args(argv)
     try:
+        _end_in_order()
         args.function(args)
         sys.stdout.flush()  # so that a closed pipe is met here
     except SlimlibError as error:

@@ -15,7 +15,7 @@ CONSTANTS = ("negative_slope", "min_val", "max_val", "min", "max", "alpha", "bet
 @dataclass(frozen=True)
 class Op:
     """One node of the traced graph: ``module`` is a name or "", ``kind`` a type or an autograd operation's name, ``inputs`` the
-    indices of the nodes before it, ``pad`` the amounts of a padding (last dimension first, as torch has them), ``calls`` how
+    indices of the nodes before it, ``pad`` how many channels a padding puts before and behind the others, ``calls`` how
     often a module is called in one pass, ``constants`` the numbers and words that autograd keeps of an operation (the slope of
     a leaky ReLU, the bounds of a clamp), by name."""
 
@@ -27,6 +27,16 @@ class Op:
     constants: tuple[tuple[str, object], ...] = ()
 
 
+def padding_of(grad_fn) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What a constant padding adds: before and behind the second axis, and to the axes behind that; () for other operations.
+
+    torch's amounts start with the last axis, so where those of the channels stand depends on how many axes there are.
+    """
+    pad = tuple(getattr(grad_fn, "_saved_pad", ())) if grad_fn.name().startswith(("ConstantPad", "Pad")) else ()
+    at = 2 * (len(grad_fn._input_metadata[0].shape) - 2) if pad else 0
+    return pad[at : at + 2], pad[:at]
+
+
 def _through_batch_norm(node):
     """The node after ``node``; a norm with a built-in activation shows its bare operation first, which is stepped over."""
     after = node.outputs[0]
@@ -35,14 +45,14 @@ def _through_batch_norm(node):
     return after
 
 
-def norm_after(graph, layers, names) -> dict[str, str]:
-    """Layer -> the BatchNorm that alone reads its output."""
+def norm_after(graph, layers, names, facts: ForwardFacts) -> dict[str, str]:
+    """Layer -> the BatchNorm that alone reads its output; not of a Linear layer whose channels are on another axis than those."""
     found = {}
     for layer in layers:
         node = graph.module2node[layer]
-        if len(node.outputs) == 1:
+        if len(node.outputs) == 1 and names[layer] not in facts.last_axis:
             after = _through_batch_norm(node)
-            if after.type == OPTYPE.BN and after.module.running_var is not None and after.module.affine:
+            if after.type == OPTYPE.BN and after.module.running_var is not None:
                 found[names[layer]] = names[after.module]
     return found
 
@@ -61,7 +71,7 @@ def operations(graph, names, facts: ForwardFacts) -> list[Op]:
                 module = names.get(node.module, "")
                 kind = node.grad_fn.name() if not module and node.grad_fn is not None else type(node.module).__name__
                 index[node] = len(ops)
-                pad = tuple(getattr(node.grad_fn, "_saved_pad", ()) if kind.startswith("ConstantPad") else ())
+                pad = padding_of(node.grad_fn)[0] if kind.startswith("ConstantPad") else ()
                 inputs = tuple(index[i] for i in node.inputs if i in index)
                 ops.append(Op(kind, module, inputs, pad, facts.calls.get(module, 1), _constants(node.grad_fn)))
             elif node not in opened:

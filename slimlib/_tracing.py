@@ -98,4 +98,4 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
             n = module.weight.shape[0]
             member = Member(name, "out", np.arange(n), np.arange(n)[:, None])
             groups.append(RawGroup(n, [member], "it is not called as a module of its own in the forward pass"))
-    return RawGroups(groups, doubtful, norm_after(graph, layers, names), operations(graph, names, facts))
+    return RawGroups(groups, doubtful, norm_after(graph, layers, names, facts), operations(graph, names, facts))

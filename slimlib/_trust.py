@@ -8,6 +8,7 @@ from torch import nn
 from torch_pruning.ops import OPTYPE
 
 from slimlib._forward import ForwardFacts
+from slimlib._operations import padding_of
 from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
 
 PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.SyncBatchNorm,
@@ -35,7 +36,11 @@ def is_attention(node) -> bool:
 
 def over_positions(node) -> str:
     """An operation that takes the first two axes for batch and channels, and acts on those behind: its name, or ""."""
-    name = node.grad_fn.name() if node.type == OPTYPE.ELEMENTWISE and node.grad_fn is not None else ""
+    if node.type != OPTYPE.ELEMENTWISE or node.grad_fn is None:
+        return ""
+    if any(padding_of(node.grad_fn)[1]):
+        return "a padding"
+    name = node.grad_fn.name()
     return _pooling_name(name) if POOLING.match(name) else ""
 
 
@@ -55,8 +60,7 @@ def doubt_about(node, names, facts: ForwardFacts) -> str:
     if node.type == OPTYPE.CONCAT:
         return "" if node.module.offsets is not None else "a concatenation"
     if name.startswith(("ConstantPad", "Pad")):
-        pad = getattr(node.grad_fn, "_saved_pad", ())
-        return "pad" if len(pad) > 4 and any(pad[4:]) else ""
+        return "pad" if any(padding_of(node.grad_fn)[0]) else ""
     if POOLING.match(name) and not _behind_channels(node.grad_fn, name):
         return _pooling_name(name)
     own_weight = name.startswith("TBackward") and not node.inputs  # a Linear layer's transposed weight, not what it reads

@@ -17,12 +17,12 @@ def kind(name: str, value: object, wanted: type | tuple[type, ...], meant: str) 
 
 
 def share(name: str, value: object, of_what: str = "it is a share") -> float:
-    """``value`` if it lies in (0, 1]."""
+    """``value`` as a float, if it lies in (0, 1]: numbers of fewer digits would round what is worked out of them."""
     if not isinstance(value, Real):
         raise SlimlibError(f"{name}={value!r} must be a number in (0, 1], not a {type(value).__name__}: {of_what}")
     if not 0 < value <= 1:
         raise SlimlibError(f"{name}={value} must lie in (0, 1]: {of_what}")
-    return value
+    return float(value)
 
 
 def count(name: str, value: object) -> int:

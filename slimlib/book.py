@@ -85,7 +85,7 @@ def gate(folder: str | Path) -> list[Path]:
         if path in abandoned or path.name.endswith(".failed.ipynb"):
             faults.append(f"{name}: left over from a run that did not finish")
             continue
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         found = [f"{name}: cell {number}: {fault}" for number, fault in _cell_faults(content["cells"])]
         if "slimlib" not in content["metadata"]:
             found.append(f"{name}: not made by `python -m slimlib book`")
@@ -121,6 +121,8 @@ def build(root: Path) -> Path:
     done = subprocess.run([sys.executable, "-c", command, *arguments], cwd=root, stdin=subprocess.DEVNULL, check=False,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
     if done.returncode:
+        # what Sphinx has read once it warns of no more, and a second call would call the same pages good
+        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
         print(done.stdout, file=sys.stderr)
         raise SlimlibError("the pages could not be built without warnings: see Jupyter Book's report above")
     index = root / "_build" / "html" / "index.html"

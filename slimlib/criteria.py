@@ -36,20 +36,20 @@ def gm(model: nn.Module, group: Group) -> torch.Tensor:
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
-def bn(model: nn.Module, group: Group) -> torch.Tensor:
-    """``|gamma|`` of the BatchNorm after the group's layers (Liu et al. 2017, network slimming)."""
-    scores = torch.zeros(group.width, dtype=torch.float64)
-    found = False
+def bn(model: nn.Module, group: Group, mean: bool = False) -> torch.Tensor:
+    """``|gamma|`` of the BatchNorms after the group's layers (Liu et al. 2017, network slimming): their sum, or their ``mean``,
+    which can be compared with that of another group."""
+    scores, norms = torch.zeros(group.width, dtype=torch.float64), torch.zeros(group.width, dtype=torch.float64)
     for m in group.members:
         module = model.get_submodule(m.module)
         if m.role == "norm" and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-            found = True
             gamma = module.weight.detach().double().abs().cpu()
             scores[torch.as_tensor(m.channels)] += gamma[torch.as_tensor(m.positions)].sum(1)
-    if not found:
+            norms[torch.as_tensor(m.channels)] += m.positions.shape[1]
+    if not norms.any():
         raise SlimlibError(f"criterion='bn' cannot rank the filters of {group.name}: no BatchNorm with a scale follows it; "
                            "use 'l1', 'l2', 'gm' or 'random'")
-    return scores
+    return scores / norms.clamp_min(1) if mean else scores
 
 
 def random(model: nn.Module, group: Group, generator: np.random.Generator | None = None) -> torch.Tensor:

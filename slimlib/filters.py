@@ -12,9 +12,11 @@ from slimlib.layout import Group, Layout, output_first
 def batchnorm_scale(norm: nn.Module, dtype: torch.dtype | None = None) -> torch.Tensor:
     """gamma / sqrt(var + eps), (channels,): what a BatchNorm in evaluation mode multiplies each channel by, without gradient.
 
-    It is worked out in ``dtype``, default that of the norm, on the norm's device. The norm must have a scale and statistics.
+    It is worked out in ``dtype``, default that of the norm, on the norm's device. The norm must have statistics; gamma is 1 where
+    it has none.
     """
-    return norm.weight.detach().to(dtype=dtype) / (norm.running_var.to(dtype=dtype) + norm.eps).sqrt()
+    gamma = 1.0 if norm.weight is None else norm.weight.detach().to(dtype=dtype)
+    return gamma / (norm.running_var.to(dtype=dtype) + norm.eps).sqrt()
 
 
 @torch.no_grad()

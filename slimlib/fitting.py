@@ -9,7 +9,7 @@ from torch import nn
 from slimlib.arguments import kind
 from slimlib.cost import cost_model
 from slimlib.errors import SlimlibError
-from slimlib.layout import Group, Layout, output_first
+from slimlib.layout import LAYERS, Group, Layout, output_first
 from slimlib.plans import WidthPlan
 from slimlib.tracing import trace
 
@@ -25,7 +25,7 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     kind("model", model, nn.Module, "a torch.nn.Module, and the plan after it")
     kind("plan", plan, WidthPlan, "what plan_widths returns; WidthPlan.load reads one from a file, and plan_from_widths makes "
                                   "one of widths by name")
-    layout = plan.layout or trace(model, _input_like(plan, next(model.parameters())))
+    layout = plan.layout or trace(model, _input_like(plan, _first_weight(model)))
     for name, full in plan.full_widths.items():
         width = _width(model, name)
         if width is None:
@@ -44,6 +44,11 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
             raise SlimlibError(f"plan: params={plan.params} do not belong to its widths, which make {params}; plan_from_widths "
                                "makes a plan of widths that you name")
     return layout
+
+
+def _first_weight(model: nn.Module) -> torch.Tensor:
+    """Of a layer, which has the type that the images need; other parameters may have another."""
+    return next((m.weight for m in model.modules() if isinstance(m, LAYERS)), next(model.parameters()))
 
 
 def _input_like(plan: WidthPlan, parameter: torch.Tensor) -> torch.Tensor:

@@ -44,7 +44,8 @@ def _reset(network: nn.Module) -> None:
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
             drawn.update(id(p) for p in module.parameters(recurse=False))
-        elif hasattr(module, "_reset_parameters"):  # torch's attention and transformer modules
+    for module in reversed(list(network.modules())):  # an outer one draws anew what the layers within it have drawn
+        if hasattr(module, "_reset_parameters") and not hasattr(module, "reset_parameters"):  # torch's attention, transformer
             module._reset_parameters()
             drawn.update(id(p) for p in module.parameters())
     left = [n for n, p in network.named_parameters() if id(p) not in drawn]

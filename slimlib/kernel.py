@@ -12,11 +12,11 @@ from pathlib import Path
 
 
 @contextmanager
-def own_kernel(results: Path) -> Iterator[None]:
+def own_kernel(data: Path) -> Iterator[None]:
     """For the time of the block, "python3" is the running interpreter, whatever kernels the user has installed.
 
-    The user's IPython profile stays out as well, as its start-up files could change results; figures are drawn inline. What a
-    notebook writes goes beside its output, in `results`: an experiment of one's own leaves the data of the book's pages alone.
+    The user's IPython profile stays out as well, as its start-up files could change results; figures are drawn inline. The
+    data of its figures go to the folder `data`: an experiment of one's own leaves those of the book's pages alone.
     """
     with tempfile.TemporaryDirectory(prefix="slimlib-kernel-") as folder:
         spec = Path(folder) / "kernels" / "python3"
@@ -29,7 +29,7 @@ def own_kernel(results: Path) -> Iterator[None]:
             "JUPYTER_PATH": os.pathsep.join(filter(None, [folder, os.environ.get("JUPYTER_PATH")])),
             "IPYTHONDIR": str(Path(folder) / "ipython"),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "SLIMLIB_RESULTS": str(results),
+            "SLIMLIB_RESULTS": str(data),
         }
         before = {name: os.environ.get(name) for name in changes}
         os.environ.update(changes)

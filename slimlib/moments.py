@@ -58,6 +58,13 @@ def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray, **cons
     return first, np.maximum((values - first[:, None]) ** 2 @ weights, 0.0)
 
 
+def gaussian(norm: nn.Module) -> Moments:
+    """Mean and variance of what a BatchNorm writes, beta and gamma^2; 0 and 1 of one without a scale of its own."""
+    if norm.weight is None:
+        return np.zeros(norm.num_features), np.ones(norm.num_features)
+    return tuple(p.detach().cpu().double().numpy() for p in (norm.bias, norm.weight.square()))
+
+
 def built_in_activation(norm: nn.Module | None) -> nn.Module | None:
     """The activation that a norm holds, as timm has them."""
     built_in = getattr(norm, "act", None)
@@ -81,8 +88,8 @@ class ChannelMoments:
 
     def _after(self, index: int, op) -> Moments:
         module = self.model.get_submodule(op.module) if op.module else None
-        if isinstance(module, BATCH_NORM) and module.affine:
-            moments = tuple(p.detach().cpu().double().numpy() for p in (module.bias, module.weight.square()))
+        if isinstance(module, BATCH_NORM):
+            moments = gaussian(module)
             if (built_in := built_in_activation(module)) is None:
                 return moments
             name = BUILT_IN.get(type(built_in).__name__) or self.refuse(index)
@@ -99,8 +106,7 @@ class ChannelMoments:
             parts = [self(i) for i in op.inputs]
             return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
         if name.startswith("ConstantPad"):
-            before, after = op.pad[4:6] if len(op.pad) > 4 else (0, 0)
-            return tuple(np.pad(m, (before, after)) for m in self(op.inputs[0]))
+            return tuple(np.pad(m, op.pad or (0, 0)) for m in self(op.inputs[0]))
         if UNCHANGED.match(name) and op.inputs:
             return self(op.inputs[0])
         return self.refuse(index)

@@ -58,7 +58,8 @@ def execute(
     when the notebook has run to its end; if it fails, what it had done is kept beside as <name>.failed.ipynb.
 
     live_output   show the notebook's standard error (progress bars) while it runs; None: if the terminal can
-    page          leave out what is tagged for pages of the other kind, and sections that show nothing
+    page          leave out what is tagged for pages of the other kind, and sections that show nothing. The data of a page's
+                  figures go to data/ beside it, as the pages of a profile are one work; of others to <output>-data/
     title         in place of the template's first heading
     returns       True if the notebook was executed, False if the output was up to date
     raises        SlimlibError for an unknown parameter; NotebookError when a cell fails
@@ -82,18 +83,19 @@ def execute(
                            "another file")
     if output.is_dir():
         raise SlimlibError(f"{output} is a folder; name a file in it")
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
     digest = inputs_digest(template, parameters, root, page, title)
     if not force and digest_of(output) == digest:
+        failed.unlink(missing_ok=True)  # of a change that was taken back
         return False
 
     notebook, numbers = filled_in(template, parameters, page, title)
     output.parent.mkdir(parents=True, exist_ok=True)
     # named after the process, so that two builds at once do not write to one file
     partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.ipynb")
-    failed = output.with_name(f"{output.stem}.failed.ipynb")
     show = sys.stderr.isatty() if live_output is None else live_output
     nbformat.write(notebook, partial)
-    with own_kernel(output.parent):
+    with own_kernel(output.with_name("data" if page else f"{output.stem}-data")):
         try:
             notebook = execute_notebook(
                 str(partial),
@@ -111,6 +113,9 @@ def execute(
             if partial.exists():
                 partial.replace(failed)
             raise NotebookError(_describe(template, failed, numbers, error, root)) from error
+        except BaseException:  # stopped by hand
+            partial.unlink(missing_ok=True)
+            raise
 
     if page:
         notebook.cells = without_empty_sections(notebook.cells)
@@ -130,7 +135,7 @@ def _describe(template: Path, failed: Path, numbers: Sequence[int], error: Excep
     """Notebook, number (in the template) and head of the failed cell, and the error, in a few lines."""
     where, head = "before its first cell", ""
     if failed.exists():
-        notebook = json.loads(failed.read_text())
+        notebook = json.loads(failed.read_text(encoding="utf-8"))
         cells = [cell for cell in notebook["cells"] if "papermill-error-cell-tag" not in tags_of(cell)]
         # a cell that raised is "failed", one whose kernel died just "completed": either way the last that was begun
         begun = [

@@ -11,6 +11,7 @@ from torch import nn
 
 from slimlib.calibration import pass_calibration
 from slimlib.channel_statistics import ChannelStatistics, channel_axis
+from slimlib.errors import SlimlibError
 from slimlib.layout import Group
 
 
@@ -39,7 +40,10 @@ def response_spectra(
         total = torch.zeros(g.width, g.width, dtype=torch.float64)
         for m in g.writers():
             covariance = told[m.module].covariance()
-            index, rows = torch.as_tensor(m.channels), torch.as_tensor(m.positions[:, 0])
-            total[index[:, None], index] += covariance[rows[:, None], rows]
+            index = torch.as_tensor(m.channels)
+            for rows in map(torch.as_tensor, m.positions.T):  # a channel may have several
+                total[index[:, None], index] += covariance[rows[:, None], rows]
+        if not total.isfinite().all():
+            raise SlimlibError(f"calibration images make {g.name} write NaN or infinite values; give finite, normalised images")
         found[g.name] = torch.linalg.eigvalsh(total).flip(0).clamp_min(0).numpy()
     return found

@@ -108,8 +108,9 @@ def global_l1(r: Request) -> Removals:
 
 
 def global_bn(r: Request) -> Removals:
-    """Network slimming: rank all channels of the network by ``|gamma|`` (Liu et al. 2017)."""
-    return ranked(r, lambda group: criteria.bn(r.model, group).numpy())
+    """Network slimming: rank all channels of the network by ``|gamma|`` (Liu et al. 2017); the mean of those that read a channel,
+    where several BatchNorms do."""
+    return ranked(r, lambda group: criteria.bn(r.model, group, mean=True).numpy())
 
 
 def hand(r: Request, published: str) -> Curves:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("notebook", help="a path, or the name of a notebook under notebooks/: 04_pruning")
     parser.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE",
                         help="a parameter that the notebook declares, its value in YAML: -p seed=7 -p 'rules=[pca]'")
-    parser.add_argument("-o", "--output", metavar="FILE", help="default: book/results/mine/<name>[-<values>]/<name>.ipynb")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: book/results/mine/<name>[-<values>].ipynb")
     parser.add_argument("--list", action="store_true", help="only list the notebook's parameters")
 
 
@@ -35,15 +35,14 @@ def run(args: argparse.Namespace) -> None:
         output = Path(args.output)
     else:
         values = "".join(f"-{name}-{value}" for name, value in sorted(parameters.items()))
-        # a folder each, as the data of its figures go beside it
-        output = project_root() / "book" / "results" / "mine" / _folder_name(template.stem + values) / template.name
+        output = project_root() / "book" / "results" / "mine" / f"{_file_name(template.stem + values)}.ipynb"
     if output.suffix != ".ipynb":
         raise SlimlibError(f"-o {output}: name a file that ends in .ipynb")
     ran = execute(template, output, parameters)
     print(f"{output}{'' if ran else ' (up to date)'}")
 
 
-def _folder_name(told: str) -> str:
+def _file_name(told: str) -> str:
     """The text without what a file system may refuse; of a long one, or one that lost something, a hash keeps it apart."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "_", told)[:100]
     return name if name == told else f"{name}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"

@@ -19,7 +19,7 @@ from slimlib.errors import SlimlibError
 from slimlib.filters import batchnorm_scale
 from slimlib.layout import CONV, Group, Layout, output_first
 from slimlib.measuring import Reading, measured
-from slimlib.moments import ChannelMoments
+from slimlib.moments import ChannelMoments, built_in_activation, gaussian
 
 
 def variances(
@@ -89,7 +89,9 @@ def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str,
         end = index
         if op.module in layout.norm_after and follow.users[index]:
             end = next(i for i in _norm_chain(layout, index) if layout.ops[i].module == layout.norm_after[op.module])
-        for user in follow.users[end]:
+        norm = layout.norm_after.get(op.module)
+        activated = norm is not None and built_in_activation(model.get_submodule(norm)) is not None
+        for user in () if activated else follow.users[end]:  # what an activation made of it is another thing
             if joins(user):
                 own += sum(float(joining.sum()) for _, joining in follow.summands(user, but=end))
             elif scaled_to_join(user):
@@ -110,5 +112,5 @@ def _norm_chain(layout: Layout, index: int):
 def _own_variance(model: nn.Module, layout: Layout, name: str, variance: np.ndarray) -> float:
     """Variance of a reader's own output: sum of gamma^2 of its BatchNorm, or of what its inputs bring where it has none."""
     if name in layout.norm_after:
-        return float(model.get_submodule(layout.norm_after[name]).weight.detach().double().square().sum())
+        return float(gaussian(model.get_submodule(layout.norm_after[name]))[1].sum())
     return float(_gains(model, layout, name, Reading(variance)).sum())

@@ -131,5 +131,5 @@ def width_at(values: np.ndarray, threshold: float, group: str = "") -> int:
 
 def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, int]:
     """The paper's one step: every group's width at one threshold in (0, 1]."""
-    share("threshold", threshold, "it is the share of each layer's variance to keep")
+    threshold = share("threshold", threshold, "it is the share of each layer's variance to keep")
     return {name: width_at(v, threshold, name) for name, v in values.items()}

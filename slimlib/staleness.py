@@ -16,8 +16,9 @@ from slimlib.template_cells import LIVE, cells_of, tags_of
 TOOLS = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
 """Packages whose version can change what a notebook shows: another version, and it is executed again."""
 
-RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "__main__.py")
-"""Modules that run notebooks and do not change what a notebook shows."""
+RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "__main__.py",
+           *(f"bench/{name}.py" for name in ("alone", "overheads", "parts", "prune", "train", "widths")))
+"""Modules that run notebooks, or measure speed, and do not change what a notebook shows."""
 
 
 def inputs_digest(
@@ -34,7 +35,6 @@ def inputs_digest(
     digest = hashlib.sha256(text.encode())
     library = Path(__file__).resolve().parent
     tools = {library / name for name in RUNNERS}
-    tools |= {*(library / "bench").glob("*.py")} - {library / "bench" / "page.py"}
     files = [*library.rglob("*.py"), *(root / "notebooks" / "profiles").glob("*.yml"), root / "book" / "claims.yml"]
     if _profile(read, parameters) != LIVE:
         files += (root / "book" / "records").rglob("*.json")
@@ -64,6 +64,6 @@ def _version(package: str) -> str:
 
 def digest_of(executed: Path) -> str | None:
     try:
-        return json.loads(executed.read_text())["metadata"]["slimlib"]["digest"]
+        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["slimlib"]["digest"]
     except (OSError, ValueError, KeyError):
         return None

@@ -65,7 +65,7 @@ class WidthPath:
         if len(given) != 1:
             raise SlimlibError(f"give exactly one of keep_macs, keep_params and threshold, not {sorted(given) or 'none'}")
         (name, value), = given.items()
-        share(name, value)
+        value = share(name, value)
         if name == "threshold":
             if fill:
                 raise SlimlibError(f"fill=True with threshold={value}: a threshold leaves no budget to fill; give keep_macs or "

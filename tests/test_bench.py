@@ -1,13 +1,16 @@
 """The benchmark counts what it says it counts. No speed is measured here: that is what `make bench` is for."""
 
 import json
+import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from slimlib import bench
-from slimlib.bench import measure, page, parts, train
+from slimlib._torchvision import import_torchvision
+from slimlib.bench import measure, overheads, page, parts, train
 from slimlib.bench.measure import Comparison, Race, compared
 from slimlib.errors import SlimlibError
 
@@ -43,6 +46,22 @@ def test_contestants_alternate_the_first_turn_warms_up_and_what_they_say_counts(
     assert told["seconds"] == {"ours": [1.0, 1.0], "rival": [2.0, 2.0]} and made.turns[:2] != made.turns[2:4]
     assert sorted(made.turns[:2]) == sorted(made.turns[2:4]) == ["ours", "rival"] and len(made.turns) == 6
     assert [line["median"] for line in told["comparisons"]] == [2.0, 0.5]
+
+
+def test_memory_is_not_told_of_contestants_that_start_processes(monkeypatch):
+    monkeypatch.setattr(measure, "alone", lambda *work: {"peak_bytes": 2**20})
+    assert measure.run(race(rounds=1))["peak_bytes"] == {"ours": 2**20, "rival": 2**20}
+    assert measure.run(race(rounds=1, memory=False))["peak_bytes"] == {}
+    assert [one.memory for part in (overheads.import_races, overheads.notebook_races) for one in part()] == [False, False]
+
+
+def test_the_images_of_the_usual_loop_can_be_sent_to_worker_processes():
+    """They are pickled where processes are not forked: on macOS, on Windows, on Linux from Python 3.14 on."""
+    data, datasets = train.colour_images(4), import_torchvision().datasets
+    images = pickle.loads(pickle.dumps(train._in_memory(datasets, data, None)))
+    assert type(images) is datasets.CIFAR10 and len(images) == 4
+    image, label = images[3]
+    assert np.array_equal(np.asarray(image), data.train.images[3].permute(1, 2, 0).cpu()) and label == data.train.labels[3]
 
 
 def test_contestants_that_disagree_are_not_timed():

@@ -224,7 +224,8 @@ def test_a_failing_notebook_stops_the_book_before_any_page_is_built(project):
 
 def test_an_experiment_of_a_reader_leaves_the_pages_alone(project, monkeypatch):
     """Neither its failure nor what it writes is the book's: the front page is made of what the verdict page wrote."""
-    source = "import os, pathlib\npathlib.Path(os.environ['SLIMLIB_RESULTS'], 'data.txt').write_text(str(seed))\n1 / (seed < 9)"
+    source = "import os, pathlib\nfolder = pathlib.Path(os.environ['SLIMLIB_RESULTS'])\nfolder.mkdir(exist_ok=True)\n"
+    source += "(folder / 'data.txt').write_text(str(seed))\n1 / (seed < 9)"
     template = write_notebook(project / "notebooks" / "one.ipynb", source)
     toc = project / "book" / "_toc.yml"
     toc.write_text(toc.read_text() + "  - file: results/quick/one\n")
@@ -234,8 +235,25 @@ def test_an_experiment_of_a_reader_leaves_the_pages_alone(project, monkeypatch):
     notebooks.execute(template, results / "mine" / "one.ipynb", {"seed": 8})
     with pytest.raises(notebooks.NotebookError):
         notebooks.execute(template, results / "mine" / "one-9.ipynb", {"seed": 9})
-    assert [(results / kind / "data.txt").read_text() for kind in ("quick", "mine")] == ["0", "9"]
+    folders = ("quick/data", "mine/one-data", "mine/one-9-data")
+    assert [(results / folder / "data.txt").read_text() for folder in folders] == ["0", "8", "9"], "nor of one another"
     book.make_book(project)
+
+
+def test_what_a_change_left_that_was_taken_back_stops_no_book(project, monkeypatch):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "seed")
+    toc = project / "book" / "_toc.yml"
+    toc.write_text(toc.read_text() + "  - file: results/quick/one\n")
+    monkeypatch.setattr(book, "build", lambda root: root)
+    book.make_book(project)
+    good = template.read_text()
+    write_notebook(template, "1 / 0")
+    with pytest.raises(notebooks.NotebookError):
+        book.make_book(project)
+    assert list(project.rglob("one.failed.ipynb"))
+    template.write_text(good)
+    book.make_book(project)
+    assert not list(project.rglob("*.failed.ipynb"))
 
 
 def test_a_warning_of_sphinx_is_an_error(project, capfd):
@@ -247,6 +265,8 @@ def test_a_warning_of_sphinx_is_an_error(project, capfd):
     with pytest.raises(SlimlibError, match="could not be built without warnings"):
         book.build(project)
     assert "nowhere" in capfd.readouterr().err
+    with pytest.raises(SlimlibError, match="could not be built without warnings"):
+        book.build(project)  # which would not read again what it has read
 
 
 def test_every_page_of_the_real_table_of_contents_has_its_template():
@@ -266,9 +286,9 @@ def test_run_reads_values_as_yaml_and_writes_where_it_says(project, monkeypatch,
     assert outputs(project / "mine.ipynb") == "[1, 2.5] None\n"
     assert main(["run", "one", "-p", "seed=7"]) == 0
     mine = project / "book" / "results" / "mine"
-    assert outputs(mine / "one-seed-7" / "one.ipynb") == "7 'quick'\n"
+    assert outputs(mine / "one-seed-7.ipynb") == "7 'quick'\n"
     assert main(["run", "one", "-p", "profile=a b"]) == main(["run", "one", "-p", "profile=a/b"]) == 0
-    assert len(list(mine.glob("one-profile-a_b-*/one.ipynb"))) == 2, "one is not the other"
+    assert len(list(mine.glob("one-profile-a_b-*.ipynb"))) == 2, "one is not the other"
     assert main(["run", "one", "--list"]) == 0
     assert "seed = 0   of the random numbers" in capsys.readouterr().out
 

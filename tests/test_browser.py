@@ -37,7 +37,10 @@ def browser():
     executable = next(filter(None, map(shutil.which, programs)), None)
     if executable is None:
         skip("no chromium on PATH (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api")
+    try:
+        from playwright import sync_api
+    except ImportError:
+        skip("playwright is not installed (pip install 'slimlib[test]')")
     with sync_api.sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=executable, args=FLAGS)
         yield chromium

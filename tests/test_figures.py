@@ -317,7 +317,7 @@ def test_a_figure_comes_with_its_files_and_says_where_they_are(tmp_path):
     told = fig._repr_mimebundle_(include=None, exclude=None)["text/markdown"]
     title, links = told.split("\n\n")
     assert title == "LeNet-5 on MNIST (profile quick)."
-    assert "Highest mean" in links and "(data/acc.csv)" in links and "(data/acc.svg)" in links
+    assert "Highest mean" in links and f"({tmp_path.name}/acc.csv)" in links and f"({tmp_path.name}/acc.svg)" in links
 
 
 def test_captions_and_alternative_texts_name_what_each_figure_of_a_cell_is_of():

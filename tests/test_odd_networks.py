@@ -406,3 +406,51 @@ def test_what_a_model_counts_while_it_runs_is_put_back():
     before = model.mean
     slimlib.plan_widths(model.eval(), torch.randn(IMAGES), keep_macs=0.5)
     assert model.calls == 0 and model.mean is before and before == 1
+
+
+ADDS, MOVES = "a padding that adds channels", "removing channels is not the same as zeroing them"
+PADDINGS = {
+    # channels by the number of axes; what is put on the others moves none
+    "the only axis": (lambda: nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.ConstantPad1d((2, 0), 1.0), nn.Linear(10, 3)),
+                      (4, 6), ADDS),
+    "channels of a series": (lambda: nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.ConstantPad2d((0, 0, 2, 0), 1.0),
+                                                   nn.Conv1d(10, 2, 3)), SERIES, ADDS),
+    "places of a series": (lambda: nn.Sequential(nn.Conv1d(4, 8, 3), nn.ReLU(), nn.ConstantPad1d((2, 1), 1.0),
+                                                 nn.Conv1d(8, 2, 3)), SERIES, ""),
+    "channels of tokens": (lambda: nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.ConstantPad1d((2, 0), 1.0), nn.Linear(10, 3)),
+                           TOKENS, MOVES),
+    "the last of four axes": (lambda: nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.ConstantPad1d((2, 0), 1.0), nn.Linear(10, 3)),
+                              (2, 5, 5, 12), MOVES),
+    "every side of a volume": (lambda: nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), nn.ConstantPad3d(1, 1.0), nn.Conv3d(8, 2, 3)),
+                               (2, 3, 6, 6, 6), ""),
+    "channels of a volume": (lambda: nn.Sequential(nn.Conv3d(3, 8, 3), nn.ReLU(), Padded((0,) * 6 + (2, 0)), nn.Conv3d(10, 2, 3)),
+                             (2, 3, 6, 6, 6), ADDS),
+}
+
+
+class Padded(nn.Module):
+    def __init__(self, amounts: tuple[int, ...]):
+        super().__init__()
+        self.amounts = amounts
+
+    def forward(self, x):
+        return F.pad(x, self.amounts)
+
+
+@pytest.mark.parametrize("name", PADDINGS)
+def test_a_padding_before_the_channels_leaves_them_whole_and_others_do_not(name):
+    build, shape, why = PADDINGS[name]
+    torch.manual_seed(0)
+    model, x = build().eval(), torch.randn(shape)
+    slimmed_exactly_or_whole(model, x, set() if why else {"0"}, {"0": why} if why else {})
+
+
+def test_a_plan_from_a_file_is_traced_in_the_type_of_the_layers():
+    """Other parameters may come first and be of another."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).double()
+    model.register_parameter("scale", nn.Parameter(torch.ones(())))
+    x = torch.randn(IMAGES, dtype=torch.float64)
+    plan = slimlib.plan_widths(model, x, keep_macs=0.6)
+    kept = slimlib.prune(model, slimlib.WidthPlan.from_dict(plan.to_dict()))
+    assert kept[0].out_channels == plan.widths["0"]

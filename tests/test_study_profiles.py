@@ -102,9 +102,9 @@ def test_evidence_is_read_and_illustration_is_trained(monkeypatch, tmp_path):
     quick = study.load_profile("quick")
     assert quick.train == "live" and not quick.evidence and "results" in quick.records
     monkeypatch.delenv("SLIMLIB_RESULTS", raising=False)
-    assert quick.results == quick.root / "book" / "results" / "mine" / "quick", "the data of the book's pages are left alone"
+    assert quick.figure_data == quick.root / "book" / "results" / "mine" / "quick-data", "the book's own are left alone"
     monkeypatch.setenv("SLIMLIB_RESULTS", str(tmp_path))  # a notebook that is executed elsewhere
-    assert quick.results == tmp_path
+    assert quick.figure_data == tmp_path
     assert study.status(quick)["runs"] <= 35
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -311,6 +312,40 @@ def test_a_lock_that_is_held_for_long_is_kept_fresh(tmp_path, monkeypatch):
             assert time.monotonic() < deadline
             time.sleep(0.01)
     assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM that a process could see")
+def test_a_schedulers_signal_releases_the_lock(tmp_path):
+    """Other machines could not ask the process that had it, and would wait."""
+    path, script = tmp_path / "run.lock", """
+import sys, time
+from pathlib import Path
+from slimlib import __main__ as cli
+from slimlib.study.locks import locked
+
+def hold(args):
+    with locked(Path(sys.argv[1]), "a run"):
+        print("held", flush=True)
+        time.sleep(60)
+
+cli.status = hold
+sys.exit(cli.main(["status", "quick"]))
+"""
+    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n" and path.exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 128 + signal.SIGTERM and not path.exists()
+
+
+def test_a_file_system_without_hard_links_is_named(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", refuse)
+    told = r"file system without hard links .* SLIMLIB_CACHE"
+    with pytest.raises(SlimlibError, match=told), locked(tmp_path / "run.lock", "a run"):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_dead_process_loses_its_lock_and_a_living_one_keeps_it(tmp_path):

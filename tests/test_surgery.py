@@ -225,6 +225,13 @@ def test_bn_criterion_without_norm_is_refused_by_name(chain):
         slimlib.prune(model, plan, criterion="L1")
 
 
+def test_attention_is_drawn_as_it_draws_itself():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.TransformerEncoderLayer(8, 2, 16))
+    attention = slimlib.fresh_copy(model, seed=1)[1].self_attn
+    assert not attention.out_proj.bias.any() and not attention.in_proj_bias.any() and attention.in_proj_weight.std() > 0
+
+
 def test_thin_is_fresh_seeded_and_leaves_the_global_state(chain):
     model, x = chain
     plan = slimlib.plan_widths(model, x, keep_macs=0.5)

@@ -75,6 +75,18 @@ def test_a_seed_reaches_every_device_in_use_and_is_taken_back(monkeypatch):
     assert states == [11, 22] and torch.equal(torch.random.get_rng_state(), before)
 
 
+def test_the_generator_of_apples_gpu_goes_on_from_where_it_was(monkeypatch):
+    state = [11]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    for name, fake in {"get_rng_state": lambda: state[0], "set_rng_state": lambda to: state.__setitem__(0, to),
+                       "manual_seed": lambda seed: state.__setitem__(0, seed)}.items():  # fmt: skip
+        monkeypatch.setattr(torch.mps, name, fake)
+    with pytest.raises(KeyError), seeded(7):
+        assert state == [7]
+        raise KeyError
+    assert state == [11]
+
+
 @pytest.mark.parametrize("draw", ["fresh weights", "training"])
 def test_no_device_is_left_with_another_seed(data, monkeypatch, draw):
     monkeypatch.setattr(torch, "manual_seed", lambda seed: pytest.fail("torch.manual_seed seeds what it does not put back"))

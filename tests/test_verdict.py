@@ -550,7 +550,7 @@ def test_pages_are_whole_while_evidence_is_partial_or_missing(name, checkout):
             exec(compile(source, name, "exec"), shown)
             if "parameters" in cell["metadata"].get("tags", []):
                 shown |= {"profile": "laptop"}
-    written = list((checkout / "book" / "results" / "mine" / "laptop" / "data").glob("*.csv"))
+    written = list((checkout / "book" / "results" / "mine" / "laptop-data").glob("*.csv"))
     assert written or name == "05_distillation"
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 import warnings
+from fractions import Fraction
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from slimlib import rules
 from slimlib.filling import fill_up
 from slimlib.steps import Curves, Removals
 from tests.conftest import Chain, Grouped, Residual, lively_norms
+from tests.test_user_networks import Net
 
 WITHOUT_EXTRAS = ["pca", "pca_budgeted", "uniform", "global_l1", "random", "permuted", "pca_at_init"]
 
@@ -327,6 +329,51 @@ def test_global_bn_drops_the_least_scales_of_the_network(vgg):
     dropped = sum(plan.full_widths.values()) - sum(plan.widths.values())
     pooled = sorted((s, i) for i, of in enumerate(scores) for s in np.sort(of)[:-1])[:dropped]
     assert list(plan.widths.values()) == [len(s) - sum(i == j for _, j in pooled) for i, s in enumerate(scores)]
+
+
+def test_global_bn_is_not_moved_by_how_many_norms_read_a_channel():
+    """As in DenseNet, whose first features every later block normalises anew."""
+    how = {"a": nn.Conv2d(3, 8, 3, padding=1), "b": nn.Conv2d(8, 8, 3, padding=1), "head": nn.Conv2d(8, 2, 1)}
+    norms = {f"n{i}": nn.BatchNorm2d(8) for i in range(3)}
+    model = Net(lambda m, x: m.head(m.n2(m.b(m.n0(y := m.a(x)).relu() + m.n1(y).relu()))), **how, **norms).eval()
+    scores = torch.arange(1.0, 9.0)
+    with torch.no_grad():
+        for norm in norms.values():
+            norm.weight.copy_(scores)
+    steps = slimlib.width_path(model, torch.zeros(1, 3, 8, 8), rule="global_bn").steps
+    assert sorted(steps.order[:4].tolist()) == [0, 0, 1, 1], "the least of both, in turn"
+
+
+@pytest.mark.parametrize("number", [np.float32, np.float16, Fraction])
+def test_shares_of_fewer_digits_are_worked_with_in_full(vgg, number, tmp_path):
+    model, x = vgg
+    asked = number(0.375)
+    plan, want = (slimlib.plan_widths(model, x, keep_macs=keep) for keep in (asked, 0.375))
+    assert plan.widths == want.widths and plan.keep_macs <= 0.375
+    at, want = (slimlib.plan_widths(model, x, threshold=t) for t in (number(0.75), 0.75))
+    assert at.widths == want.widths and type(at.threshold) is float
+    at.save(tmp_path / "plan.json")
+    values = slimlib.spectra(model, x)
+    assert slimlib.widths_at(values, number(1)) == slimlib.widths_at(values, 1.0)
+
+
+def test_a_norm_without_a_scale_of_its_own_is_folded_like_one_whose_scale_is_one():
+    def build(affine):
+        torch.manual_seed(0)
+        return lively_norms(nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16, affine=affine), nn.ReLU(), nn.Conv2d(16, 8, 3),
+                                          nn.BatchNorm2d(8, affine=affine), nn.ReLU(), nn.Conv2d(8, 4, 3)))
+
+    bare, scaled, x = build(False), build(True), torch.randn(2, 3, 12, 12)
+    for ours, theirs in zip(bare.modules(), scaled.modules(), strict=True):
+        if isinstance(theirs, nn.BatchNorm2d):
+            nn.init.ones_(theirs.weight)
+            nn.init.zeros_(theirs.bias)
+            theirs.load_state_dict(ours.state_dict(), strict=False)
+        elif isinstance(theirs, nn.Conv2d):
+            theirs.load_state_dict(ours.state_dict())
+    for rule in ("pca_folded", "neyman"):
+        plans = [slimlib.plan_widths(model, x, rule=rule, keep_macs=0.5) for model in (bare, scaled)]
+        assert plans[0].widths == plans[1].widths, rule
 
 
 def test_budgeted_pca_drops_least_variance_per_cost(vgg):

@@ -1,6 +1,6 @@
 """One contestant, or one size of the growth table, in a process of its own: `python -m slimlib.bench.alone <what> <which>`.
 
-The last line printed is JSON with ``peak_bytes``: the most memory that one process held, this one or a child of it.
+The last line printed is JSON with ``peak_bytes``: the most memory that one process held, this one or a worker of it.
 """
 
 from __future__ import annotations

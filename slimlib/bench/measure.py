@@ -40,7 +40,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Race:
-    """Contestants that do the same work. ``agree`` is called once before, and raises if they do not."""
+    """Contestants that do the same work. ``agree`` is called once before, and raises if they do not. ``memory``: whether the most
+    that each held is told, which is not known of contestants that start processes themselves."""
 
     name: str
     what: str
@@ -48,6 +49,7 @@ class Race:
     comparisons: tuple[Comparison, ...]
     rounds: int = 5
     agree: Callable[[], None] | None = None
+    memory: bool = True
 
 
 def run(race: Race, memory: bool = True) -> dict[str, Any]:
@@ -71,7 +73,7 @@ def run(race: Race, memory: bool = True) -> dict[str, Any]:
         "what": race.what,
         "seconds": seconds,
         "processor_seconds": {name: taken for name, taken in processor.items() if None not in taken},
-        "peak_bytes": {name: alone(race.name, name)["peak_bytes"] for name in seconds} if memory else {},
+        "peak_bytes": {name: alone(race.name, name)["peak_bytes"] for name in seconds} if memory and race.memory else {},
         "comparisons": [],
     }
     told["comparisons"] = [compared(c, told["seconds"], told["processor_seconds"]) for c in race.comparisons]

@@ -18,17 +18,19 @@ NOTEBOOK = "01_one_layer"
 
 
 def import_races() -> Iterator[Race]:
+    # slimlib loads a part of itself when that is first asked for: what counts is when its functions are at hand
     yield Race(
-        "import", "a fresh interpreter that imports one package",
-        {f"import {name}": _interpreter("-c", f"import {name}") for name in ("slimlib", "torch")},
-        (Comparison("import slimlib", "import torch", "time", 1.2),), rounds=9)
+        "import", "a fresh interpreter that imports one package; of slimlib, with plan_widths, prune and fit at hand",
+        {"import slimlib": _interpreter("-c", "import slimlib; slimlib.plan_widths, slimlib.prune, slimlib.fit"),
+         "import torch": _interpreter("-c", "import torch")},
+        (Comparison("import slimlib", "import torch", "time", 1.2),), rounds=9, memory=False)
 
 
 def notebook_races() -> Iterator[Race]:
     yield Race(
         "notebook", f"the notebook {NOTEBOOK}, executed from the command line, and its cells as a plain script",
         {"slimlib run": _notebook(), "plain script": _script()},
-        (Comparison("slimlib run", "plain script", "difference", 4.0),), rounds=3)
+        (Comparison("slimlib run", "plain script", "difference", 4.0),), rounds=3, memory=False)
 
 
 def _interpreter(*arguments: str) -> Contestant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -79,6 +80,15 @@ def _bare(name: str, steps: int, recipe: slimlib.Recipe) -> Contestant:
     return prepare
 
 
+def _in_memory(datasets: Any, data: Data, transform: Any) -> Any:
+    """torchvision's CIFAR10, given its images instead of a download; no class of ours, as worker processes may unpickle it."""
+    images = datasets.CIFAR10.__new__(datasets.CIFAR10)
+    datasets.VisionDataset.__init__(images, "", transform=transform)
+    images.train, images.data = True, data.train.images.permute(0, 2, 3, 1).cpu().numpy()
+    images.targets = data.train.labels.tolist()
+    return images
+
+
 def _usual(name: str, steps: int, recipe: slimlib.Recipe) -> Contestant:
     """torchvision's data set class, transforms on the CPU, a DataLoader with workers, float32, the default memory format.
 
@@ -91,19 +101,10 @@ def _usual(name: str, steps: int, recipe: slimlib.Recipe) -> Contestant:
 
         vision, data = import_torchvision(), colour_images(steps * BATCH)
         transforms = vision.transforms
-
-        class InMemory(vision.datasets.CIFAR10):
-            """torchvision's CIFAR10, given its images instead of a download."""
-
-            def __init__(self, transform):
-                vision.datasets.VisionDataset.__init__(self, "", transform=transform)
-                self.train, self.data = True, data.train.images.permute(0, 2, 3, 1).cpu().numpy()
-                self.targets = data.train.labels.tolist()
-
         transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
                                         transforms.ToTensor(), transforms.Normalize(data.mean, data.std)])
-        loader = torch.utils.data.DataLoader(InMemory(transform), batch_size=BATCH, shuffle=True, num_workers=WORKERS,
-                                             drop_last=True, persistent_workers=True)
+        loader = torch.utils.data.DataLoader(_in_memory(vision.datasets, data, transform), batch_size=BATCH, shuffle=True,
+                                             num_workers=WORKERS, drop_last=True, persistent_workers=True)
         device = data.device
         model = network(name).to(device).train()
         optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,

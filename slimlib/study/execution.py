@@ -99,7 +99,7 @@ def _work_off(missing: list[Run], store: Store, bar: Any) -> dict[Run, str]:
             except failures as error:
                 failed[run] = str(error)
         if len(busy) == len(pending):
-            bar.set_description("waiting for another process")
+            bar.set_description(f"waiting for another process, at {busy[0].label}")
             time.sleep(1.0)
         pending = busy
     return {run: why for run, why in failed.items() if run in wanted}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -15,9 +17,14 @@ from typing import Any
 
 import psutil
 
-STALE_AFTER = 24 * 3600.0
+from slimlib.errors import SlimlibError
+
+STALE_AFTER = 3600.0
 """Seconds after which a lock of another machine is taken to be left over, if nobody has touched it: its process cannot be asked
 from here."""
+
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""What file systems say that have no hard links."""
 
 
 class RunBusy(Exception):
@@ -84,6 +91,11 @@ def _create(path: Path, text: str) -> bool:
         os.link(temporary, path)
     except FileExistsError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        raise SlimlibError(f"{path.parent} is on a file system without hard links ({error.strerror}), which locks are made of; "
+                           "set SLIMLIB_CACHE to a folder on another one") from error
     finally:
         temporary.unlink(missing_ok=True)
     return True
@@ -115,8 +127,10 @@ def _owner() -> dict[str, Any]:
 def _born(pid: int) -> str | None:
     """When a process started, in the system's own unit: tells a process from a later one that got the same number."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
-    except (OSError, IndexError):
+        if sys.platform == "linux":  # exact; what psutil tells there depends on the clock
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+        return str(psutil.Process(pid).create_time())
+    except (OSError, IndexError, psutil.Error):
         return None
 
 

@@ -71,10 +71,10 @@ class Profile:
         return Store(self.root / self.records, cache, strict=self.evidence)
 
     @property
-    def results(self) -> Path:
-        """The folder of executed notebooks, whose data/ holds what is behind their figures: SLIMLIB_RESULTS where a notebook is
-        executed by slimlib, into a folder of its own or of the book's pages; else (in Jupyter, by papermill) one of one's own."""
-        return Path(os.environ.get("SLIMLIB_RESULTS") or self.root / "book" / "results" / "mine" / self.name)
+    def figure_data(self) -> Path:
+        """The folder of what is behind the figures of a notebook: SLIMLIB_RESULTS, which slimlib sets to one beside the notebook
+        that it executes; else (in Jupyter, by papermill) one that is not that of the book's pages."""
+        return Path(os.environ.get("SLIMLIB_RESULTS") or self.root / "book" / "results" / "mine" / f"{self.name}-data")
 
     def estimates(self) -> dict[Run, float]:
         """Seconds of each run as the profile's file estimates them."""

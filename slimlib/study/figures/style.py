@@ -123,22 +123,23 @@ def show(
     folder: str | Path | None = None,
     title: str | None = None,
 ) -> Figure:
-    """Write a figure's data and drawing to book/results/<profile>/data/<name>.csv and .svg, and return the figure.
+    """Write a figure's data and drawing, <name>.csv and .svg, to the profile's `figure_data`, and return the figure.
 
-    As the last expression of a cell it is displayed exactly once. `folder` replaces the profile's folder; `title` is
+    As the last expression of a cell it is displayed exactly once. `folder` takes the place of that folder; `title` is
     written above the panels, where a cell shows several figures. The figure's label, where it has one, is what it found.
     Title, label and links to both files go with the figure as Markdown; on the book's pages they stand in its caption.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise SlimlibError(f"name={name!r} becomes a file name: use small letters, digits, - and _")
-    target = (Path(folder) if folder is not None else load_profile(profile).results / "data") / f"{name}.csv"
+    target = (Path(folder) if folder is not None else load_profile(profile).figure_data) / f"{name}.csv"
     target.parent.mkdir(parents=True, exist_ok=True)
     data.to_csv(target, index=not _plain_index(data), float_format="%.8g")
     if title:
         fig.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     fig.savefig(target.with_suffix(".svg"), metadata={"Date": None})
     fig.set_layout_engine("none")  # a second pass of the layout would move things: the page has the drawing of the file
-    links = f"{fig.get_label()} [Data (CSV)](data/{name}.csv) · [drawing (SVG)](data/{name}.svg)".strip()
+    beside = f"{target.parent.name}/{name}"
+    links = f"{fig.get_label()} [Data (CSV)]({beside}.csv) · [drawing (SVG)]({beside}.svg)".strip()
     told = "\n\n".join(filter(None, [title and f"{title[0].upper()}{title[1:]} (profile {profile}).", links]))
     fig._repr_mimebundle_ = lambda **_: {"text/markdown": told}  # IPython adds the image to what is given here
     plt.close(fig)  # the notebook's backend would show it a second time
