@@ -49,11 +49,16 @@ class Curves:
     def next_steps(self, widths: np.ndarray) -> np.ndarray:
         """The last step of those for which one channel more than ``widths`` suffices: the order in which filling widens groups.
 
-        Channels beyond the rank of the filters all share the last step, although the path itself never gives them; infinite
-        where a group is whole, or one more suffices at no finite level.
+        Channels beyond the rank of the filters all share the last step, although the path itself never gives them: there the
+        share that a group has already is added, so that groups widen alike. Infinite where a group is whole, or one more
+        suffices at no finite level.
         """
         wanted = np.array([b[w] if w < len(b) else np.inf for b, w in zip(self.breaks, widths, strict=True)])
-        return np.where(np.isfinite(wanted), np.searchsorted(self.levels, wanted), np.inf)
+        steps = np.searchsorted(self.levels, wanted).astype(float)
+        # levels that differ from the last by rounding are the last
+        last = np.searchsorted(self.levels, self.levels[-1] - abs(self.levels[-1]) * TOLERANCE)
+        shares = np.array([w / len(b) for b, w in zip(self.breaks, widths, strict=True)])
+        return np.where(np.isfinite(wanted), np.where(steps >= last, last + shares, steps), np.inf)
 
     def at(self, level: float) -> np.ndarray:
         slack = level - abs(level) * TOLERANCE

@@ -93,6 +93,22 @@ def test_filling_goes_in_the_order_of_the_path():
     assert path.plan(keep_macs=budget / dense, fill=True).widths == {"0": 5, "1": 4}
 
 
+def test_groups_of_bounded_rank_are_filled_alike():
+    """Two branches of 64 filters with 3 weights each: nothing tells their channels beyond the rank apart."""
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.head(torch.cat([m.a(x), m.b(x)], 1)), a=nn.Conv2d(3, 64, 1), b=nn.Conv2d(3, 64, 1),
+                head=nn.Conv2d(128, 8, 1)).eval()
+    with pytest.warns(UserWarning, match="the rank of the filters bounds 2 groups"):
+        plan = slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.6, fill=True)
+    narrow, wide = sorted(plan.widths.values())
+    assert wide - narrow <= 1 and 0.59 < plan.keep_macs <= 0.6
+
+
+def test_a_level_that_is_the_last_but_for_rounding_is_the_last():
+    steps = Curves((np.array([0.5, 1 - 2e-16, 1 - 2e-16, 1 - 2e-16]), np.array([0.5, 1.0, 1.0, 1.0])))
+    assert filled([1, 1], [4, 4], steps, [1, 1], 2) == [2, 2]
+
+
 def filled(widths, full, steps, prices, left, least=None, granules=None) -> list[int]:
     """`fill_up` where each channel of a group has one price, with `left` to spend beyond the widths."""
     prices = np.array(prices)
