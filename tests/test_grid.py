@@ -22,12 +22,12 @@ records: records
 description: one dense network, and two that start from it
 seeds: 1
 recipes:
-  short: {epochs: 1, lr: 0.05, batch_size: 500, precision: float32}
+  short: {epochs: 1, lr: 0.005, batch_size: 500, precision: float32}
 studies:
   dense:
-    - {dataset: fashionmnist-10k, model: vgg_small, stage: dense, recipe: short, seconds: 7200}
+    - {dataset: fashionmnist-10k, model: lenet5, stage: dense, recipe: short, seconds: 7200}
   scratch:
-    - {dataset: fashionmnist-10k, model: vgg_small, stage: scratch, arms: [pca, uniform], budget: "macs:0.2",
+    - {dataset: fashionmnist-10k, model: lenet5, stage: scratch, arms: [pca, uniform], budget: "macs:0.2",
        dense_recipe: short, recipe: short, seconds: 5}
 """
 
