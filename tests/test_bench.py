@@ -51,7 +51,9 @@ def test_contestants_alternate_the_first_turn_warms_up_and_what_they_say_counts(
 def test_memory_is_not_told_of_contestants_that_start_processes(monkeypatch):
     monkeypatch.setattr(measure, "alone", lambda *work: {"peak_bytes": 2**20})
     assert measure.run(race(rounds=1))["peak_bytes"] == {"ours": 2**20, "rival": 2**20}
-    assert measure.run(race(rounds=1, memory=False))["peak_bytes"] == {}
+    told = measure.run(race(rounds=1, memory=False))
+    shown = page.shown(page.comparisons({"parts": {"a": {"races": [told]}}}))
+    assert told["peak_bytes"] == {} and set(shown["memory, MB"]) == {"–"}
     assert [one.memory for part in (overheads.import_races, overheads.notebook_races) for one in part()] == [False, False]
 
 

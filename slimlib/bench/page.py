@@ -55,7 +55,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "result (quartiles)": [result(row) for row in table.itertuples()],
         "by processor time": table["processor_median"].map("{:.3g}".format, na_action="ignore").fillna(""),
         "target": [target(row) for row in table.itertuples()], "verdict": verdict,
-        "memory, MB": [f"{_mb(a)} / {_mb(b)}" for a, b in zip(table["our_bytes"], table["rival_bytes"], strict=True)],
+        "memory, MB": [_both_mb(a, b) for a, b in zip(table["our_bytes"], table["rival_bytes"], strict=True)],
     })
     return found.set_index("work")
 
@@ -131,5 +131,9 @@ def provenance(name: str, record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found.values(), index=pd.Index(found, name=f"part of {name}"), columns=columns)
 
 
+def _both_mb(ours: float | None, rival: float | None) -> str:
+    return "–" if pd.isna(ours) and pd.isna(rival) else f"{_mb(ours)} / {_mb(rival)}"
+
+
 def _mb(value: float | None) -> str:
-    return "?" if value is None or pd.isna(value) else f"{value / 2**20:,.0f}"
+    return "?" if pd.isna(value) else f"{value / 2**20:,.0f}"
