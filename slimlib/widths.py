@@ -86,8 +86,9 @@ class WidthPath:
             reached = int(self.costs.cost(unit, self.widths(step))) / int(self.costs.cost(unit, full))
             some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
             then = f"filled beyond it, to {getattr(plan, name):.4f}" if fill else "fill=True goes beyond it"
+            of = "responses to the calibration images" if self.rule == "activation_pca" else "filters"
             warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {reached:.4f}, because the rank of the "
-                          f"filters bounds {counted(len(plan.rank_bound), 'group')} ({some}); {then}", stacklevel=3)
+                          f"{of} bounds {counted(len(plan.rank_bound), 'group')} ({some}); {then}", stacklevel=3)
         return plan
 
     def table(self, every: int = 1):

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
             fill=args.fill, round_to=args.round_to, min_width=args.min_width, seed=args.seed, **budget, **options)
     print(plan)
     for warning in said:
-        if "rank of the filters" in str(warning.message):
+        if "because the rank of" in str(warning.message):
             print(f"note: {warning.message}", file=sys.stderr)
     if args.output:
         plan.save(args.output)

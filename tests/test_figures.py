@@ -311,6 +311,19 @@ def test_the_highest_means_are_told():
     assert told == "Highest mean: PCA (3AS) at 20 % of MACs; uniform at 50 % of MACs."
 
 
+def test_a_highest_mean_over_fewer_seeds_says_over_how_many():
+    """One arm that has just begun leaves one seed to rank by, which a reader has to see."""
+    frame = runs(5, pca=0.9, uniform=0.8)
+    at_half = frame["budget"] == "macs:0.5"
+    few = frame[~at_half | (frame["arm"] == "uniform") | (frame["seed"] == 0)]
+    told = figures.accuracy_by_rule(few).get_label()
+    assert told == "Highest mean, over the 1 to 5 seeds that all rules have at a budget: PCA (3AS) at every budget."
+    told = figures.accuracy_by_rule(few[at_half]).get_label()
+    assert told == "Highest mean, over the 1 seed that all rules have at a budget: PCA (3AS) at 50 % of MACs."
+    none = few[(few["arm"] == "pca") == (few["seed"] == 0)]
+    assert figures.accuracy_by_rule(none).get_label() == "No seed is recorded of all rules, so they are not ranked."
+
+
 def test_a_figure_comes_with_its_files_and_says_where_they_are(tmp_path):
     fig = figures.show(MADE["accuracy"](), runs(pca=0.9), "acc", folder=tmp_path, title="LeNet-5 on MNIST")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["acc.csv", "acc.svg"]

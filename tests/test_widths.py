@@ -25,7 +25,7 @@ WITHOUT_EXTRAS = ["pca", "pca_budgeted", "uniform", "global_l1", "random", "perm
 @pytest.fixture(autouse=True)
 def quiet_rank_bound():
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*rank of the filters.*")
+        warnings.filterwarnings("ignore", message=".*because the rank of the.*")
         yield
 
 
@@ -537,6 +537,14 @@ def test_rank_bound_is_said():
     assert slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.4, rule="uniform").rank_bound == {}
     with pytest.warns(UserWarning, match="rank of the filters"):
         slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.9)
+
+
+def test_few_images_bound_a_rule_that_reads_responses_and_the_filters_are_not_blamed():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 4))
+    how = {"rule": "activation_pca", "calibration": torch.randn(9, 3, 4, 4)}
+    with pytest.warns(UserWarning, match="rank of the responses to the calibration images bounds 1 group"):
+        assert slimlib.plan_widths(model, torch.zeros(1, 3, 4, 4), keep_params=0.9, **how).rank_bound == {"1": 8}
 
 
 @pytest.mark.parametrize("rule", ["hand", "random", "tilt", "sensitivity", "global_l1", "pca_budgeted", "neyman"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from slimlib.project import project_root
 from slimlib.recipe import Recipe
 from slimlib.study.runs import Run, with_needs
 from slimlib.study.store import Store
-from slimlib.study.studies import AXES, expand, made, only, read_grid, seeds_of
+from slimlib.study.studies import AXES, by_seed, expand, made, only, read_grid, seeds_of
 
 _HEAD = {"name", "evidence", "train", "description", "records", "seeds", "recipes", "distill", "studies"}
 
@@ -59,12 +59,18 @@ class Profile:
         for name in names:
             if name not in self.studies:
                 raise SlimlibError(f"study={name!r} is not in profile {self.name!r}; it has {', '.join(self.studies)}")
-        grids = [{**grid, **axes} for name in names for grid in self.studies[name]]
-        seeds = sorted({seed for grid in grids for seed in seeds_of(grid, self.seeds)})
-        runs = [
-            run for seed in seeds for grid in grids if seed in seeds_of(grid, self.seeds) for run in expand(grid, seed)
-        ]
-        return with_needs(runs) if study is None else list(dict.fromkeys(runs))
+        if axes:
+            planned = {name: by_seed([{**grid, **axes} for grid in self.studies[name]], self.seeds) for name in names}
+        else:
+            planned = self._planned
+        seeds = sorted({seed for name in names for seed in planned[name]})
+        runs = dict.fromkeys(run for seed in seeds for name in names for run in planned[name].get(seed, ()))
+        return with_needs(runs) if study is None else list(runs)
+
+    @cached_property
+    def _planned(self) -> dict[str, dict[int, list[Run]]]:
+        """Each study's runs by seed, made once: claims ask for them again and again."""
+        return {name: by_seed(grids, self.seeds) for name, grids in self.studies.items()}
 
     def store(self, cache: str | Path | None = None) -> Store:
         """The store of this profile's records."""

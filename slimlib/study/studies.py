@@ -19,7 +19,8 @@ interrupted is balanced: it has fewer seeds, not fewer rules.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from slimlib.distillation import Distill
@@ -29,6 +30,15 @@ from slimlib.study.runs import Run
 
 AXES = ("dataset", "model", "stage", "arms", "criterion", "budget")
 _ENTRIES = {*AXES, "dense_recipe", "recipe", "distill", "coupling", "options", "seeds", "seconds"}
+
+
+def by_seed(grids: Sequence[Mapping[str, Any]], seeds: tuple[int, ...]) -> dict[int, list[Run]]:
+    """The runs of some grids, least seed first; ``seeds`` are those of a grid that names none."""
+    found: dict[int, list[Run]] = defaultdict(list)
+    for grid in grids:
+        for seed in seeds_of(grid, seeds):
+            found[seed] += expand(grid, seed)
+    return dict(sorted(found.items()))
 
 
 def expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
