@@ -26,8 +26,7 @@ class Batches:
 
     def __init__(self, split: Split, batch_size: int, augment: str, seed: int, world: World | None = None):
         self.split, self.batch_size, self.flip = split, batch_size, augment == "crop_flip"
-        world = world or World()
-        self.share = slice(world.rank * batch_size // world.size, (world.rank + 1) * batch_size // world.size)
+        self.share = (world or World()).share(batch_size)
         self.generator = torch.Generator(split.images.device).manual_seed(seed)
         self.pixels = split.images.permute(0, 2, 3, 1)
         if augment != "none":

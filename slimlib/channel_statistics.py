@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimlib.filters import in_float64
+
 
 def channel_axis(layer: nn.Module, x: torch.Tensor) -> int:
     """Where the channels are in what a layer reads or writes: (N, C, ...), of a Linear layer (N, ..., C)."""
@@ -23,7 +25,7 @@ class ChannelStatistics:
 
     def add(self, x: torch.Tensor, axis: int) -> None:
         """Values of which ``axis`` is that of the channels."""
-        channels = x.detach().movedim(axis, -1).double()  # channels-last images are read as they lie in memory
+        channels = in_float64(x.movedim(axis, -1))  # channels-last images are read as they lie in memory
         self.pivot = channels.flatten(0, -2)[0].clone() if self.pivot is None else self.pivot
         channels = channels.sub_(self.pivot) if channels.dtype != x.dtype else channels - self.pivot
         places = tuple(range(channels.dim() - 1))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from slimlib.arguments import A_MODEL, kind, name_of
 from slimlib.criteria import Criterion
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import evaluate
-from slimlib.planning import Rule, plan_widths
+from slimlib.planning import Rule, width_path
+from slimlib.plans import WidthPlan
 from slimlib.recipe import Recipe
 from slimlib.splits import Data
 from slimlib.surgery import prune
@@ -39,9 +40,15 @@ def compare(
 
     Args:
         model: a trained classifier, left alone.
+        data: see :func:`slimlib.data.load_data`; fine-tuned on ``data.train``.
         rules: names or functions (:data:`slimlib.planning.Rule`), or {label: rule}. ``functools.partial`` gives a rule its
             options: ``{"tilt": partial(slimlib.rules.tilt, power=0.5)}``.
+        recipe: of the fine-tuning, see :class:`slimlib.Recipe`.
+        keep_macs, keep_params: the budget, one of the two, a share of the dense cost in (0, 1].
+        coupling: as of :func:`slimlib.width_path`.
+        criterion: which filters stay, as of :func:`slimlib.prune`.
         seeds: each fixes the training and what a rule draws at random.
+        progress: show a bar, a run at a time.
 
     Raises:
         SlimlibError: not exactly one budget, no rule, or two of one label; and whatever a rule or the training refuses.
@@ -64,11 +71,12 @@ def compare(
     ranked_by = name_of(criterion) if callable(criterion) else criterion
     cell = {"dataset": data.name, "model": type(model).__name__, "stage": "prune", "criterion": ranked_by,
             "budget": f"{unit}:{keep}", "budget_kind": unit, "budget_value": keep}
+    how = {"coupling": coupling, "unit": unit, "layout": layout}
     # all plans first: what a rule refuses is said before the first hour of training
-    plans = [(seed, arm, plan_widths(model, example_input, rule=rule, coupling=coupling, seed=seed, fill=True, layout=layout,
-                                     **{f"keep_{unit}": keep})) for seed in seeds for arm, rule in arms.items()]
+    plans = {arm: list(_plans(model, example_input, rule, seeds, {f"keep_{unit}": keep}, how)) for arm, rule in arms.items()}
+    turns = [(seed, arm, plans[arm][at]) for at, seed in enumerate(seeds) for arm in arms]
     rows = []
-    for seed, arm, plan in tqdm(plans, desc="compare", disable=not progress, mininterval=1):
+    for seed, arm, plan in tqdm(turns, desc="compare", disable=not progress, mininterval=1):
         slim = prune(model, plan, criterion=criterion, seed=seed)
         fit(slim, data, recipe, seed=seed, progress=False, validate="none")
         found = {"val_accuracy": evaluate(slim, data.val)} if len(data.val) else {}
@@ -76,6 +84,17 @@ def compare(
         costs = {"kept_macs": plan.keep_macs, "kept_params": plan.keep_params}
         rows.append({**cell, "arm": arm, "seed": seed, **found, **costs, "key": f"{arm}, seed {seed}"})
     return pd.DataFrame(rows)
+
+
+def _plans(model: nn.Module, example_input: Tensor, rule: str | Rule, seeds: list[int], budget: Mapping[str, float],
+           how: Mapping[str, Any]) -> Iterator[WidthPlan]:
+    """A rule's plan for each seed: one for all, where it draws nothing."""
+    path = None
+    for seed in seeds:
+        if path is None or path.drawn:
+            path = width_path(model, example_input, rule=rule, seed=seed, **how)
+            plan = path.plan(fill=True, **budget)
+        yield plan
 
 
 def _labelled(rules: Mapping[str, str | Rule] | Iterable[str | Rule]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import nn
 
 from slimlib.arguments import name_of
 from slimlib.errors import SlimlibError
-from slimlib.filters import filter_rows
+from slimlib.filters import filter_rows, in_float64
 from slimlib.layout import Group, Layout
 
 
@@ -26,30 +26,38 @@ def l1(model: nn.Module, group: Group) -> torch.Tensor:
 
 
 def l2(model: nn.Module, group: Group) -> torch.Tensor:
-    """Euclidean norm of each filter."""
+    """Euclidean norm of each filter (as He et al. 2018, soft filter pruning). Shape (width,), float64."""
     return sum(rows.square().sum(1) for rows in filter_rows(model, group)).sqrt()
 
 
 def gm(model: nn.Module, group: Group) -> torch.Tensor:
-    """Sum of Euclidean distances to all other filters: small for those near the geometric median (He et al. 2019, eq. 7)."""
+    """Sum of Euclidean distances to all other filters: small for those near the geometric median (He et al. 2019, eq. 7).
+    Shape (width,), float64."""
     rows = torch.cat(filter_rows(model, group), dim=1)
     return torch.cdist(rows, rows, compute_mode="donot_use_mm_for_euclid_dist").sum(1)
 
 
-def bn(model: nn.Module, group: Group, mean: bool = False) -> torch.Tensor:
-    """``|gamma|`` of the BatchNorms after the group's layers (Liu et al. 2017, network slimming): their sum, or their ``mean``,
-    which can be compared with that of another group."""
+def bn(model: nn.Module, group: Group) -> torch.Tensor:
+    """Sum of ``|gamma|`` of the BatchNorms after the group's layers (Liu et al. 2017, network slimming). Shape (width,),
+    float64."""
+    return batchnorm_scales(model, group, "criterion='bn'", "use 'l1', 'l2', 'gm' or 'random'")[0]
+
+
+def batchnorm_scales(model: nn.Module, group: Group, asks: str, remedy: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sum of ``|gamma|`` over the BatchNorms that read a channel, and how many do; each of shape (width,), float64.
+
+    Raises SlimlibError where none does, with what ``asks`` and the ``remedy``.
+    """
     scores, norms = torch.zeros(group.width, dtype=torch.float64), torch.zeros(group.width, dtype=torch.float64)
     for m in group.members:
         module = model.get_submodule(m.module)
         if m.role == "norm" and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
-            gamma = module.weight.detach().double().abs().cpu()
+            gamma = in_float64(module.weight).abs().cpu()
             scores[torch.as_tensor(m.channels)] += gamma[torch.as_tensor(m.positions)].sum(1)
             norms[torch.as_tensor(m.channels)] += m.positions.shape[1]
     if not norms.any():
-        raise SlimlibError(f"criterion='bn' cannot rank the filters of {group.name}: no BatchNorm with a scale follows it; "
-                           "use 'l1', 'l2', 'gm' or 'random'")
-    return scores / norms.clamp_min(1) if mean else scores
+        raise SlimlibError(f"{asks} cannot rank the filters of {group.name}: no BatchNorm with a scale follows it; {remedy}")
+    return scores, norms
 
 
 def random(model: nn.Module, group: Group, generator: np.random.Generator | None = None) -> torch.Tensor:

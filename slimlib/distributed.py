@@ -33,6 +33,10 @@ class World:
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls()
 
+    def share(self, batch_size: int) -> slice:
+        """The part of a batch that this process computes."""
+        return slice(self.rank * batch_size // self.size, (self.rank + 1) * batch_size // self.size)
+
     def agreed(self, value: Any = None) -> Any:
         """The first process's value, in all of them: they must take the same turn, whatever each could see on disk.
 

@@ -21,21 +21,26 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     In float32, or in the type of the model's parameters (after ``model.half()``, say); torch lets convolutions on GPUs round
     float32 to TF32 unless told otherwise. The model is moved to the data's device. Its mode and its statistics stay as they are.
     ``batch_size``: images at a time, which memory must hold. Raises SlimlibError where it is not positive, where there are no
-    images, and where they do not pass through the model or it returns no logits.
+    images, and where they do not pass through the model or it returns no logits, fewer than a whole Data has classes, or NaN.
     """
     if batch_size < 1:
         raise SlimlibError(f"batch_size={batch_size} must be at least 1")
-    split = data.test if isinstance(data, Data) else data
+    split, classes = (data.test, data.num_classes) if isinstance(data, Data) else (data, 0)
     kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
     model.to(split.device)
     as_parameters = caster(model)
-    right = torch.zeros((), dtype=torch.int64, device=split.device)
+    right, undefined = torch.zeros(2, dtype=torch.int64, device=split.device)
     with torch.inference_mode(), evaluation_mode(model):
         for batch, (images, labels) in enumerate(split.in_order(batch_size)):
             with nullcontext() if batch else passing(images):
                 output = model(as_parameters(images))
-            right += (logits_of(output).argmax(1) == labels).sum()
+            logits = logits_of(output, classes)
+            right += (logits.argmax(1) == labels).sum()
+            undefined += logits.isnan().any(1).sum()
+    if undefined:
+        raise SlimlibError(f"model returns NaN for {int(undefined)} of {len(split)} images, which is no answer: its weights or "
+                           "statistics may be damaged, or too large for its type (float16 ends at 65,504)")
     return right.item() / len(split)
 
 

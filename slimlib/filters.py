@@ -9,14 +9,18 @@ from torch import nn
 from slimlib.layout import Group, Layout, output_first
 
 
-def batchnorm_scale(norm: nn.Module, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """gamma / sqrt(var + eps), (channels,): what a BatchNorm in evaluation mode multiplies each channel by, without gradient.
+def in_float64(x: torch.Tensor) -> torch.Tensor:
+    """The values without gradient in double precision, on the CPU where they lie on Apple's GPUs, which have none."""
+    return (x.detach().cpu() if x.device.type == "mps" else x.detach()).double()
 
-    It is worked out in ``dtype``, default that of the norm, on the norm's device. The norm must have statistics; gamma is 1 where
-    it has none.
+
+def batchnorm_scale(norm: nn.Module) -> torch.Tensor:
+    """gamma / sqrt(var + eps), (channels,), float64: what a BatchNorm in evaluation mode multiplies each channel by.
+
+    The norm must have statistics; gamma is 1 where it has none.
     """
-    gamma = 1.0 if norm.weight is None else norm.weight.detach().to(dtype=dtype)
-    return gamma / (norm.running_var.to(dtype=dtype) + norm.eps).sqrt()
+    gamma = 1.0 if norm.weight is None else in_float64(norm.weight)
+    return gamma / (in_float64(norm.running_var) + norm.eps).sqrt()
 
 
 @torch.no_grad()
@@ -30,10 +34,10 @@ def filter_rows(
     all_rows = []
     for m in group.writers():
         layer = model.get_submodule(m.module)
-        rows = output_first(layer).detach().to(device, torch.float64).flatten(1)
+        rows = in_float64(output_first(layer)).to(device).flatten(1)
         if fold is not None and m.module in fold.norm_after:
             norm = model.get_submodule(fold.norm_after[m.module])
-            rows = rows * batchnorm_scale(norm, torch.float64).to(device)[:, None]
+            rows = rows * batchnorm_scale(norm).to(device)[:, None]
         if len(m.channels) == group.width and m.positions.shape[1] == 1 and len(rows) == group.width:
             all_rows.append(rows[torch.as_tensor(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
         else:  # a member that holds part of the group, or several rows a channel

@@ -8,14 +8,19 @@ from torch import nn
 
 from slimlib.arguments import kind
 from slimlib.cost import cost_model
+from slimlib.cutting import Keep
 from slimlib.errors import SlimlibError
 from slimlib.layout import LAYERS, Group, Layout, output_first
 from slimlib.plans import WidthPlan
 from slimlib.tracing import trace
 
 
-def first_channels(group: Group, width: int) -> np.ndarray:
-    """The first ``width`` channels, equally many of each block: which they are does not matter to the shape."""
+def first_channels(layout: Layout, plan: WidthPlan) -> Keep:
+    """Of every group as many channels as planned, the first of each block: which they are does not matter to the shape."""
+    return {g.name: _first(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
+
+
+def _first(group: Group, width: int) -> np.ndarray:
     per_block = width // group.blocks
     return np.sort(np.concatenate([np.flatnonzero(group.block_of == b)[:per_block] for b in range(group.blocks)]))
 

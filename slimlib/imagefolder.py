@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from slimlib.distributed import World
 from slimlib.errors import SlimlibError, counted, first_line
 from slimlib.imagesets import sampled
 from slimlib.randomness import seeded
+from slimlib.splits import Normalisation
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SIZE, SHORT_SIDE = 224, 256
@@ -86,10 +88,11 @@ class FolderSplit:
 
     def _on_device(self, pixels: Tensor) -> Tensor:
         """uint8 (N, C, H, W) -> normalised float32 on the device, channels-last."""
-        scale, shift = (torch.tensor(v, device=self.device).view(1, -1, 1, 1) for v in (
-            [1 / (255 * s) for s in self.std], [m / s for m, s in zip(self.mean, self.std, strict=True)]))
-        pixels = pixels.to(self.device, non_blocking=True, memory_format=torch.channels_last)
-        return pixels.float().mul_(scale).sub_(shift)
+        return self._normalisation(pixels.to(self.device, non_blocking=True, memory_format=torch.channels_last))
+
+    @cached_property
+    def _normalisation(self) -> Normalisation:
+        return Normalisation(self.mean, self.std, self.device)
 
 
 class FolderBatches:
@@ -101,7 +104,7 @@ class FolderBatches:
 
     def __init__(self, split: FolderSplit, batch_size: int, augment: str, seed: int, world: World):
         self.split, self.batch_size, self.augment = split, batch_size, augment
-        self.share = slice(world.rank * batch_size // world.size, (world.rank + 1) * batch_size // world.size)
+        self.share = world.share(batch_size)
         self.generator = torch.Generator().manual_seed(seed)
         self.loader = _loader(_Decoder(split.files, *AUGMENTED[augment]), _Order(self), split.device, keep=True)
 

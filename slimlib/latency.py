@@ -30,7 +30,7 @@ def measure(
     example_input: torch.Tensor,
     batch_sizes: Iterable[int] = (1, 64),
     repeats: int = 15,
-    on: Iterable[str] | None = None,
+    on: str | Iterable[str] | None = None,
     seed: int = 0,
     limit_s: float = 30.0,
     threads: int | None = None,
@@ -41,8 +41,8 @@ def measure(
     example_input  one batch of any size; its first image is repeated. Time depends on shapes, not on values
     batch_sizes    images a batch, each measured
     repeats        rounds; in each, every network is timed once, in an order drawn under `seed`
-    on             devices, of `devices()`; None means all of them
-    limit_s        seconds for one device and batch size: no round is begun later, but three are always made
+    on             devices, of `devices()`, or one of them; None means all
+    limit_s        seconds for one device and batch size: no round is begun later, but for the first three
     threads        of the CPU while measuring; one is steadiest on a shared machine. None means as many as torch has now
 
     One row a device, batch size and network: `ms`, the median over rounds, with quartiles `ms_low` and `ms_high`;
@@ -52,7 +52,7 @@ def measure(
     """
     import pandas as pd
 
-    batch_sizes, on = [int(b) for b in batch_sizes], devices() if on is None else list(on)
+    batch_sizes, on = [int(b) for b in batch_sizes], devices() if on is None else [on] if isinstance(on, str) else list(on)
     if not models or not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or (threads is not None and threads < 1):
         told = f"models={list(models)}, batch_sizes={batch_sizes}, repeats={repeats}, threads={threads}"
         raise SlimlibError(f"{told}: give at least one of each, all above 0")

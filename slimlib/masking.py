@@ -56,5 +56,5 @@ def difference(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
                           f"{[tuple(t.shape) for t in want]}")
     pairs = [(ours, its) for ours, its in zip(got, want, strict=True) if its.numel()]
     errors = [(ours - its).abs().max() / its.abs().max().clamp_min(1e-12) if its.is_floating_point() or its.is_complex()
-              else (ours != its).double().mean() for ours, its in pairs]
-    return float(torch.stack([e.double() for e in errors]).max()) if errors else 0.0  # not a number, if one of them is none
+              else (ours != its).float().mean() for ours, its in pairs]
+    return float(torch.stack([e.cpu().double() for e in errors]).max()) if errors else 0.0  # not a number, if one of them is none

@@ -71,7 +71,8 @@ def width_path(
     fault = steps.fault(request.full) if isinstance(steps, Curves | Removals) else f"a {type(steps).__name__}"
     if fault:
         raise SlimlibError(f"rule {rule!r} returned {fault}; it must return Curves or Removals, see slimlib.steps")
-    return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to, _dtype(example_input))
+    return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to, _dtype(example_input),
+                     drawn="seed" in request.asked)
 
 
 def _without(skip: str | Iterable[str], model: nn.Module, layout: Layout) -> Layout:

@@ -13,6 +13,10 @@ from slimlib.errors import SlimlibError, counted, first_line
 from slimlib.files import must_exist, saving
 from slimlib.layout import Layout
 
+BOUND_BY_RANK = dict.fromkeys(("pca", "pca_folded", "pca_at_init", "permuted"), "filters") | {
+    "activation_pca": "responses to the calibration images"}
+"""Rules whose path ends where the rank of something does; one of one's own may end for reasons of its own."""
+
 
 @dataclass(frozen=True)
 class WidthPlan:
@@ -23,8 +27,8 @@ class WidthPlan:
     for PCA rules the share of variance, for ``uniform`` the kept fraction, for ``tilt``, ``sensitivity`` and ``hand`` a
     number of the rule's own scale, which may exceed 1 or be negative. ``wider`` holds the costs of the next plan on the path,
     None at its end. ``whole`` says of each layer left at full width why. ``rank_bound`` names the groups that the rule can
-    never keep whole (a layer of p weights a filter has at most p - 1 centred components), with the most that its path gives
-    them; what filling adds beside the path may exceed it. ``input_shape`` and ``input_dtype`` are those of the example that
+    never keep whole (by PCA, as a layer of p weights a filter has at most p - 1 centred components), with the most that its path
+    gives them; what filling adds beside the path may exceed it. ``input_shape`` and ``input_dtype`` are those of the example that
     the network was traced with. ``print(plan)`` shows all of it as a table.
     """
 
@@ -76,7 +80,8 @@ class WidthPlan:
         yield f"{'layer':<{column}}  full  kept  fraction"
         for name, width in self.widths.items():
             bound = self.rank_bound.get(name)
-            note = f"  by rank at most {bound}{', filled beyond' * (width > bound)}" if bound else ""
+            by = "by rank" if self.rule in BOUND_BY_RANK else "by the rule"
+            note = f"  {by} at most {bound}{', filled beyond' * (width > bound)}" if bound else ""
             yield f"{name:<{column}}  {self.full_widths[name]:>4}  {width:>4}  {self.kept[name]:>8.3f}{note}"
         level = "" if self.threshold is None else f", level {self.threshold:.6g}"
         yield f"rule {self.rule}, coupling {self.coupling}{level}"

@@ -25,15 +25,21 @@ class Request:
     unit: str
     coupling: str
     given_center: bool
-    seed: int
+    given_seed: int
     given_spectra: Mapping[str, np.ndarray] | None
-    asked: set[str] = field(default_factory=set, repr=False)  # which of the last two things given the rule has read
+    asked: set[str] = field(default_factory=set, repr=False)  # which of the last three things given the rule has read
 
     @property
     def center(self) -> bool:
         """Whether each filter is centred by its own mean before PCA."""
         self.asked.add("center")
         return self.given_center
+
+    @property
+    def seed(self) -> int:
+        """Of what a rule draws."""
+        self.asked.add("seed")
+        return self.given_seed
 
     def unread(self) -> str:
         """What the caller has given, other than the default, and the rule has not read: else a wish would be passed over."""
@@ -52,6 +58,6 @@ class Request:
             if missing:
                 raise SlimlibError(f"spectra: no spectrum of the right length for {', '.join(missing[:3])}; "
                                    "make them with the same coupling")
-            return [np.asarray(self.given_spectra[g.name], float) for g in self.groups]
+            return [spectrum.must_descend(self.given_spectra[g.name], g.name) for g in self.groups]
         found = spectrum.layout_spectra(model or self.model, self.layout, self.center, self.coupling, folded)
         return [found[g.name] for g in self.groups]

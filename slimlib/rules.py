@@ -19,6 +19,7 @@ from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows
 from slimlib.fresh import fresh_copy
 from slimlib.layout import Group
+from slimlib.published import published_fractions
 from slimlib.request import Request
 from slimlib.steps import Curves, Removals
 
@@ -71,7 +72,11 @@ def tilt(r: Request, power: float) -> Curves:
 
 
 def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
-    """Expensive reference: kept fraction proportional to the measured accuracy drop ``drops[group]`` to the power 1/4."""
+    """Expensive reference of this book: kept fraction proportional to the measured accuracy drop to the power 1/4.
+
+    ``drops``: group -> accuracy lost when that group alone is cut, from :func:`slimlib.sensitivity` at one ratio; the book
+    takes 0.75. A drop counts as 1e-4 at least. Ratio, power and least drop are choices of this book.
+    """
     missing = [g.name for g in r.groups if g.name not in drops]
     if missing:
         raise SlimlibError(f"drops: no measured sensitivity for {', '.join(missing[:3])}")
@@ -110,7 +115,11 @@ def global_l1(r: Request) -> Removals:
 def global_bn(r: Request) -> Removals:
     """Network slimming: rank all channels of the network by ``|gamma|`` (Liu et al. 2017); the mean of those that read a channel,
     where several BatchNorms do."""
-    return ranked(r, lambda group: criteria.bn(r.model, group, mean=True).numpy())
+    def scores(group: Group) -> np.ndarray:
+        remedy = f"use another rule, or leave it whole with skip=[{group.name!r}]"
+        total, norms = criteria.batchnorm_scales(r.model, group, "rule='global_bn'", remedy)
+        return (total / norms.clamp_min(1)).numpy()
+    return ranked(r, scores)
 
 
 def hand(r: Request, published: str) -> Curves:
@@ -161,25 +170,6 @@ def cheapest_first(costs: CostModel, unit: str, full: np.ndarray, loss: Callable
         losses[g] = loss(g, int(widths[g])) if widths[g] > 1 else np.inf
         order[step] = g
     return order
-
-
-def published_fractions(name: str, groups: tuple[Group, ...]) -> list[float]:
-    """Kept fraction of every group in Li et al.'s published networks; layers they leave alone keep 1."""
-    if name == "vgg16-A":
-        dense, kept = [64, 64, 128, 128, 256, 256, 256] + [512] * 6, [32, 64, 128, 128] + [256] * 9
-        expected = f"the 13 convolutions of VGG-16, {dense}"
-    elif name in ("resnet56-A", "resnet56-B"):
-        dense = [16] * 9 + [32] * 9 + [64] * 9
-        drop, whole = ((0.1, 0.1, 0.1), {16, 20, 38, 54}) if name == "resnet56-A" else (
-            (0.6, 0.3, 0.1), {16, 18, 20, 34, 38, 54})
-        # block j's first convolution is their layer 2j
-        kept = [n if 2 * j in whole else int(n * (1 - drop[(j - 1) // 9])) for j, n in enumerate(dense, 1)]
-        expected = "the 27 first convolutions of ResNet-56's blocks"
-    else:
-        raise SlimlibError(f"published={name!r} is not known; use 'vgg16-A', 'resnet56-A' or 'resnet56-B'")
-    if [g.width for g in groups[: len(dense)]] != dense:
-        raise SlimlibError(f"published={name!r} is for {expected}; this model has {[g.width for g in groups]}")
-    return [k / n for k, n in zip(kept, dense, strict=True)] + [1.0] * (len(groups) - len(dense))
 
 
 def contributions(r: Request, spectra: Iterable[np.ndarray]) -> Curves:

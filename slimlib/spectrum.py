@@ -32,6 +32,8 @@ def spectra(
     ``center``: each filter is centred by its own mean (the covariance of its weights over positions); False is the
     uncentred reading. ``coupling``: see :meth:`Layout.slimmable`. ``folded``: each filter is first multiplied by gamma/sigma
     of the BatchNorm that follows, so that rescaling a filter changes nothing where its BatchNorm compensates.
+
+    Raises SlimlibError for a network whose layout cannot be read, see :func:`slimlib.trace`, and where there is nothing to fold.
     """
     return layout_spectra(model, trace(model, example_input), center, coupling, folded)
 
@@ -42,12 +44,15 @@ def layout_spectra(
     """:func:`spectra` for a layout that is already traced."""
     groups = layout.slimmable(coupling)
     if folded and groups and not any(m.module in layout.norm_after for g in groups for m in g.writers()):
-        raise SlimlibError("rule: a folded spectrum needs a BatchNorm with running statistics after at least one of the layers "
-                           "to be slimmed, and this model has none there; use the plain one (rule='pca')")
+        raise SlimlibError("a folded spectrum needs a BatchNorm with running statistics after at least one of the layers to be "
+                           "slimmed, and this model has none there; use the plain one (without folded=True, or rule='pca')")
     fold = layout if folded else None
     where = next((p.device for p in model.parameters() if p.device.type == "cuda"), torch.device("cpu"))
-    scatters = (scatter(filter_rows(model, g, fold, where), center) for g in groups)
-    found = _solved_by_size(scatters) if where.type == "cuda" else [_solved(one) for one in scatters]
+    layers = (filter_rows(model, g, fold, where) for g in groups)
+    if where.type == "cuda":
+        found = _solved_by_size(scatter(rows, center) for rows in layers)
+    else:
+        found = [eigenvalues(rows, center) for rows in layers]
     return {g.name: values for g, values in zip(groups, found, strict=True)}
 
 
@@ -57,7 +62,8 @@ def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:
     The matrices are put side by side, so their scatters add. Centring takes each filter's mean within each layer. The divisor
     is the number of positions, less one for each centred layer (as ``numpy.cov``). There are at most min(n, sum of (p_m - 1)).
     """
-    return _solved(scatter(rows, center))
+    one = scatter(rows, center)
+    return _descending(torch.linalg.eigvalsh(one.matrix, UPLO="L"), one)
 
 
 @dataclass(frozen=True)
@@ -78,12 +84,8 @@ def scatter(rows: list[torch.Tensor], center: bool = True) -> Scatter:
     return Scatter(_lower_gram(x if n <= p else x.T).div_(max(1, degrees)), n, min(n, degrees))
 
 
-def _solved(one: Scatter) -> np.ndarray:
-    return _descending(torch.linalg.eigvalsh(one.matrix, UPLO="L"), one)
-
-
 def _solved_by_size(scatters: Iterable[Scatter]) -> list[np.ndarray]:
-    """As :func:`_solved` of each, all matrices of one size in one call: on a GPU many small calls would wait for each other."""
+    """The eigenvalues of each, all matrices of one size in one call: on a GPU many small calls would wait for each other."""
     every = list(scatters)
     by_size: dict[int, list[int]] = defaultdict(list)
     for i, one in enumerate(every):
@@ -109,11 +111,22 @@ def _lower_gram(x: torch.Tensor, block: int = 256) -> torch.Tensor:
     return gram
 
 
+def must_descend(values: np.ndarray, group: str = "") -> np.ndarray:
+    """The values as float64, if they are what a spectrum is: those of ``numpy.linalg.eigvalsh`` ascend, and may be below 0."""
+    values = np.asarray(values, float)
+    if values.ndim != 1 or not values.size or not np.isfinite(values).all() or values[-1] < 0 or (np.diff(values) > 0).any():
+        raise SlimlibError(f"spectra: the eigenvalues of {group or 'a layer'} must be finite, not below 0 and in descending "
+                           "order, as slimlib.spectra returns them")
+    return values
+
+
 def cumulative(values: np.ndarray, group: str = "") -> np.ndarray:
     """Cumulative contribution r_1 <= ... <= r_n = 1: the share of variance in the first i directions.
 
-    ``group`` is the name to give in the error where there is no variance to share.
+    ``values``: eigenvalues in descending order, (n,); ``group``: the name to give in the error where they are none, or have no
+    variance to share.
     """
+    values = must_descend(values, group)
     total = values.sum()
     if not total > 0:
         alone = f"leave the layer whole with skip=[{group!r}], or, " if group else ""
@@ -125,11 +138,15 @@ def cumulative(values: np.ndarray, group: str = "") -> np.ndarray:
 
 
 def width_at(values: np.ndarray, threshold: float, group: str = "") -> int:
-    """The least i with r_i >= threshold (up to one part in 10^12), at least 1; ``group`` as in :func:`cumulative`."""
+    """The least i with r_i >= threshold (up to one part in 10^12), at least 1; the rest as in :func:`cumulative`."""
     return int(np.searchsorted(cumulative(values, group), threshold * (1 - TOLERANCE))) + 1
 
 
 def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, int]:
-    """The paper's one step: every group's width at one threshold in (0, 1]."""
+    """The paper's one step (Wang et al. 2022): every group's width at one threshold in (0, 1].
+
+    ``values``: group -> its eigenvalues in descending order, as :func:`slimlib.spectra` returns them. Raises SlimlibError for a
+    threshold out of range, and for values that are no spectrum or hold no variance.
+    """
     threshold = share("threshold", threshold, "it is the share of each layer's variance to keep")
     return {name: width_at(v, threshold, name) for name, v in values.items()}

@@ -26,6 +26,20 @@ class LabelledImages(Protocol):
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
+class Normalisation:
+    """uint8 (N, C, H, W) -> (pixel / 255 - mean) / std in each channel, float32.
+
+    Made once a split: its numbers, copied to a GPU, would make the host wait in every batch.
+    """
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device):
+        scale, shift = [1 / (255 * s) for s in std], [m / s for m, s in zip(mean, std, strict=True)]
+        self.scale, self.shift = (torch.tensor(v, device=device).view(1, -1, 1, 1) for v in (scale, shift))
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        return pixels.float().mul_(self.scale).sub_(self.shift)
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images (N, C, H, W), uint8 and channels-last, with labels (N,), int64, both on one device."""
@@ -72,14 +86,11 @@ class Split:
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (N, H, W, C) -> float32 (N, C, H, W), channels-last in memory; for pixels cut out of these images."""
-        scale, shift = self._scale_and_shift
-        return pixels.permute(0, 3, 1, 2).float().mul_(scale).sub_(shift)
+        return self._normalisation(pixels.permute(0, 3, 1, 2))
 
-    @cached_property  # made once: a copy to a GPU would make the host wait in every batch
-    def _scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        scale = [1 / (255 * s) for s in self.std]
-        shift = [m / s for m, s in zip(self.mean, self.std, strict=True)]
-        return tuple(torch.tensor(v, device=self.images.device).view(1, -1, 1, 1) for v in (scale, shift))
+    @cached_property
+    def _normalisation(self) -> Normalisation:
+        return Normalisation(self.mean, self.std, self.device)
 
 
 def some(split: Split, count: int | None) -> Split:

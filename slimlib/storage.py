@@ -12,6 +12,7 @@ from pickle import UnpicklingError
 import torch
 from torch import nn
 
+from slimlib.arguments import A_MODEL, kind
 from slimlib.cutting import cut
 from slimlib.errors import SlimlibError, first_line
 from slimlib.files import must_exist, saving
@@ -29,6 +30,8 @@ def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
     """
     from safetensors.torch import save_file
 
+    kind("model", model, nn.Module, A_MODEL)
+    kind("plan", plan, WidthPlan, "the plan between model and path: save(model, plan, path)")
     if fault := deviation(model, plan):
         raise SlimlibError(f"model: {fault}; give the network that prune or thin made by this plan, without a wrapper")
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
@@ -37,11 +40,17 @@ def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
 
 
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
-    """The network that :func:`save` wrote, with parameters of the types that they had (float16, say). ``build`` makes the dense
-    network, whose weights do not matter."""
+    """The network that :func:`save` wrote, in evaluation mode, with parameters of the types that they had (float16, say).
+
+    ``build`` makes the dense network, whose weights do not matter. Raises SlimlibError when the file is not there, damaged or
+    not of :func:`save`, and when ``build`` makes another network.
+    """
     from safetensors import safe_open
 
     must_exist(path)
+    if isinstance(build, nn.Module) or not callable(build):
+        raise SlimlibError(f"build is of type {type(build).__name__}; give a function that makes the dense network, such as "
+                           "lambda: torchvision.models.resnet18()")
     with _refused_if_damaged(path, "path"), safe_open(str(path), framework="pt") as f:
         metadata = f.metadata() or {}
         if _PLAN not in metadata:
@@ -50,11 +59,10 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     plan = WidthPlan.from_json(metadata[_PLAN], f"path={str(path)!r}")
     model = build()
     layout = layout_for(model, plan)
-    keep = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
-    slim = cut(model, layout, keep)
+    slim = cut(model, layout, first_channels(layout, plan))
     _cast(slim, tensors)
     _fill(slim, tensors, f"path={str(path)!r}")
-    return checked(slim, plan)
+    return checked(slim, plan).eval()
 
 
 def load_weights(model: nn.Module, path: str | Path) -> nn.Module:

@@ -24,7 +24,7 @@ def prune(model: nn.Module, plan: WidthPlan, criterion: str | Criterion = "l1", 
     ``criterion``: ``l1`` (Li et al. 2017), ``l2``, ``gm`` (geometric median, He et al. 2019), ``bn`` (``|gamma|``, Liu et al.
     2017), ``random`` (by ``seed``) or a function of one's own, :data:`~slimlib.criteria.Criterion`. ``model`` is left as it was.
     Raises SlimlibError when the plan was made for other widths, or when the criterion cannot rank a group (``bn`` without
-    BatchNorm).
+    BatchNorm). Where nothing is trained afterwards, :func:`slimlib.calibrate_batchnorm` gives the statistics of what now arrives.
     """
     layout = layout_for(model, plan)
     keep = choose_filters(model, layout, plan.widths, criterion, seed)
@@ -36,11 +36,11 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
     """The planned architecture with fresh weights: a student, or the scratch-trained control of Liu et al. (2019).
 
     How the weights are drawn, under ``seed``: :func:`slimlib.fresh.fresh_copy`; for networks of :mod:`slimlib.models` that is
-    torch's default for each layer, not the He initialisation that they were built with. ``model`` is left as it was.
+    torch's default for each layer, not the He initialisation that they were built with. ``model`` is left as it was. Raises
+    SlimlibError when the plan was made for other widths.
     """
     layout = layout_for(model, plan)
-    first = {g.name: first_channels(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
-    student = fresh_copy(cut(model, layout, first), seed, reset)
+    student = fresh_copy(cut(model, layout, first_channels(layout, plan)), seed, reset)
     _warn_of_idle(layout)
     return checked(student, plan)
 

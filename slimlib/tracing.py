@@ -29,7 +29,9 @@ from slimlib.modes import buffers_kept, evaluation_mode, unmarked
 def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     """Read the layout of ``model``, an eval-mode trace with ``example_input`` (batch first). The model is left as it was.
 
-    Raises SlimlibError when the forward pass fails on ``example_input`` or the model holds no Conv or Linear layer.
+    Raises SlimlibError when the forward pass fails on ``example_input`` or gives nothing that has a gradient, within
+    ``torch.inference_mode``, and when the model holds no Conv or Linear layer, or one that is not plain: without a shape yet,
+    complex, quantised, computed from other tensors, or with NaN.
     """
     check(model, example_input)
     with buffers_kept(model):

@@ -54,7 +54,7 @@ class History:
 
 def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None = None, distill: Distill | None = None,
         seed: int = 0, progress: bool = True, validate: str = "last") -> History:
-    """Train a model in place, and leave it on the data's device in evaluation mode.
+    """Train a model in place, and leave it on the data's device in evaluation mode, also where training ends by an error.
 
     The same seed gives the same result on the same device and library versions. The caller's random state is neither
     used nor changed. Under torch.distributed (started by ``torchrun``) every process calls this with the same arguments;
@@ -63,8 +63,11 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     Args:
         model: any classifier of (N, C, H, W) float images that returns logits (N, classes).
         data: see :func:`slimlib.data.load_data`. Only ``data.train`` is learnt from, only ``data.val`` validated on.
+        recipe: see :class:`slimlib.Recipe`.
         teacher: a trained model to distil from; it is moved to the data's device and only evaluated.
         distill: what to take from the teacher; default ``Distill()``.
+        seed: of the order of the images, their augmentation and what a model draws itself (dropout).
+        progress: show a bar, a step at a time.
         validate: "last", "epoch" (after each epoch) or "none".
 
     Raises:
@@ -83,6 +86,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     losses, accuracies, seconds = [], [], 0.0
 
     with ExitStack() as stack:
+        stack.callback(model.eval)  # last of all, when its own normalisation layers are back
         # what a model draws itself (dropout); each process drops other units
         stack.enter_context(seeded(seed + 1_000_003 * world.rank))
         stack.enter_context(_reproducible_kernels())
@@ -130,7 +134,6 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             if validate == "epoch" or (validate == "last" and epoch + 1 == recipe.epochs):
                 accuracies.append(evaluate(model, data.val))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", **({"val": f"{accuracies[-1]:.3f}"} if accuracies else {}))
-    model.eval()  # when its own normalisation layers are back
     images = recipe.epochs * steps * batch_size
     return History(losses, accuracies, seconds, images / seconds, recipe.epochs * steps, precision, str(device),
                    world.size, notes)
@@ -162,8 +165,9 @@ def _refuse(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | N
 
 @contextmanager
 def _reproducible_kernels() -> Iterator[None]:
-    """Let cuDNN choose only among algorithms that give the same sums each time, and not by timing them."""
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+    """Let cuDNN choose only among algorithms that give the same sums each time, and not by timing them. Whether it may round
+    to TF32 stays as the caller has it."""
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=None, fp32_precision=None):
         yield
 
 

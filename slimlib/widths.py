@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 
 import numpy as np
@@ -18,7 +19,7 @@ from slimlib.cost import UNITS, CostModel
 from slimlib.errors import SlimlibError, counted
 from slimlib.filling import fill_up
 from slimlib.layout import Group, Layout
-from slimlib.plans import WidthPlan
+from slimlib.plans import BOUND_BY_RANK, WidthPlan
 from slimlib.spectrum import TOLERANCE
 from slimlib.steps import Curves, Removals
 
@@ -36,6 +37,7 @@ class WidthPath:
     min_width: int = 1
     round_to: int = 1
     input_dtype: str = "float32"
+    drawn: bool = False  # whether the rule has read a seed: with another, the path may be another
 
     def __repr__(self) -> str:
         return (f"WidthPath(rule={self.rule!r}, coupling={self.coupling!r}, {len(self)} plans of "
@@ -43,6 +45,16 @@ class WidthPath:
 
     def __len__(self) -> int:
         return len(self.steps)
+
+    @cached_property
+    def full(self) -> np.ndarray:
+        """Widths of the dense network, in the order of ``groups``."""
+        return np.array([g.width for g in self.groups])
+
+    @cached_property
+    def granules(self) -> np.ndarray:
+        """What the width of each group is a multiple of, where it is not whole."""
+        return np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
 
     def widths(self, step: int) -> np.ndarray:
         """Widths of all groups at a step, int, in the order of ``groups``: rounded up, so they never shrink along the path."""
@@ -72,23 +84,23 @@ class WidthPath:
                                    "keep_params, or leave fill out")
             return self._plan_at_threshold(value)
         unit = name.removeprefix("keep_")
-        full = np.array([g.width for g in self.groups])
+        full = self.full
         budget = int(value * int(self.costs.cost(unit, full)) * (1 + TOLERANCE))
         step = self._widest(unit, budget)
         if step < 0:
             raise SlimlibError(self._unreachable(name, value, unit, budget))
         widths = self.widths(step)
         if fill:
-            granules = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
-            widths = fill_up(widths, self.widths(0), full, granules, self.steps, self.costs, unit, budget)
+            widths = fill_up(widths, self.widths(0), full, self.granules, self.steps, self.costs, unit, budget)
         plan = self.plan_of(widths, self.steps.level(step), step)
         if plan.wider is None and plan.rank_bound:
             reached = int(self.costs.cost(unit, self.widths(step))) / int(self.costs.cost(unit, full))
             some = ", ".join(f"{n} at most {k} of {plan.full_widths[n]}" for n, k in list(plan.rank_bound.items())[:3])
             then = f"filled beyond it, to {getattr(plan, name):.4f}" if fill else "fill=True goes beyond it"
-            of = "responses to the calibration images" if self.rule == "activation_pca" else "filters"
-            warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {reached:.4f}, because the rank of the "
-                          f"{of} bounds {counted(len(plan.rank_bound), 'group')} ({some}); {then}", stacklevel=3)
+            groups, of = counted(len(plan.rank_bound), "group"), BOUND_BY_RANK.get(self.rule)
+            why = f"the rank of the {of} bounds {groups}" if of else f"it gives no more to {groups}"
+            warnings.warn(f"{name}={value}: rule {self.rule!r} reaches its widest plan at {reached:.4f}, because {why} ({some}); "
+                          f"{then}", stacklevel=3)
         return plan
 
     def table(self, every: int = 1):
@@ -97,17 +109,14 @@ class WidthPath:
 
         index = list(range(0, len(self), every)) + ([len(self) - 1] if (len(self) - 1) % every else [])
         widths = np.array([self.widths(i) for i in index])
-        full = np.array([g.width for g in self.groups])
         rows = {"level": [self.steps.level(i) for i in index]}
         for unit in ("params", "macs"):
-            rows[unit] = self.costs.cost(unit, widths) / self.costs.cost(unit, full)
+            rows[unit] = self.costs.cost(unit, widths) / self.costs.cost(unit, self.full)
         return pd.DataFrame(rows | {g.name: widths[:, j] for j, g in enumerate(self.groups)})
 
     def _rounded(self, widths: np.ndarray) -> np.ndarray:
-        full = np.array([g.width for g in self.groups])
-        step = np.array([np.lcm(g.blocks, self.round_to) for g in self.groups])
         wanted = np.maximum(widths, self.min_width)
-        return np.minimum(-(-wanted // step) * step, full)
+        return np.minimum(-(-wanted // self.granules) * self.granules, self.full)
 
     def _widest(self, unit: str, budget: int) -> int:
         """The last step whose cost is within ``budget``, or -1. Costs never fall along the path, so bisection is exact."""
@@ -122,7 +131,7 @@ class WidthPath:
 
     def _unreachable(self, name: str, value: float, unit: str, budget: int) -> str:
         """The least share that can be asked for, and what stands in the way: limits that the caller set, layers left whole."""
-        dense, least = (int(self.costs.cost(unit, w)) for w in (np.array([g.width for g in self.groups]), self.widths(0)))
+        dense, least = (int(self.costs.cost(unit, w)) for w in (self.full, self.widths(0)))
         unlimited = int(self.costs.cost(unit, replace(self, min_width=1, round_to=1).widths(0)))
         reasons, remedies = [], ["ask for at least that"]
         if unlimited < least:
@@ -146,8 +155,7 @@ class WidthPath:
 
     def plan_of(self, widths: np.ndarray, level: float | None = None, step: int = 0) -> WidthPlan:
         """The plan with these widths, in the order of ``groups``; ``step`` of the path, from which the next wider is sought."""
-        full = np.array([g.width for g in self.groups])
-        name = [g.name for g in self.groups]
+        full, name = self.full, [g.name for g in self.groups]
         widest = self.widths(len(self) - 1)
         bound = {g.name: int(k) for g, k in zip(self.groups, widest, strict=True) if k < g.width}
         return WidthPlan(

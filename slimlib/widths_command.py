@@ -63,8 +63,7 @@ def run(args: argparse.Namespace) -> None:
             fill=args.fill, round_to=args.round_to, min_width=args.min_width, seed=args.seed, **budget, **options)
     print(plan)
     for warning in said:
-        if "because the rank of" in str(warning.message):
-            print(f"note: {warning.message}", file=sys.stderr)
+        print(f"note: {warning.message}", file=sys.stderr)
     if args.output:
         plan.save(args.output)
 

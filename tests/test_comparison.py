@@ -117,3 +117,22 @@ def test_statistics_and_figures_take_the_table(table):
 def test_what_cannot_be_compared_is_refused(model, data, rules, budgets, told):
     with pytest.raises(slimlib.SlimlibError, match=told):
         slimlib.compare(model, data, rules, RECIPE, **budgets, seeds=[0], progress=False)
+
+
+def test_a_rule_that_draws_nothing_is_asked_once_for_all_seeds(model, data, monkeypatch):
+    asked = []
+
+    def still(request):
+        asked.append("still")
+        return slimlib.rules.uniform(request)
+
+    def drawing(request):
+        asked.append(request.seed)
+        return slimlib.rules.random(request)
+
+    monkeypatch.setattr(comparison, "fit", lambda *args, **how: None)
+    table = slimlib.compare(model, data, [still, drawing], RECIPE, keep_macs=0.5, seeds=[4, 5, 6], progress=False)
+    assert asked == ["still", 4, 5, 6] and len(table) == 6
+    for seed in (4, 5, 6):
+        plan = slimlib.plan_widths(model, data.example_input, rule="random", seed=seed, keep_macs=0.5, fill=True)
+        assert table[(table["arm"] == "drawing") & (table["seed"] == seed)]["kept_macs"].item() == plan.keep_macs

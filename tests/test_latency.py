@@ -89,3 +89,8 @@ def test_wrong_arguments_are_refused_by_name(chain):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
     with pytest.raises(SlimlibError, match="on='tpu'"):
         latency.measure({"a": network}, example, on=["tpu"])
+
+
+def test_one_device_may_be_named_alone():
+    table = latency.measure({"a": torch.nn.Linear(2, 2)}, torch.zeros(1, 2), batch_sizes=[1], repeats=1, on="cpu", threads=1)
+    assert table["device"].tolist() == ["cpu"]

@@ -161,3 +161,13 @@ def test_channels_in_blocks_take_multiples():
     plan = slimlib.plan_from_widths(model, X, {"grouped": 12})
     slim = slimlib.prune(model, plan)
     assert slim.grouped.out_channels == 12 and slim.b.in_channels == 12 and slim(X).shape == (1, 4)
+
+
+def test_a_rule_that_ends_below_the_full_width_is_not_told_to_lack_rank(model):
+    def capped(request):
+        curves = rules.uniform(request).breaks
+        return Curves((np.where(np.arange(len(curves[0])) < 5, curves[0], np.inf), *curves[1:]))
+
+    with pytest.warns(UserWarning, match=r"because it gives no more to 1 group \(0 at most 6 of 8\); fill=True goes beyond it"):
+        plan = slimlib.plan_widths(model, X, rule=capped, keep_macs=0.99)
+    assert plan.rank_bound == {"0": 6} and "by the rule at most 6" in str(plan) and "rank" not in str(plan)

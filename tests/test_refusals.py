@@ -262,6 +262,11 @@ def test_a_plan_or_criterion_that_does_not_fit_leaves_the_model():
         unchanged(before, network)
 
 
+def test_a_rule_that_needs_norms_names_itself_where_there_are_none():
+    with pytest.raises(slimlib.SlimlibError, match=r"^rule='global_bn' cannot rank the filters of 0: .* skip=\['0'\]"):
+        slimlib.plan_widths(small_model(), X[:, :1], rule="global_bn", keep_macs=0.5)
+
+
 def small_data() -> slimlib.data.Data:
     def images(count: int) -> np.ndarray:
         return np.random.default_rng(0).integers(0, 255, (count, 8, 8, 1), np.uint8)
@@ -282,6 +287,12 @@ OF_ANOTHER_KIND = {
     "a plan's file": (
         lambda m, d: slimlib.prune(m, "plan.json"),
         "^plan is of type str; give what plan_widths returns; WidthPlan.load"),
+    "the path before the plan": (
+        lambda m, d: slimlib.save(m, "slim.safetensors", "plan.json"),
+        "^plan is of type str; give the plan"),
+    "the network instead of its maker": (
+        lambda m, d: slimlib.load(__file__, build=m),
+        "^build is of type Sequential; give a function"),
     "a plan's widths": (lambda m, d: slimlib.thin(m, {"0": 3}), "^plan is of type dict; .*plan_from_widths"),
     "the plan first": (
         lambda m, d: slimlib.prune(slimlib.plan_widths(m, d.example_input, keep_macs=0.5), m),

@@ -193,3 +193,11 @@ def test_a_scan_leaves_no_trace_of_its_tracing():
     assert set(vars(model)) <= before and not isinstance(getattr(model, "features", None), torch.fx.Proxy)
     slimlib.evaluate(model, split)
     assert model.features.shape[1] == 4
+
+
+def test_a_random_scan_can_be_drawn_again():
+    torch.manual_seed(0)
+    model, images = lively_norms(MODELS["chain"]()), np.random.default_rng(0).integers(0, 256, (90, 16, 16, 3), dtype=np.uint8)
+    data = slimlib.data.from_arrays(images, np.arange(90) % 5, images, np.arange(90) % 5, device="cpu", val_fraction=0.5)
+    scans = [slimlib.sensitivity(model, data, (0.5,), "random", seed=seed, progress=False) for seed in (0, 0, 1)]
+    assert scans[0].equals(scans[1]) and not scans[0].equals(scans[2])

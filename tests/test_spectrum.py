@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 import slimlib
 from slimlib import models, spectrum
+from slimlib.filters import in_float64
 from slimlib.responses import response_spectra
 
 
@@ -105,6 +106,22 @@ def test_a_folded_spectrum_is_that_of_filters_times_gamma_over_sigma(chain):
         np.testing.assert_allclose(found[name], want, rtol=1e-9, atol=1e-12 * want[0])
 
 
+def test_numbers_of_a_device_without_double_precision_go_to_the_cpu_first():
+    """Apple's GPU is played by a tensor that says it lies there, and cannot be doubled before it is copied."""
+    class Far(torch.Tensor):
+        device = torch.device("mps")
+
+        def double(self):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+
+        def cpu(self):
+            return self.as_subclass(torch.Tensor)
+
+    values = torch.rand(3, 2).as_subclass(Far)
+    found = in_float64(values)
+    assert found.dtype == torch.float64 and torch.equal(found, values.cpu().double())
+
+
 def test_without_any_norm_a_folded_spectrum_is_refused():
     model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 6, 3), torch.nn.ReLU(), torch.nn.Conv2d(6, 4, 3)), torch.zeros(1, 3, 8, 8)
     for how in ({"rule": "pca_folded"}, {"rule": "pca_budgeted", "folded": True}):
@@ -161,3 +178,17 @@ def test_pretrained_resnet56_gives_the_widths_of_a_plain_eigendecomposition(real
             values = np.linalg.eigh(rows @ rows.T)[0][::-1]
             share = np.cumsum(values) / values.sum()
             assert width == 1 + np.flatnonzero(share >= threshold * (1 - 1e-12))[0], name
+
+
+@pytest.mark.parametrize("values", [[1.0, 2.0, 7.0], [7.0, 2.0, -1e-9], [7.0, float("nan"), 1.0], [], [[7.0, 2.0], [1.0, 0.0]]])
+def test_what_is_no_spectrum_in_descending_order_is_refused(values):
+    """Those of numpy.linalg.eigvalsh ascend: taken as they are they would make layers too wide."""
+    values, x = np.array(values), torch.zeros(1, 1, 8, 8)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.Conv2d(3, 2, 3))
+    for ask in (lambda: spectrum.cumulative(values), lambda: slimlib.widths_at({"a": values}, 0.7)):
+        with pytest.raises(slimlib.SlimlibError, match=r"^spectra: the eigenvalues of (a|a layer) must be .* descending"):
+            ask()
+    if values.shape == (3,):
+        for rule in ("pca", "pca_budgeted"):
+            with pytest.raises(slimlib.SlimlibError, match=r"^spectra: the eigenvalues of 0 must be"):
+                slimlib.plan_widths(model, x, keep_macs=0.5, rule=rule, spectra={"0": values})

@@ -261,7 +261,8 @@ def test_save_and_load(tmp_path, network):
     plan = slimlib.plan_widths(model, x, keep_params=0.6, coupling="joint", rule="uniform")
     slim = slimlib.prune(model, plan).eval()
     slimlib.save(slim, plan, tmp_path / "slim.safetensors")
-    again = slimlib.load(tmp_path / "slim.safetensors", build=MODELS[name]).eval()
+    again = slimlib.load(tmp_path / "slim.safetensors", build=MODELS[name])
+    assert not again.training
     assert torch.equal(again(x), slim(x))
     assert [p.name for p in tmp_path.iterdir()] == ["slim.safetensors"]
 

@@ -550,3 +550,30 @@ def test_kernels_of_video_are_left_as_they_lie(data):
     with in_channels_last(model):
         assert model(data.train.normalised(slice(0, 2))).shape == (2, 2)
     assert all(p.is_contiguous() for p in model.parameters())
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_convolutions_may_round_to_tf32_only_where_the_caller_lets_them(data, monkeypatch, may):
+    seen = []
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", may)
+    model = network()
+    model.register_forward_hook(lambda *_: seen.append((torch.backends.cudnn.allow_tf32, torch.backends.cudnn.deterministic)))
+    slimlib.fit(model, data, slimlib.Recipe(epochs=1, lr=0.05, batch_size=200, precision="float32"), progress=False)
+    assert set(seen) == {(may, True)}
+
+
+def test_a_network_is_left_in_evaluation_mode_where_training_fails(data):
+    model = network(name="lenet5")
+    with pytest.raises(slimlib.SlimlibError, match="the loss became"):
+        slimlib.fit(model, data, dataclasses.replace(RECIPE, lr=1e6), progress=False)
+    assert not model.training
+
+
+def test_no_answer_is_no_accuracy(data):
+    model = network()
+    with pytest.raises(slimlib.SlimlibError, match="returns 10 logits, but the data have 11 classes"):
+        slimlib.evaluate(model, dataclasses.replace(data, num_classes=11))
+    zeros = torch.zeros_like(data.test.images)
+    model.register_forward_hook(lambda m, args, out: torch.where(torch.arange(len(out))[:, None] == 3, torch.nan, out))
+    with pytest.raises(slimlib.SlimlibError, match=rf"returns NaN for 3 of {len(data.test)} images"):
+        slimlib.evaluate(model, dataclasses.replace(data.test, images=zeros), batch_size=len(data.test) // 3 + 1)
