@@ -157,9 +157,9 @@ def test_a_published_list_in_one_sentence():
     record = scan("resnet56", scores, drops=[0.4, 0.5, 0.1, 0.2, 0.0, 0.1, 0.2, 0.3])
     table = layers.published_table([record], list(scores), "macs:0.5", {"layers": ["l0", "l1"]}, ratio=0.5)
     said = findings.listed_layers("ResNet-56", "called sensitive", table)
-    start = "ResNet-56, layers called sensitive. They stand above almost all others by the measured drop (AUC 1.00 ["
-    assert said.startswith(start) and "; below almost all others by what PCA (3AS) keeps (AUC 0.00 [" in said
-    assert "; among the others by what PCA, untrained keeps (AUC 0.50 [" in said and said.count("p = ") == 3
+    start = "ResNet-56, layers called sensitive. They stand above almost all others by the measured drop (AUC 1.00, p = "
+    assert said.startswith(start) and "; below almost all others by what PCA (3AS) keeps (AUC 0.00, p = " in said
+    assert "; among the others by what PCA, untrained keeps (AUC 0.50, p = " in said and said.count("p = ") == 3
     assert f"corrected {table.loc['pca', 'p_holm']:.2g})" in said
 
 
@@ -186,8 +186,12 @@ def test_a_chosen_tilt_at_the_end_of_the_grid_is_told():
     runs = study.load_profile("quick").runs(["better_rule", "pruning"], seeds=[0])
     cell = {"dataset": "fashionmnist-10k", "model": "resnet_small", "criterion": "l1", "budget": "macs:0.25", "arm": "best_tilt"}
     for chosen, end in (("tilt(power=0.5)", "yes"), ("uniform", "no")):
-        table = tables.tilts(pd.DataFrame([cell | {"chosen": chosen, "seed": seed} for seed in (0, 1)]), runs)
+        told = {"chosen": chosen, "second": "tilt(power=-0.5)", "lead": 0.0123, "lead_error": 0.0045}
+        table = tables.tilts(pd.DataFrame([cell | told | {"seed": seed} for seed in (0, 1, 2)]), runs)
+        assert table[["seeds", "second", "ahead of it (points)"]].iloc[0].tolist() == [3, "tilt −0.5", "+1.23 ± 0.45"]
         assert table["end of the grid"].tolist() == [end] and len(findings.ends_of_the_grid(table)) == (end == "yes")
+    one_seed = tables.tilts(pd.DataFrame([cell | told | {"chosen": "tilt(power=0.5)", "lead_error": np.nan, "seed": 0}]), runs)
+    assert one_seed["ahead of it (points)"].item() == "+1.23" and findings.ends_of_the_grid(one_seed) == [], "chosen by luck"
     assert "In 1 of 1 case " in findings.ends_of_the_grid(table.assign(**{"end of the grid": "yes"}))[0]
     empty = tables.tilts(pd.DataFrame({"arm": ["pca"]}), runs)
     assert empty.empty and findings.ends_of_the_grid(empty) == []

@@ -200,6 +200,8 @@ def test_auc_equals_scikit_learn():
     for scores, positive in (([5, 1, 2, 8, 9], [True] + [False] * 4), ([5, 1, 2, 8, 9], [False] + [True] * 4)):
         wide, narrow = (ranks.auc(scores, positive, level=level) for level in (0.95, 0.5))
         assert wide["low"] == 0 < narrow["low"] < 0.5 < narrow["high"] < 1 == wide["high"]
+    # with ties all 10 choices of two are counted: {5, 5} and none other stands as high, none as low
+    assert ranks.auc([5, 5, 1, 1, 2], [True, True, False, False, False])["p"] == pytest.approx(0.2)
     with pytest.raises(SlimlibError, match="positive"):
         ranks.auc([1, 2], [True, True])
 

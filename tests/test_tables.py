@@ -74,16 +74,19 @@ def test_means_stand_with_their_deviation_and_number():
 
 
 def test_the_order_of_the_arms_before_and_after_training_is_compared_by_ranks():
-    both = [*ROWS[:3], ("uniform", "macs:0.5", 1, 0.40, 0.91, 0.5), ROWS[3], ("random", "macs:0.5", 1, 0.90, 0.95, 0.48)]
-    table = tables.before_and_after(frame(both))
-    (row,) = table.to_dict("records")
-    # 20, 40 and 90 % before, 92, 91 and 95 % after: of three arms the first two change places
-    assert row == {"arms": 3, "seeds of all": 2, "before (%)": "20.0 to 90.0", "after (%)": "91.0 to 95.0",
-                   "rank correlation": "+0.50"}
-    assert tables.before_and_after(frame(both[:4])).iloc[0]["rank correlation"] == "–", "two arms have no order to speak of"
-    (row,) = tables.before_and_after(frame(ROWS[:4])).to_dict("records")
-    assert row["seeds of all"] == 1 and row["before (%)"] == "10.0 to 90.0", "a seed that one arm has alone ranks nothing"
-    assert tables.before_and_after(frame([ROWS[1], ROWS[2]])).empty
+    before, after = (0.2, 0.4, 0.5, 0.6, 0.9), (0.92, 0.91, 0.93, 0.94, 0.95)
+    arms = ("pca", "uniform", "random", "permuted", "global_l1")
+    rows = [(arm, "macs:0.5", seed, first + seed / 100, last, 0.5)
+            for seed in range(3) for arm, first, last in zip(arms, before, after, strict=True)]
+    (row,) = tables.before_and_after(frame(rows)).to_dict("records")
+    # of five arms the first two change places: 1 - 6 * (1 + 1) / (5 * 24)
+    assert row == {"arms": 5, "seeds of all": 3, "before (%)": "21.0 to 91.0", "after (%)": "91.0 to 95.0",
+                   "rank correlation": "+0.90"}
+    few = [[row for row in rows if row[0] != "pca"], [row for row in rows if row[2] < 2]]
+    assert {tables.before_and_after(frame(part)).iloc[0]["rank correlation"] for part in few} == {"–"}, "four arms, two seeds"
+    begun = [*rows, ("hand", "macs:0.5", 0, 0.1, 0.99, 0.5)]
+    assert tables.before_and_after(frame(begun)).to_dict("records") == [row], "an arm that has just begun changes nothing"
+    assert tables.before_and_after(frame([("pca", *rows[0][1:]), ("uniform", *rows[5][1:])])).empty, "no seed in common"
 
 
 def test_differences_are_told_in_points_by_criterion_or_by_arm():
@@ -97,10 +100,12 @@ def test_differences_are_told_in_points_by_criterion_or_by_arm():
 
 
 def test_areas_stand_with_their_interval():
-    found = {"auc": 0.75, "low": 0.5, "high": 0.9, "p": 0.04, "p_holm": 0.08, "positives": 3, "negatives": 24}
+    found = {"auc": 0.75, "low": 0.5, "high": 0.9, "p": 0.04, "p_holm": 0.08, "positives": 6, "negatives": 21}
     table = layer_tables.auc(pd.DataFrame({"drop": found, "pca": found}).T)
     assert table.index.tolist() == ["measured drop", "PCA (3AS)"]
-    assert table.iloc[0].tolist() == ["0.75", "[0.50, 0.90]", "0.04", "0.08", "3 of 27"]
+    assert table.iloc[0].tolist() == ["0.75", "[0.50, 0.90]", "0.04", "0.08", "6 of 27"]
+    few = layer_tables.auc(pd.DataFrame({"drop": found | {"positives": 3, "negatives": 24}}).T)
+    assert few.iloc[0].tolist() == ["0.75", "–", "0.04", "0.08", "3 of 27"], "three layers drawn again say nothing"
 
 
 @pytest.mark.parametrize("within, told", [(0.31, "+0.31 (0.04)"), (float("nan"), "–")])

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import budgets, wording
 from slimlib.study.claims import Claim
 from slimlib.study.evidence import share
-from slimlib.study.findings import STAGES, ends_of_the_grid
+from slimlib.study.findings import STAGES
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points
-from slimlib.study.pairing import differences, with_best_tilt
+from slimlib.study.pairing import differences
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike, of_comparison, other_cost
 from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, paired
 from slimlib.study.store import to_frame
-from slimlib.study.tables import tilts
+from slimlib.study.tilt_choice import doubts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +109,8 @@ def _answer_by_rank(judged: Judgement) -> str:
     agree, not_so = (int((rows["verdict"] == verdict).sum()) for verdict in (SUPPORTED, NOT_SUPPORTED))
     more, less = int((rows["over_depth_low"] > 0).sum()), int((rows["over_depth_high"] < 0).sum())
     return (f"{what} orders the layers as their sensitivity does in *{agree} of {len(rows)}* comparisons, which are views of the "
-            f"same layers ({networks}); in {not_so or 'none'} that is ruled out. Uncorrected, it says more than depth alone in "
+            f"same layers ({networks}); in {not_so or 'none'} a coefficient of "
+            f"{judged.claim.margin:g} is ruled out. Uncorrected, it says more than depth alone in "
             f"*{more}* of them and less in *{less}*.")
 
 
@@ -170,7 +171,7 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
         lines += ["", "Controls:", "", *(_item(name, one) for name, one in controls.items())]
     if trained := training(records.values()):
         lines += ["", trained]
-    notes = {name: [*_ends(one), *beside(one, records.values())] for name, one in claims.items()}
+    notes = {name: [*doubts(one), *beside(one, records.values())] for name, one in claims.items()}
     folded = wording.digest(claims) + "".join(f"- {name}: {_bracketed(note)}\n" for name, of in notes.items() for note in of)
     return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", folded + "```"]) + "\n"
 
@@ -186,14 +187,6 @@ def _item(name: str, judged: Judgement) -> str:
 def _bracketed(text: str) -> str:
     """A bracket would begin a link."""
     return re.sub(r"([\[\]])", r"\\\1", text)
-
-
-def _ends(judged: Judgement) -> list[str]:
-    """That the best tilt may not be the best there is."""
-    if "best_tilt" not in judged.claim.rivals or not judged.records:
-        return []
-    planned = judged.claim.deciding_runs()
-    return ends_of_the_grid(tilts(with_best_tilt(to_frame(judged.records), planned), planned))
 
 
 def _capital(text: str) -> str:

@@ -10,6 +10,9 @@ from slimlib.study.claims import Claim
 from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points, signed
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
+LAYERS_FOR_INTERVAL = 6
+"""Layers on each side of a published list from which on an AUC has an interval."""
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -89,9 +92,15 @@ def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> l
 
 def listed_layers(network: str, source: str, table: pd.DataFrame) -> str:
     """How high the layers of a published list stand by each order. ``table`` of `layers.published_table`."""
-    told = [f"{_place(round(row['auc'], 2))} by {_order_name(rule)} (AUC {row['auc']:.2f} [{row['low']:.2f}, {row['high']:.2f}], "
+    told = [f"{_place(round(row['auc'], 2))} by {_order_name(rule)} (AUC {' '.join(filter(None, auc_told(row)))}, "
             f"p = {row['p']:.2g}, corrected {row['p_holm']:.2g})" for rule, row in table.iterrows()]
     return f"{network}, layers {source}. They stand {'; '.join(told)}."
+
+
+def auc_told(row: Mapping[str, Any]) -> tuple[str, str]:
+    """ "0.83" and "[0.55, 1.00]"; no interval where fewer than six layers are on one side: drawn again, so few say nothing."""
+    wide = min(row["positives"], row["negatives"]) >= LAYERS_FOR_INTERVAL
+    return f"{row['auc']:.2f}", f"[{row['low']:.2f}, {row['high']:.2f}]" if wide else ""
 
 
 def _order_name(rule: str) -> str:
@@ -119,6 +128,7 @@ def nearly_equal(scores: Sequence[float], at_most: float = 1.5) -> list[str]:
 
 def ends_of_the_grid(tilts: pd.DataFrame) -> list[str]:
     """What it means where the best tilt is the first or last of those tried. ``tilts`` of `tables.tilts`."""
+    tilts = tilts[tilts["seeds"] >= SEEDS_FOR_INTERVAL]  # one seed chooses by luck
     at_the_end = int((tilts["end of the grid"] == "yes").sum())
     if not at_the_end:
         return []

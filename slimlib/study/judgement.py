@@ -86,8 +86,8 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
 
 
 def _family(claim: Claim, wanted: Mapping[str, Run], recorded: set[str], root: str | Path | None) -> int:
-    """How many comparisons Holm's correction is over: all those planned in the profiles that have any record, made or not, so
-    that a verdict doesn't fade as others are made."""
+    """How many comparisons Holm's correction is over: all those planned in the profiles that have any record, made or not. So a
+    verdict doesn't fade as these are made; the first record of another profile adds those of that one."""
     begun: dict[str, Run] = {}
     for profile in dict.fromkeys(where["profile"] for where in claim.runs):
         part = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == profile))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from slimlib.study.findings import auc_told
 from slimlib.study.names import interval, network_name, plain_name, signed
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def auc(table: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for rule, row in table.iterrows():
         told = {"ordered by": "measured drop" if rule == "drop" else plain_name(rule)}
-        told |= {"AUC": f"{row['auc']:.2f}", "95 % interval": f"[{row['low']:.2f}, {row['high']:.2f}]"}
+        told |= dict(zip(("AUC", "95 % interval"), (one or "–" for one in auc_told(row)), strict=True))
         told |= {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
         rows.append(told | {"layers on the list": f"{row['positives']:.0f} of {row['positives'] + row['negatives']:.0f}"})
     return pd.DataFrame(rows).set_index("ordered by")

@@ -127,10 +127,3 @@ def joined(parts: Iterable[str]) -> str:
     """ "10", "10 and 20", "10, 20 and 40"."""
     *first, last = parts
     return f"{', '.join(first)} and {last}" if first else last
-
-
-def counted_span(counts: Iterable[int], what: str) -> str:
-    """ "5 seeds" where all counts are the same, else "1 to 5 seeds"."""
-    least_to_most = sorted(int(count) for count in counts)
-    low, high = least_to_most[0], least_to_most[-1]
-    return counted(low, what) if low == high else f"{low} to {high} {what}s"

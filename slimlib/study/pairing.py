@@ -64,9 +64,12 @@ def _refuse_unlike(rows: pd.DataFrame) -> None:
 
 
 def on_shared_seeds(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows of those seeds that every arm of a frame of one cell has: means over other seeds would be no fair ranking."""
-    arms = frame.groupby("seed")["arm"].nunique()
-    return frame[frame["seed"].isin(arms.index[arms == frame["arm"].nunique()])]
+    """Of a frame of one cell, the arms that have most seeds, on the seeds that all of these have: means over other seeds would be
+    no fair ranking, and an arm that has just begun would leave one seed to rank by."""
+    seeds = frame.groupby("arm")["seed"].nunique()
+    whole = frame[frame["arm"].isin(seeds.index[seeds == seeds.max()])]
+    arms = whole.groupby("seed")["arm"].nunique()
+    return whole[whole["seed"].isin(arms.index[arms == whole["arm"].nunique()])]
 
 
 def averaged_over_budgets(paired_rows: pd.DataFrame, budgets: Sequence[str] | None = None) -> np.ndarray:
@@ -84,7 +87,8 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
     """The frame with an arm "best_tilt" added: in each cell the tilt with the best mean validation accuracy over seeds.
 
     `uniform` is the tilt of power 0 and competes. Of equal ones the power nearest 0 is taken, of two such the lower one. Test
-    images have no say in the choice.
+    images have no say in the choice. Beside it stand the tilt that came second, the mean lead over it in validation accuracy, and
+    the standard error of that lead over seeds.
 
     planned  the runs that there should be: where a tilt of theirs has no record yet, the best of the others is not the best,
              and would be too easy to beat, so such a cell has none; and only seeds that every tilt has count
@@ -108,8 +112,12 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
                 _refuse_unlike(common)
                 means = common.groupby("arm")["val_accuracy"].mean().round(ACCURACY_DIGITS)
                 powers = {arm: tilt_power(arm) or 0.0 for arm in means.index}
-                best = min(means.index, key=lambda arm: (-means[arm], abs(powers[arm]), powers[arm]))
-                added.append(common[common["arm"] == best].assign(arm="best_tilt", chosen=best))
+                best, second = sorted(means.index, key=lambda arm: (-means[arm], abs(powers[arm]), powers[arm]))[:2]
+                by_seed = common.pivot_table(index="seed", columns="arm", values="val_accuracy")
+                lead = by_seed[best] - by_seed[second]
+                spread = lead.std(ddof=1) / len(lead) ** 0.5 if len(lead) > 1 else np.nan
+                told = {"chosen": best, "second": second, "lead": lead.mean(), "lead_error": spread}
+                added.append(common[common["arm"] == best].assign(arm="best_tilt", **told))
     return pd.concat([frame, *added], ignore_index=True) if added else frame
 
 

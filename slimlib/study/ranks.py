@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from scipy import stats
 from slimlib.errors import SlimlibError
 
 RESAMPLES = 1999
+COUNTED = 10_000
+"""Arrangements of layers that are counted one by one."""
 PERMUTATIONS = 49_999
 """So many that the least p there can be, 1 in 50,000, stays below .05 when it is corrected for all that a page looks at."""
 
@@ -153,7 +156,10 @@ def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, 
     generator = np.random.default_rng(seed)
     drawn = [area(generator.choice(yes, len(yes)), generator.choice(no, len(no))) for _ in range(RESAMPLES)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-    p = float(stats.mannwhitneyu(yes, no).pvalue) if np.ptp(scores) > 0 else 1.0
+    # of ties scipy would take a normal approximation, which is poor for a few layers: all their arrangements can be counted
+    few = min(len(yes), len(no)) > 1 and comb(len(scores), len(yes)) <= COUNTED
+    method = stats.PermutationMethod(n_resamples=COUNTED) if few else "auto"
+    p = float(stats.mannwhitneyu(yes, no, method=method).pvalue) if np.ptp(scores) > 0 else 1.0
     return {
         "auc": area(yes, no),
         "low": float(low),

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets
 from slimlib.study.findings import effect
-from slimlib.study.names import UNITS, budget_name, in_order, network_name, plain_name, signed, slug, tilt_power
+from slimlib.study.names import UNITS, budget_name, in_order, network_name, plain_name, points, signed, slug, tilt_power
 from slimlib.study.pairing import against, on_shared_seeds
 from slimlib.study.runs import Run
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL
+
+ARMS_FOR_ORDER = 5
+"""Arms whose order is worth a coefficient: three are in the same order by chance once in six."""
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +68,8 @@ def differences(table: pd.DataFrame) -> pd.DataFrame:
 def before_and_after(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a network and budget: the arms' mean accuracies after the cut alone and after fine-tuning, least to most.
 
-    The rank correlation says how well the first order of the arms predicts the second. Means are over the seeds that all arms
-    have; where there is none, there is no row.
+    The rank correlation says how well the first order of the arms predicts the second, where there are arms and seeds enough.
+    Arms and means are those of `on_shared_seeds`; where there is no such seed, there is no row.
     """
     import pandas as pd
 
@@ -79,7 +83,8 @@ def before_and_after(frame: pd.DataFrame) -> pd.DataFrame:
         row["seeds of all"] = shared["seed"].nunique()
         for told, column in zip(("before (%)", "after (%)"), arms, strict=True):
             row[told] = f"{100 * arms[column].min():.1f} to {100 * arms[column].max():.1f}"
-        order = arms.corr("spearman").iloc[0, 1] if len(arms) > 2 else float("nan")
+        enough = len(arms) >= ARMS_FOR_ORDER and row["seeds of all"] >= SEEDS_FOR_INTERVAL
+        order = arms.corr("spearman").iloc[0, 1] if enough else float("nan")
         rows.append(row | {"rank correlation": signed(order)})
     networks = list(dict.fromkeys(row["network"] for row in rows))
     rows.sort(key=lambda row: networks.index(row["network"]))  # a frame is in the order of budgets: keep networks together
@@ -100,7 +105,8 @@ def by_criterion(frame: pd.DataFrame, arm: str, reference: str) -> pd.DataFrame:
 
 
 def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
-    """Networks and budgets: which tilt was chosen on validation images, and whether it is the first or last of those tried.
+    """Networks and budgets: which tilt was chosen on validation images, by how much (± one standard error), over how many seeds,
+    and whether it is the first or last of those tried.
 
     frame   of `pairing.with_best_tilt`;  planned   the runs among which it chose
     """
@@ -112,12 +118,18 @@ def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
             tried.setdefault((run.dataset, run.model, run.budget), set()).add(power)
     best = frame[frame["arm"] == "best_tilt"] if "chosen" in frame else frame.iloc[:0]
     rows = []
-    for row in best.drop_duplicates(["dataset", "model", "criterion", "budget"]).to_dict("records"):
+    where = ["dataset", "model", "criterion", "budget"]
+    for row in best.drop_duplicates(where).to_dict("records"):
         powers, chosen = tried[row["dataset"], row["model"], row["budget"]], _power(row["chosen"])
         told = {"network": network_name(row["dataset"], row["model"]), "budget": budget_name(row["budget"])}
         told["tilt chosen on validation images"] = plain_name(row["chosen"])
+        told |= {"seeds": len(best[(best[where] == [row[name] for name in where]).all(axis=1)])}
+        told |= {"second": plain_name(row["second"])}
+        spread = "" if row["lead_error"] != row["lead_error"] else f" ± {100 * row['lead_error']:.2f}"
+        told |= {"ahead of it (points)": f"{points(row['lead'])}{spread}"}
         rows.append(told | {"end of the grid": "yes" if chosen in (min(powers), max(powers)) else "no"})
-    columns = ["network", "budget", "tilt chosen on validation images", "end of the grid"]
+    columns = ["network", "budget", "tilt chosen on validation images", "seeds", "second", "ahead of it (points)",
+               "end of the grid"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
 
 

@@ -15,6 +15,7 @@ from slimlib.study.names import UNITS, counted, interval, network_name, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike_in, other_cost
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
+from slimlib.study.tilt_choice import doubts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +74,7 @@ def report(judged: Judgement) -> str:
     told = wording.summary(judged)
     parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
     if claim.kind == "paired" and len(judged.deciding):
-        parts.append(f"<p>{html.escape(' '.join(alike_in(judged)))}</p>")
+        parts.append(f"<p>{html.escape(' '.join([*alike_in(judged), *doubts(judged)]))}</p>")
     if len(judged.deciding):
         table = comparison_table(judged).reset_index().to_html(index=False, border=0)
         count = counted(len(judged.deciding), "deciding comparison")

@@ -10,7 +10,7 @@ from slimlib.study.changes import nearest, would_change
 from slimlib.study.evidence import share
 from slimlib.study.findings import comparison, effect
 from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
-from slimlib.study.names import budget_name, counted, counted_span, joined, network_name, plain_name, points, signed
+from slimlib.study.names import budget_name, counted, joined, network_name, plain_name, points, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import STARVED, narrowest
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
@@ -129,12 +129,12 @@ def effects(judged: Judgement) -> str:
     if rows.empty:
         return ""
     if judged.claim.kind == "rank":
-        return f"Spearman {_reach(rows['spearman'], 1)}, {counted_span(rows['n'], 'layer')}"
+        return f"Spearman {_reach(rows['spearman'], 1)}, {_span(rows['n'], 'layer')}"
     parts = list(rows.groupby("rival", sort=False))
     if len(parts) == 1:
         return _points(rows, judged.cells.iloc[:0])
     told = "; ".join(f"vs {plain_name(rival)} {_reach(part['mean'], 100)}" for rival, part in parts)
-    return f"{told} points; {counted_span(rows['n'], 'seed')}"
+    return f"{told} points; {_span(rows['n'], 'seed')}"
 
 
 def closest(judged: Judgement) -> str:
@@ -160,7 +160,7 @@ def _points(rows: pd.DataFrame, cells: pd.DataFrame) -> str:
     keys = ["rival", "dataset", "model", "unit"]
     single = cells.merge(rows[keys], on=keys)["mean"] if len(cells) else ()
     at = f", at single budgets {_reach(single, 100)}" if len(single) > len(rows) else ""
-    return f"{_reach(rows['mean'], 100)} points{at}, {counted_span(rows['n'], 'seed')}"
+    return f"{_reach(rows['mean'], 100)} points{at}, {_span(rows['n'], 'seed')}"
 
 
 def _plain_text(sentence: str) -> str:
@@ -171,3 +171,8 @@ def _plain_text(sentence: str) -> str:
 def _reach(values: pd.Series, scale: float) -> str:
     low, high = (points(v) if scale == 100 else signed(v) for v in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
+
+
+def _span(counts: pd.Series, what: str) -> str:
+    low, high = int(counts.min()), int(counts.max())
+    return counted(low, what) if low == high else f"{low} to {high} {what}s"

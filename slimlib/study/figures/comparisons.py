@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from slimlib.study import budgets
 from slimlib.study.figures.style import BLACK, WIDE, look, nothing
-from slimlib.study.names import budget_name, counted_span, in_order, joined, name, plain_name
-from slimlib.study.pairing import on_shared_seeds
+from slimlib.study.leaders import highest
+from slimlib.study.names import budget_name, in_order, name
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL, t_half_width
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def accuracy_by_rule(
             _across(axis, 100 * dense)
     bars = f"; bars: {100 * level:g} % interval of the mean" if intervals else ""
     fig.supxlabel(f"{metric.replace('_', ' ')} (%); dots: each seed, large: their mean{bars}", fontsize=10)
-    fig.set_label(_highest(frame, metric))
+    fig.set_label(highest(frame, metric, level))
     return fig
 
 
@@ -106,26 +106,6 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
     told = f"difference from {name(reference)}, percentage points; {drawn}"
     fig.supxlabel(told, fontsize=10)
     return fig
-
-
-def _highest(frame: pd.DataFrame, metric: str) -> str:
-    """ "Highest mean: PCA (3AS) at 10 % of MACs and 20 % of MACs; uniform at 40 % of MACs.", over the seeds all arms have, and
-    over how many that are where some are left out."""
-    best: dict[str, list[str]] = {}
-    measured, left_out, seeds = frame.dropna(subset=[metric]), False, []
-    for budget, cell in sorted(measured.groupby("budget"), key=lambda item: budgets.parse(item[0])):
-        shared = on_shared_seeds(cell)
-        left_out |= len(shared) < len(cell)
-        seeds += [shared["seed"].nunique()] * (not shared.empty)
-        means = shared.groupby("arm")[metric].mean()
-        for arm in in_order(means.index[means == means.max()]):
-            best.setdefault(plain_name(arm), []).append(budget_name(budget))
-    everywhere = measured["budget"].nunique()
-    told = (f"{arm} at {'every budget' if len(of) == everywhere > 1 else joined(of)}" for arm, of in best.items())
-    if not seeds:
-        return "No seed is recorded of all rules, so they are not ranked."
-    over = f", over the {counted_span(seeds, 'seed')} that all rules have at a budget" if left_out else ""
-    return f"Highest mean{over}: {'; '.join(told)}."
 
 
 def _floor(means: pd.Series) -> float:

@@ -1,0 +1,43 @@
+"""Which rule has the highest mean, said with what it is worth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from slimlib.study import budgets
+from slimlib.study.names import budget_name, in_order, joined, plain_name
+from slimlib.study.pairing import on_shared_seeds
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL, paired
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
+    """ "Highest mean: PCA (3AS) at 10 % of MACs; uniform at 40 % of MACs (not told apart from PCA (3AS))."
+
+    Of the arms that have most seeds, over the seeds all of them have; below the seeds for an interval none is named. The next
+    is that whose mean is second, by its paired interval.
+    """
+    best: dict[str, list[str]] = {}
+    measured, left_out, few = frame.dropna(subset=[metric]), False, False
+    for budget, cell in sorted(measured.groupby("budget"), key=lambda item: budgets.parse(item[0])):
+        shared = on_shared_seeds(cell)
+        if shared["seed"].nunique() < SEEDS_FOR_INTERVAL:
+            few = True
+            continue
+        left_out |= len(shared) < len(cell)
+        wide = shared.pivot_table(index="seed", columns="arm", values=metric)
+        means = wide.mean()
+        first = in_order(means.index[means == means.max()])
+        others = means.drop(first).sort_values(ascending=False, kind="stable").index
+        close = len(others) and paired(wide[first[0]] - wide[others[0]], level).low <= 0
+        for arm in first:
+            best.setdefault(plain_name(arm), []).append(
+                budget_name(budget) + (f" (not told apart from {plain_name(others[0])})" if close else ""))
+    everywhere = measured["budget"].nunique()
+    doubted = any("(" in one for of in best.values() for one in of)
+    told = "; ".join(f"{arm} at {'every budget' if len(of) == everywhere > 1 and not doubted else joined(of)}"
+                     for arm, of in best.items())
+    too_few = f"Budgets with fewer than {SEEDS_FOR_INTERVAL} seeds rank no rule." if few else ""
+    return " ".join(filter(None, [told and f"Highest mean{' of the rules that have most seeds' * left_out}: {told}.", too_few]))

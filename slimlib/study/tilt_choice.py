@@ -1,0 +1,60 @@
+"""What the choice of the best tilt leaves in doubt: it was made among few powers, by few validation images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from slimlib.study.findings import effect, ends_of_the_grid
+from slimlib.study.judgement import Judgement
+from slimlib.study.names import UNITS, budget_name, joined, network_name
+from slimlib.study.pairing import averaged_over_budgets, differences, with_best_tilt
+from slimlib.study.statistics import paired
+from slimlib.study.store import to_frame
+from slimlib.study.tables import tilts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def doubts(judged: Judgement) -> list[str]:
+    """Sentences about a claim's best tilt: ends of the grid, and what the tilt that came second would change."""
+    if "best_tilt" not in judged.claim.rivals or not judged.records:
+        return []
+    planned = judged.claim.deciding_runs()
+    frame = with_best_tilt(to_frame(judged.records), planned)
+    return [*ends_of_the_grid(tilts(frame, planned)), *_with_the_second(judged, frame)]
+
+
+def _with_the_second(judged: Judgement, frame: pd.DataFrame) -> list[str]:
+    """Each comparison once more, the second tilt in the place of the first where its lead on validation images is within one
+    standard error: the control pays for such a choice by chance, and the rule beside it makes none."""
+    import pandas as pd
+
+    if "lead" not in frame:
+        return []
+    close = (frame["arm"] == "best_tilt") & (frame["lead"] <= frame["lead_error"])
+    cell = ["dataset", "model", "criterion", "budget", "seed"]
+    seconds = frame[close][[*cell, "second"]].rename(columns={"second": "arm"})
+    taken = frame[~close & (frame["arm"] != "best_tilt")].merge(seconds, on=[*cell, "arm"]).assign(arm="best_tilt")
+    swapped = pd.concat([frame[~close], taken], ignore_index=True)
+    claim, said = judged.claim, []
+    pairs = differences(swapped, claim.ours, "best_tilt", claim.metric)
+    for row in judged.deciding.to_dict("records"):
+        here = {name: row[name] for name in ("dataset", "model")}
+        together = row["budgets"].split(", ")
+        at = _of(seconds, here)
+        at = at[at["budget"].isin(together)]
+        if row["rival"] != "best_tilt" or row["n"] < claim.min_seeds or at.empty:
+            continue
+        found = paired(averaged_over_budgets(_of(pairs, here), together), claim.level, claim.margin)
+        budgets = joined(budget_name(budget) for budget in dict.fromkeys(at["budget"]))
+        where = f"On {network_name(**here)} at equal {UNITS[row['unit']]}"
+        said.append(f"{where} the best tilt leads the next, on validation images, by no more than one standard error (at "
+                    f"{budgets}); with the next one there the difference is {effect(found.to_dict())} points instead of "
+                    f"{effect(row)}.")
+    return said
+
+
+def _of(frame: pd.DataFrame, network: Mapping[str, str]) -> pd.DataFrame:
+    return frame[(frame[list(network)] == list(network.values())).all(axis=1)]
