@@ -39,8 +39,9 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
             right += (logits.argmax(1) == labels).sum()
             undefined += logits.isnan().any(1).sum()
     if undefined:
-        raise SlimlibError(f"model returns NaN for {int(undefined)} of {len(split)} images, which is no answer: its weights or "
-                           "statistics may be damaged, or too large for its type (float16 ends at 65,504)")
+        raise SlimlibError(f"model returns NaN for {int(undefined)} of {len(split)} images, which is no answer: its training has "
+                           "diverged (look at the loss, and lower lr), or its numbers are too large for their type (float16 ends "
+                           "at 65,504)")
     return right.item() / len(split)
 
 

@@ -14,13 +14,15 @@ def in_float64(x: torch.Tensor) -> torch.Tensor:
     return (x.detach().cpu() if x.device.type == "mps" else x.detach()).double()
 
 
-def batchnorm_scale(norm: nn.Module) -> torch.Tensor:
-    """gamma / sqrt(var + eps), (channels,), float64: what a BatchNorm in evaluation mode multiplies each channel by.
+def batchnorm_scale(norm: nn.Module, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """gamma / sqrt(var + eps), (channels,): what a BatchNorm in evaluation mode multiplies each channel by, without gradient.
 
-    The norm must have statistics; gamma is 1 where it has none.
+    It is worked out in ``dtype``, default that of the norm, where the norm lies (float64 as of :func:`in_float64`). The norm must
+    have statistics; gamma is 1 where it has none.
     """
-    gamma = 1.0 if norm.weight is None else in_float64(norm.weight)
-    return gamma / (in_float64(norm.running_var) + norm.eps).sqrt()
+    gamma, variance = (None if x is None else in_float64(x) if dtype == torch.float64 else x.detach().to(dtype=dtype)
+                       for x in (norm.weight, norm.running_var))
+    return (1.0 if gamma is None else gamma) / (variance + norm.eps).sqrt()
 
 
 @torch.no_grad()
@@ -37,7 +39,7 @@ def filter_rows(
         rows = in_float64(output_first(layer)).to(device).flatten(1)
         if fold is not None and m.module in fold.norm_after:
             norm = model.get_submodule(fold.norm_after[m.module])
-            rows = rows * batchnorm_scale(norm).to(device)[:, None]
+            rows = rows * batchnorm_scale(norm, torch.float64).to(device)[:, None]
         if len(m.channels) == group.width and m.positions.shape[1] == 1 and len(rows) == group.width:
             all_rows.append(rows[torch.as_tensor(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
         else:  # a member that holds part of the group, or several rows a channel

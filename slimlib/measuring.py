@@ -176,7 +176,7 @@ def measured(
         scale = joins.scale(name)
         own = outputs[name].variance() * np.square(scale)
         if name in norms:
-            own *= batchnorm_scale(norms[name]).square().cpu().numpy()
+            own *= batchnorm_scale(norms[name], torch.float64).square().cpu().numpy()
         joined = sum(float(tally.variance().sum()) for (reader, _), tally in joins.joined.items() if reader == name)
         found[name] = Reading(inputs[name].variance(), float(own.sum()) + joined, scale)
         if not np.isfinite([found[name].total, *found[name].inputs]).all():

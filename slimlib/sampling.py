@@ -57,7 +57,7 @@ def _gains(model: nn.Module, layout: Layout, name: str, read: Reading) -> np.nda
     weight = output_first(layer).detach().cpu().double()
     if name in layout.norm_after:
         norm = model.get_submodule(layout.norm_after[name])
-        weight = weight * batchnorm_scale(norm).cpu().view(-1, *[1] * (weight.dim() - 1))
+        weight = weight * batchnorm_scale(norm, torch.float64).cpu().view(-1, *[1] * (weight.dim() - 1))
     squared = weight.square().flatten(2).sum(2) if weight.dim() > 2 else weight.square()  # (out, in / groups)
     squared = squared * torch.as_tensor(read.scale).square().view(-1, 1)
     groups = layer.groups if isinstance(layer, CONV) else 1
