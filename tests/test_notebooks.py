@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {"01_one_layer": {"threshold": 0.8}, "02_whole_network": {"keep_macs": 0.4}, "03_sensitivity": {},
+SMALL = {"01_one_layer": {"threshold": 0.8}, "02_whole_network": {"keep_macs": 0.4}, "03_sensitivity": {"models": "[vgg_small]"},
          "04_pruning": {"seed": 0, "keep_macs": 0.3, "arms": "[pca, uniform]", "models": "[vgg_small]"},
          "05_distillation": {"seed": 0, "keep_macs": 0.3, "arms": "[pca]"},
          "08_milliseconds": {"models": "[vgg_small]", "keeps": "[0.5]", "rules": "[uniform]", "repeats": 3},
