@@ -188,10 +188,11 @@ def test_a_chosen_tilt_at_the_end_of_the_grid_is_told():
     for chosen, end in (("tilt(power=0.5)", "yes"), ("uniform", "no")):
         told = {"chosen": chosen, "second": "tilt(power=-0.5)", "lead": 0.0123, "lead_error": 0.0045}
         table = tables.tilts(pd.DataFrame([cell | told | {"seed": seed} for seed in (0, 1, 2)]), runs)
-        assert table[["seeds", "second", "ahead of it (points)"]].iloc[0].tolist() == [3, "tilt −0.5", "+1.23 ± 0.45"]
+        assert table[["seeds", "second", "ahead (points ± standard error)"]].iloc[0].tolist() == [3, "tilt −0.5", "+1.23 ± 0.45"]
         assert table["end of the grid"].tolist() == [end] and len(findings.ends_of_the_grid(table)) == (end == "yes")
     one_seed = tables.tilts(pd.DataFrame([cell | told | {"chosen": "tilt(power=0.5)", "lead_error": np.nan, "seed": 0}]), runs)
-    assert one_seed["ahead of it (points)"].item() == "+1.23" and findings.ends_of_the_grid(one_seed) == [], "chosen by luck"
+    assert one_seed["ahead (points ± standard error)"].item() == "+1.23"
+    assert findings.ends_of_the_grid(one_seed) == [], "chosen by luck"
     assert "In 1 of 1 case " in findings.ends_of_the_grid(table.assign(**{"end of the grid": "yes"}))[0]
     empty = tables.tilts(pd.DataFrame({"arm": ["pca"]}), runs)
     assert empty.empty and findings.ends_of_the_grid(empty) == []

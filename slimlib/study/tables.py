@@ -126,9 +126,9 @@ def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
         told |= {"seeds": len(best[(best[where] == [row[name] for name in where]).all(axis=1)])}
         told |= {"second": plain_name(row["second"])}
         spread = "" if row["lead_error"] != row["lead_error"] else f" ± {100 * row['lead_error']:.2f}"
-        told |= {"ahead of it (points)": f"{points(row['lead'])}{spread}"}
+        told |= {"ahead (points ± standard error)": f"{points(row['lead'])}{spread}"}
         rows.append(told | {"end of the grid": "yes" if chosen in (min(powers), max(powers)) else "no"})
-    columns = ["network", "budget", "tilt chosen on validation images", "seeds", "second", "ahead of it (points)",
+    columns = ["network", "budget", "tilt chosen on validation images", "seeds", "second", "ahead (points ± standard error)",
                "end of the grid"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
 
