@@ -109,9 +109,8 @@ def _answer_by_rank(judged: Judgement) -> str:
     agree, not_so = (int((rows["verdict"] == verdict).sum()) for verdict in (SUPPORTED, NOT_SUPPORTED))
     more, less = int((rows["over_depth_low"] > 0).sum()), int((rows["over_depth_high"] < 0).sum())
     return (f"{what} orders the layers as their sensitivity does in *{agree} of {len(rows)}* comparisons, which are views of the "
-            f"same layers ({networks}); in {not_so or 'none'} a coefficient of "
-            f"{judged.claim.margin:g} is ruled out. Uncorrected, it says more than depth alone in "
-            f"*{more}* of them and less in *{less}*.")
+            f"same layers ({networks}); in {not_so or 'none'} a coefficient of {judged.claim.margin:g} is ruled out. "
+            f"Uncorrected, it says more than depth alone in *{more}* of them and less in *{less}*.")
 
 
 def same_widths(judged: Judgement, at_least: float = 0.9) -> str:

@@ -10,11 +10,11 @@ from slimlib.study.claims import Claim
 from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points, signed
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
-LAYERS_FOR_INTERVAL = 6
-"""Layers on each side of a published list from which on an AUC has an interval."""
-
 if TYPE_CHECKING:
     import pandas as pd
+
+LAYERS_FOR_INTERVAL = 6
+"""Layers on each side of a published list from which on an AUC has an interval."""
 
 STAGES = {"prune": "pruned and fine-tuned", "distill": "distilled", "scratch": "trained from scratch"}
 

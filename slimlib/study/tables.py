@@ -12,12 +12,12 @@ from slimlib.study.pairing import against, on_shared_seeds
 from slimlib.study.runs import Run
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
-ARMS_FOR_ORDER = 5
-"""Arms whose order is worth a coefficient: three are in the same order by chance once in six."""
-
 if TYPE_CHECKING:
     import pandas as pd
     from pandas.io.formats.style import Styler
+
+ARMS_FOR_ORDER = 5
+"""Arms whose order is worth a coefficient: three are in the same order by chance once in six."""
 
 
 def titled(table: pd.DataFrame, title: str) -> Styler:
