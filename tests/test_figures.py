@@ -178,8 +178,8 @@ MADE = {
     "path": lambda: figures.budget_path(pd.DataFrame({"level": [0.1, 1], "params": [0.1, 1], "macs": [0.2, 1]}), {"half": 0.5}),
     "curves": lambda: figures.sensitivity_curves(curves()),
     "map": lambda: figures.sensitivity_map(curves(), {"pca": dict.fromkeys("abc", 1.0)}),
-    "agreement": lambda: figures.agreement(scan(9)),
-    "agreement of many": lambda: figures.agreement(scan(27)),
+    "agreement": lambda: figures.agreement(scan(9), 0.75),
+    "agreement of many": lambda: figures.agreement(scan(27), 0.75),
     "latency": lambda: figures.latency_against_macs(latencies()),
     "kept shares": lambda: rule_figures.kept_by_layer(kept_shares()),
     "sampling": lambda: rule_figures.sampling_error(sampled(), 16, 0.3),
@@ -211,7 +211,7 @@ def test_what_lies_outside_is_found():
 @pytest.mark.parametrize("count", [4, 6, 9, 27])
 def test_names_of_layers_overlap_nothing_and_stay_in_their_panel(count):
     table = scan(count)
-    fig = figures.agreement(table, "kept")
+    fig = figures.agreement(table, 0.75, "kept")
     fig.draw_without_rendering()
     (axis,) = fig.axes
     told = {text.get_text(): text.get_window_extent() for text in axis.texts if text.get_text()}
@@ -223,7 +223,7 @@ def test_names_of_layers_overlap_nothing_and_stay_in_their_panel(count):
 
 
 def test_a_scatter_of_three_layers_is_told_in_words():
-    fig = figures.agreement(scan(3), "kept")
+    fig = figures.agreement(scan(3), 0.75, "kept")
     (axis,) = fig.axes
     assert not axis.lines and all(layer in axis.texts[0].get_text() for layer in scan(3).index)
 

@@ -52,15 +52,31 @@ def test_arms_are_compared_pair_by_pair():
     records = [record("pca", (4, 20, 100)), record("uniform", (4, 20, 100)), record("pca", (5, 20, 100), seed=1),
                record("uniform", (4, 20, 100), seed=1), record("pca", (9, 9, 9), seed=2)]
     keys = [one["key"] for one in records]
-    pairs = pd.DataFrame({"rival": "best_tilt", "key_ours": [keys[0], keys[2]], "key_rival": [keys[1], keys[3]]})
+    pairs = pd.DataFrame({"rival": "best_tilt", "key_ours": [keys[0], keys[2]], "key_rival": [keys[1], keys[3]],
+                          "difference": [-0.0004, 0.5]})
     claim = SimpleNamespace(kind="paired", ours="pca", rivals=("best_tilt", "random"))  # no record calls itself the best tilt
     judged = SimpleNamespace(claim=claim, records=records, pairs=pairs)
     found = shapes.alike(judged, "best_tilt")
     assert (found["pairs"], found["equal"]) == (2, 1) and math.isclose(found["difference"], 0.05 / 6)
+    assert found["repeats"] == [0.0004]  # of the pair with equal widths alone
     (told,) = shapes.alike_in(judged)
     assert "PCA (3AS) and best tilt chose the same widths in 1 of 2 cells" in told and "0.8 % of its filters" in told
+    assert "differ by 0.04 points at most, 0.04 on average" in told
+    agreeing = SimpleNamespace(claim=claim, records=records, pairs=pairs.assign(difference=[0.0, 0.5]))
+    assert "made twice" not in shapes.alike_in(agreeing)[0]
     assert shapes.alike_in(None) == ["No pair is recorded yet."]
     assert math.isnan(shapes.alike(judged, "random")["difference"])
     assert answers.same_widths(judged) == ""
     same = SimpleNamespace(claim=claim, records=records, pairs=pairs[:1])
     assert answers.same_widths(same) == "The widths are the same in 1 of 1 cases, so hardly anything was tested."
+
+
+def test_arms_with_the_same_widths_in_every_seed_they_share_are_named():
+    same, other = (4, 20, 100), (5, 20, 100)
+    records = [record("pca", same), record("uniform", same), record("pca", other, seed=1), record("uniform", other, seed=1),
+               record("uniform", same, seed=2), record("global_l1", same), record("global_l1", same, seed=1),
+               record("pca", same, "params:0.1"), record("uniform", other, "params:0.1"),
+               record("pca", same, "macs:0.05"), record("uniform", same, "macs:0.05")]
+    assert shapes.twins(records) == ["LeNet-5 on MNIST: PCA (3AS) and uniform at 5 % of MACs and 10 % of MACs."]
+    scan = {"run": study.load_profile("laptop").runs("sensitivity")[0].to_dict()}
+    assert shapes.twins([scan]) == []  # a run that chose no widths has no twin

@@ -448,7 +448,7 @@ def test_figures_draw_and_repeat_exactly(tmp_path):
         "map": lambda: figures.sensitivity_map(scan, {"pca": dict.fromkeys(layers, 0.5)}),
         "accuracy": lambda: figures.accuracy_by_rule(accuracies, dense=0.95),
         "agreement": lambda: figures.agreement(
-            layer_table(scan_records(np.linspace(0, 1, 27)), "pca", "macs:0.5", 0.75)
+            layer_table(scan_records(np.linspace(0, 1, 27)), "pca", "macs:0.5", 0.75), 0.75
         ),
     }
     for name, make in made.items():

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import combinations
 from statistics import geometric_mean
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets
-from slimlib.study.names import budget_name, network_name, plain_name
+from slimlib.study.names import budget_name, in_order, joined, network_name, plain_name
 from slimlib.study.runs import Run
 
 if TYPE_CHECKING:
@@ -69,20 +70,23 @@ def starved(table: pd.DataFrame, arms: Iterable[str] | None = None, at_most: flo
     return said
 
 
-def alike(judged: Judgement, rival: str) -> dict[str, float]:
+def alike(judged: Judgement, rival: str) -> dict[str, Any]:
     """How far the arms of a paired claim differ in widths: pairs (one cell and seed each), those with equal widths, and by how
     much.
 
-    {"pairs", "equal", "difference"}; the difference is of kept shares, absolute, the mean over layers and pairs; nan without any.
+    {"pairs", "equal", "difference", "repeats"}. The difference is of kept shares, absolute, the mean over layers and pairs; nan
+    without any. Repeats are the differences in accuracy, absolute, of the pairs with equal widths: both runs are one and the same
+    experiment, so each is what repeating a run does to its accuracy.
     """
     records = {record["key"]: record for record in judged.records}
     pairs = judged.pairs[judged.pairs["rival"] == rival] if len(judged.pairs) else judged.pairs
-    sides = [(records[pair["key_ours"]], records[pair["key_rival"]]) for pair in pairs.to_dict("records")]
-    sides = [both for both in sides if all("widths" in record for record in both)]
+    sides = [(records[pair["key_ours"]], records[pair["key_rival"]], pair["difference"]) for pair in pairs.to_dict("records")]
+    sides = [side for side in sides if all("widths" in record for record in side[:2])]
     gaps = [abs(width - theirs["widths"][layer]) / ours["full_widths"][layer]
-            for ours, theirs in sides for layer, width in ours["widths"].items()]
-    return {"pairs": len(sides), "equal": sum(ours["widths"] == theirs["widths"] for ours, theirs in sides),
-            "difference": sum(gaps) / len(gaps) if gaps else float("nan")}
+            for ours, theirs, _ in sides for layer, width in ours["widths"].items()]
+    repeats = [abs(difference) for ours, theirs, difference in sides if ours["widths"] == theirs["widths"]]
+    return {"pairs": len(sides), "equal": len(repeats), "difference": sum(gaps) / len(gaps) if gaps else float("nan"),
+            "repeats": repeats}
 
 
 def of_comparison(table: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
@@ -103,6 +107,36 @@ def other_cost(judged: Judgement, row: Mapping[str, Any]) -> tuple[str, float]:
     return unit, geometric_mean(ratios)
 
 
+def _repeated(gaps: list[float]) -> str:
+    """What the pairs with equal widths tell of repeating a run; nothing where all of them came out the same to the last image."""
+    if not any(gaps):
+        return ""
+    most, mean = 100 * max(gaps), 100 * sum(gaps) / len(gaps)
+    return (f" Two runs with equal widths are one experiment made twice. Their accuracies still differ by {most:.2f} points at "
+            f"most, {mean:.2f} on average: so much is rounding, magnified by training.")
+
+
+def twins(records: Iterable[dict[str, Any]]) -> list[str]:
+    """Sentences, one a network and pair of arms: the budgets at which both have the same widths in every seed they share.
+
+    Their runs there are one experiment under two names: what it shows counts once. Of runs of one criterion.
+    """
+    of_seed: dict[tuple[str, ...], dict[str, dict[int, dict[str, int]]]] = {}
+    for record in (record for record in records if "widths" in record):
+        run = Run.from_dict(record["run"])
+        arms = of_seed.setdefault((run.dataset, run.model, run.stage, run.criterion, run.budget), {})
+        arms.setdefault(run.arm, {})[run.seed] = record["widths"]
+    budgets_of: dict[tuple[str, ...], set[str]] = {}
+    for (dataset, model, stage, criterion, budget), arms in of_seed.items():
+        for first, second in combinations(in_order(arms), 2):
+            shared = arms[first].keys() & arms[second].keys()
+            if shared and all(arms[first][seed] == arms[second][seed] for seed in shared):
+                budgets_of.setdefault((dataset, model, stage, criterion, first, second), set()).add(budget)
+    return [f"{network_name(dataset, model)}: {plain_name(first)} and {plain_name(second)} at "
+            f"{joined(budget_name(budget) for budget in sorted(found, key=budgets.parse))}."
+            for (dataset, model, _, _, first, second), found in budgets_of.items()]
+
+
 def alike_in(judged: Judgement | None) -> list[str]:
     """`alike` for the arms of a paired claim, in words: one sentence a rival."""
     said = []
@@ -111,5 +145,6 @@ def alike_in(judged: Judgement | None) -> list[str]:
         if found["pairs"]:
             share = 100 * found["difference"]
             said.append(f"{plain_name(judged.claim.ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
-                        f"{found['pairs']} cells. A layer differs by {share:.1f} % of its filters on average.")
+                        f"{found['pairs']} cells. A layer differs by {share:.1f} % of its filters on average."
+                        + _repeated(found["repeats"]))
     return said or ["No pair is recorded yet."]

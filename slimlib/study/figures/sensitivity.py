@@ -72,8 +72,10 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
 NAMED = 10  # layers with a name in a scatter
 
 
-def agreement(layers: pd.DataFrame, label: str = "kept fraction", groups: str = "stage") -> Figure:
-    """A rule's score against the measured drop, one mark a layer, by stage (see `layers.layer_table`).
+def agreement(layers: pd.DataFrame, ratio: float, label: str = "kept fraction", groups: str = "stage") -> Figure:
+    """A rule's score against the measured drop, one mark a layer, by stage.
+
+    layers  of `layers.layer_table` for `ratio`, the share of a layer's filters that was removed to measure its drop
 
     Up to ten layers are all named, of more the ten that lose most. Of fewer than four there is no picture: they are listed.
     """
@@ -86,7 +88,7 @@ def agreement(layers: pd.DataFrame, label: str = "kept fraction", groups: str = 
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
     axis.margins(0.08)
     axis.xaxis.set_major_locator(MaxNLocator(6))
-    axis.set(xlabel=label, ylabel="measured loss of accuracy (points)")
+    axis.set(xlabel=label, ylabel=f"loss of accuracy without {ratio:.0%} of the layer (points)")
     fig.legend(loc="outside right upper")
     named = layers.nlargest(NAMED, "drop")
     if len(named) < len(layers):
