@@ -38,20 +38,27 @@ clean:  ## remove the built book and the executed notebooks (records of long run
 clean-all: clean  ## the same, and the virtual environment
 	rm -rf $(VENV)
 
-# Runs once, and again whenever the lock changes. `.ready` is touched last, so that an interrupted install starts again.
+# Runs once, and again whenever the lock changes or PYTHON names another version than .venv has. `.ready` is touched last, so
+# that an interrupted install starts again. Python 3.14.1 is passed over: networkx, which is in the lock, refuses it.
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+ifneq ($(PYTHON),)
+ifneq ($(shell $(PYTHON) -c '$(VERSION)' 2>/dev/null),$(shell $(BIN)/python -c '$(VERSION)' 2>/dev/null))
+.PHONY: $(READY)
+endif
+endif
 $(READY): requirements.lock pyproject.toml
 	@set -e; \
 	python=''; seen=''; \
 	for candidate in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
-	  version=$$("$$candidate" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue; \
-	  seen="$$seen $$candidate ($$version)"; \
-	  if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then python=$$candidate; break; fi; \
+	  version=$$("$$candidate" -c '$(VERSION)' 2>/dev/null) || continue; \
+	  seen="$$seen $$candidate ($$("$$candidate" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])'))"; \
+	  if "$$candidate" -c 'import sys; v = sys.version_info[:3]; sys.exit(v < (3, 11) or v == (3, 14, 1))'; then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "make: needs Python 3.11 or newer; found:$${seen:- none}. Install one, or name it: make book PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	  echo "make: needs Python 3.11 or newer, and not 3.14.1; found:$${seen:- none}. Install one, or name it: make book PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
 	if ! "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
 	  echo "make: $$python has no venv/ensurepip module. On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; fi; \
-	there=$$($(BIN)/python -c 'import pip, sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true); \
+	there=$$($(BIN)/python -c 'import pip; $(VERSION)' 2>/dev/null || true); \
 	if [ -z "$$there" ] || { [ -n "$(PYTHON)" ] && [ "$$there" != "$$version" ]; }; then \
 	  echo "Creating $(VENV) with $$python"; \
 	  "$$python" -m venv --clear $(VENV) || { echo "make: $$python could not create $(VENV). On Debian or Ubuntu: sudo apt install python3-venv" >&2; exit 1; }; fi; \

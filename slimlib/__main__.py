@@ -89,7 +89,7 @@ def train(args: argparse.Namespace) -> None:
     from slimlib.study import grid
 
     profile = study.load_profile(args.profile)  # an unknown name is refused before any process starts
-    runs = grid.chosen(profile, args.only, args.seeds)
+    runs, store = grid.chosen(profile, args.only, args.seeds), profile.store()
     if args.list:
         print(json.dumps(grid.jobs(profile, runs=runs), indent=1))
         return
@@ -99,7 +99,9 @@ def train(args: argparse.Namespace) -> None:
     others = [subprocess.Popen(command, env=_share_of_cores(args.jobs)) for _ in range(args.jobs - 1)]
     try:
         with joined() as world:  # alone, unless torchrun started this process
-            study.ensure(runs, profile.store(), progress=world.rank == 0)
+            if store.strict and world.rank == 0:
+                _warn_of_the_code()
+            study.ensure(runs, store, progress=world.rank == 0)
     except SlimlibError:
         raise  # of one run: the others go on
     except BaseException:
@@ -111,7 +113,19 @@ def train(args: argparse.Namespace) -> None:
     if failed:
         raise SlimlibError(f"{failed} of {args.jobs} processes failed: see above; the same command goes on")
     if world.rank == 0:
-        status(args)
+        try:
+            status(args)
+        except Exception as error:  # of others' records: Snakemake removes what a job that fails has made, here a good record
+            print(f"slimlib: the runs are recorded, but the profile's status cannot be told: {error}", file=sys.stderr)
+
+
+def _warn_of_the_code() -> None:
+    from slimlib.study import provenance
+
+    code = provenance.code_version()
+    if not code["commit"] or code["dirty"]:
+        why = "it has uncommitted changes" if code["commit"] else "it is not in a git checkout"
+        print(f"slimlib: the records will be evidence, but nobody can find their code again: {why}", file=sys.stderr)
 
 
 def _share_of_cores(jobs: int) -> dict[str, str]:

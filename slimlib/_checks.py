@@ -20,6 +20,8 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
     if not any(isinstance(m, LAYERS) for m in model.modules()):
         raise SlimlibError(f"model ({type(model).__name__}) has no Conv or Linear layer: there is no width to choose")
     for name, m in model.named_modules():
+        if isinstance(m, torch.jit.ScriptModule) and name:
+            raise SlimlibError(f"model: {name} is a ScriptModule, into which no hook can look; give the module it was made of")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():
             raise SlimlibError(f"model: {name} has no shape yet; call the model once on an example before")
         for key in ("weight", "bias") if isinstance(m, (*LAYERS, *PER_CHANNEL_NORMS)) else ():
@@ -35,6 +37,9 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
             if isinstance(m, LAYERS) and not m.weight.is_floating_point():
                 raise SlimlibError(f"model: the weight of {name} is of {m.weight.dtype}; give the model as it was before it was "
                                    "quantised")
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            raise SlimlibError(f"model: {name} is on the meta device, without values; load weights first, or build it on another")
     _check_inference(model)
     tensors = dict(model.named_parameters())
     for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities

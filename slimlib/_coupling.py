@@ -10,6 +10,7 @@ from torch_pruning._helpers import _HybridIndex
 from torch_pruning.ops import OPTYPE
 
 from slimlib._forward import ForwardFacts
+from slimlib._index_mapping import is_slice_of_channels
 from slimlib._probing import NEEDED, NO_RUN
 from slimlib._trust import doubt_about, is_attention, over_positions
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS, Member, is_depthwise
@@ -69,6 +70,8 @@ def coupled(graph, layer: nn.Module, width: int, most: int) -> list[_Touched]:
     while pending:
         node, handler, idxs, roots = pending.pop()
         place = touched.setdefault((node, handler), _Touched(node, handler, np.empty(0, int), np.empty(0, int)))
+        if not len(idxs):  # a slice past all of them: nothing goes on, but the slice is known of
+            continue
         if idxs.max() >= most:
             place.lost = True
             continue
@@ -88,8 +91,7 @@ def coupled(graph, layer: nn.Module, width: int, most: int) -> list[_Touched]:
             # a single channel beside several is broadcast over them, and stays
             if dep.is_triggered_by(handler) and not (graph.is_out_channel_pruning_fn(dep.handler) and _single(dep.target.module)):
                 there, whose = _mapped(dep, idxs, roots)
-                if len(there):
-                    pending.append((dep.target, dep.handler, there, whose))
+                pending.append((dep.target, dep.handler, there, whose))
     return list(touched.values())
 
 
@@ -119,16 +121,18 @@ def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFa
             raw.reason = raw.reason or REFUSED[node.type]
         elif item.meet and (module not in names or node.type == OPTYPE.ELEMENTWISE):
             between = True
-        elif item.lost:
-            raw.reason = raw.reason or "its channels pass through reshapes that cannot be followed"
         elif is_attention(node):
             raw.reason = raw.reason or ATTENTION
         elif node.type == OPTYPE.SPLIT and node.module.offsets is not None:
             run = np.full(width, -1)
             run[item.roots] = np.searchsorted(np.asarray(node.module.offsets), item.idxs, side="right")
             raw.splits.append(run)
-        elif module in names and node.type != OPTYPE.ELEMENTWISE:
+        elif module in names and node.type != OPTYPE.ELEMENTWISE and len(item.idxs):
             _add_member(raw, names[module], item, graph.is_out_channel_pruning_fn(item.handler))
+        if item.lost:
+            raw.reason = raw.reason or "its channels pass through reshapes, splits or slices that cannot be followed"
+        if node.type == OPTYPE.SLICE and is_slice_of_channels(node) and node.grad_fn._saved_step > 1:
+            raw.reason = raw.reason or "a slice takes its channels in steps, so which ones are read depends on how many there are"
         if not node.outputs and (raw.members[-1].role != "in" if module in names and raw.members else True):
             raw.reason = REFUSED[OPTYPE.OUTPUT]
         operation = doubt_about(node, names, facts)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,6 +16,8 @@ from slimlib.errors import SlimlibError, first_line
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS
 from slimlib.outputs import tensors_in
 
+_SHAPED_ALIKE = re.compile("_like$|^new_")  # operations that read no number of what they are given
+
 
 @dataclass
 class ForwardFacts:
@@ -24,6 +27,8 @@ class ForwardFacts:
     fixed_macs: int  # multiply-adds outside Conv and Linear modules, per example
     constants: set  # autograd's nodes of operations that also take a tensor which no layer makes
     numbers: set  # and of those that also take a number
+    severed: bool  # something is taken out of autograd's graph and computed with (detach, no_grad), which the graph does not show
+    read_outside: set[str]  # layers whose weight is read otherwise than by calling them
     unread: bool  # something is computed that no output depends on, of which the graph of the outputs knows nothing
     detached: bool  # so has some output no gradient, and the graph does not tell what it is made of
     last_axis: set[str]  # Linear layers called on more than (batch, channels): theirs is not the axis of a convolution
@@ -38,10 +43,11 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     own = (*LAYERS, *PER_CHANNEL_NORMS)  # of which a subclass may have modules in it
     hooks = [m.register_forward_hook(calls.hook(n), with_kwargs=True)
              for n, m in model.named_modules() if n and (isinstance(m, own) or not list(m.children()))]
+    hooks += [m.register_forward_pre_hook(_beside_views) for m in model.modules() if getattr(m, "inplace", False) is True]
     try:
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
         with FlopCounterMode(display=False) as counter, _Watch() as seen:
-            output = model(example_input)
+            output = model(example_input.clone())  # which a model may write over
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as e:  # whatever a model may raise
@@ -60,11 +66,18 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     if not outputs:
         raise SlimlibError("model: no tensor that it returns has a gradient, so its graph cannot be read; return what the layers "
                            "compute, not only what is chosen from it, and without torch.no_grad()")
-    behind = _before(outputs)
+    behind, leaves = _before(outputs)
     unread, detached = not seen.made <= behind, len(outputs) < len(returned)
     ends = [tensor.clone() for tensor in outputs]
-    return ForwardFacts(calls.order, dict(calls.calls), dict(calls.positions), fixed, seen.constants, seen.numbers, unread,
-                        detached, calls.last_axis, {tensor.grad_fn for tensor in ends}, _idle(model, calls.order, behind)), ends
+    return ForwardFacts(calls.order, dict(calls.calls), dict(calls.positions), fixed, seen.constants, seen.numbers, seen.severed,
+                        _read_outside(model, calls.calls, leaves), unread, detached, calls.last_axis,
+                        {tensor.grad_fn for tensor in ends}, _idle(model, calls.order, leaves)), ends
+
+
+def _beside_views(module, inputs):
+    """An activation that writes over a view (what InstanceNorm returns, or Linear on tokens) would take the place of what wrote
+    it in the graph: it is given a copy."""
+    return tuple(x.clone() if isinstance(x, torch.Tensor) and x._is_view() else x for x in inputs)
 
 
 class _Calls:
@@ -97,43 +110,60 @@ class _Calls:
             self.positions[name] += written.numel() / (self.batch * module.weight.shape[0])
 
 
-def _before(outputs: list[torch.Tensor]) -> set:
-    """All of autograd's nodes that outputs depend on."""
-    found, pending = set(), [tensor.grad_fn for tensor in outputs]
+def _before(outputs: list[torch.Tensor]) -> tuple[set, Counter[int]]:
+    """All of autograd's nodes that outputs depend on; and of parameters, by id, how many operations read them."""
+    found, leaves, pending = set(), Counter(), [tensor.grad_fn for tensor in outputs]
     while pending:
         node = pending.pop()
+        if hasattr(node, "variable"):  # autograd's leaves hold their parameters
+            leaves[id(node.variable)] += 1
         if node is not None and node not in found:
             found.add(node)
             pending.extend(source for source, _ in node.next_functions)
-    return found
+    return found, leaves
 
 
-def _idle(model: nn.Module, called: Mapping[str, int], behind: set) -> tuple[str, ...]:
-    read = {id(node.variable) for node in behind if hasattr(node, "variable")}  # autograd's leaves hold their parameters
+def _idle(model: nn.Module, called: Mapping[str, int], leaves: Mapping[int, int]) -> tuple[str, ...]:
     return tuple(name for name, m in model.named_modules()
-                 if isinstance(m, LAYERS) and name not in called and id(m.weight) not in read)
+                 if isinstance(m, LAYERS) and name not in called and id(m.weight) not in leaves)
+
+
+def _read_outside(model: nn.Module, calls: Mapping[str, int], leaves: Mapping[int, int]) -> set[str]:
+    """Layers whose weight more operations read than calls of the layer do: a decoder that is its encoder transposed."""
+    return {name for name, m in model.named_modules()
+            if isinstance(m, LAYERS) and leaves.get(id(m.weight), 0) > calls.get(name, 0) > 0}
 
 
 class _Watch(TorchFunctionMode):
     """Notes autograd's nodes of all operations, and of those that combine what layers made with a tensor that none did: the
     graph shows no trace of that tensor, and where it has one entry a channel (a scale kept as a buffer, the network's input),
-    the channels cannot go. And of those that take a number, which may be worked out of their count."""
+    the channels cannot go. And of those that take a number, which may be worked out of their count; and whether anything is
+    taken out of autograd's graph, which shows nothing of what becomes of it."""
 
     def __init__(self):
         super().__init__()
         self.made: set = set()
         self.constants: set = set()
         self.numbers: set = set()
+        self.as_tensors: dict[int, torch.Tensor] = {}  # numbers that were made tensors of, kept so that their ids stay theirs
+        self.severed = False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        made = [tensor.grad_fn for tensor in _tensors((result,)) if tensor.grad_fn is not None]
+        results, given = list(_tensors((result,))), (*args, *kwargs.values())
+        made = [tensor.grad_fn for tensor in results if tensor.grad_fn is not None]
         self.made.update(made)
-        if made and any(not t.requires_grad and t.numel() > 1 for t in _tensors((*args, *kwargs.values()))):
+        taken = list(_tensors(given))
+        if made and any(not t.requires_grad and t.numel() > 1 for t in taken):
             self.constants.update(made)
-        if made and any(isinstance(value, (int, float)) for value in (*args, *kwargs.values())):
+        number = any(isinstance(v, (int, float)) for v in given) or any(id(t) in self.as_tensors for t in taken)
+        if made and number:
             self.numbers.update(made)
+        if all(id(t) in self.as_tensors for t in taken):  # torch.tensor(8 ** -0.5), and what is worked out of it
+            self.as_tensors |= {id(t): t for t in results if t.numel() == 1 and not t.requires_grad}
+        if any(t.requires_grad for t in taken) and not _SHAPED_ALIKE.search(getattr(func, "__name__", "")):
+            self.severed |= any(t.is_floating_point() and not t.requires_grad for t in results)
         return result
 
 

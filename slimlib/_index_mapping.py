@@ -5,7 +5,12 @@ from __future__ import annotations
 from contextlib import contextmanager, suppress
 from threading import RLock
 
+from torch import nn
 from torch_pruning.dependency import index_mapping
+from torch_pruning.ops import OPTYPE
+
+from slimlib._operations import signed, sliced_axis
+from slimlib.layout import LAYERS
 
 _LOCK = RLock()  # the mends are made in the module that all threads share
 
@@ -17,7 +22,8 @@ def steady_index_mapping():
     It fails at a reshape or a concatenation whose channels it cannot infer (ShuffleNet; a part of a split, joined to a sum of
     its parts), makes mappings without an end where it cannot infer the parts of a split (nn.GRU), and forgets at an expansion
     (grouped-query attention) whose channels it maps; all are probed here, so the mapping is left out. And it takes the parts of
-    a split in the order in which the trace meets their readers; autograd knows which part each one reads.
+    a split in the order in which the trace meets their readers; autograd knows which part each one reads. Of slices it takes
+    places counted from the end for very large ones, and other axes than that of the channels for it.
     """
     with _LOCK:
         yield from _mended()
@@ -25,7 +31,7 @@ def steady_index_mapping():
 
 def _mended():
     names = ("update_reshape_index_mapping", "update_concat_index_mapping", "update_split_index_mapping",
-             "update_expand_index_mapping")  # fmt: skip
+             "update_expand_index_mapping", "update_slice_index_mapping")  # fmt: skip
     original = {name: getattr(index_mapping, name) for name in names}
 
     def reshape_or_skip(graph, node):
@@ -55,10 +61,44 @@ def _mended():
     def no_expansion(graph, node):
         pass
 
-    for name, mended in zip(names, (reshape_or_skip, concat_or_skip, split_by_number, no_expansion), strict=True):
+    def slice_of_channels(graph, node):
+        if is_slice_of_channels(node):
+            start, stop, step = _run(node.grad_fn)
+            for source in node.inputs:
+                for holder, target, back in ((node, source, True), (source, node, False)):
+                    for dep in (d for d in holder.dependencies if d.target is target):
+                        dep.index_mapping[0] = index_mapping._SliceIndexMapping(1, start, step, stop, reverse=back)
+
+    mends = (reshape_or_skip, concat_or_skip, split_by_number, no_expansion, slice_of_channels)
+    for name, mended in zip(names, mends, strict=True):
         setattr(index_mapping, name, mended)
     try:
         yield
     finally:
         for name in names:
             setattr(index_mapping, name, original[name])
+
+
+def is_slice_of_channels(node) -> bool:
+    """Does a slice cut the axis of the channels? The second; of three it is the last where a Linear layer writes or reads it."""
+    if node.type != OPTYPE.SLICE or not hasattr(node.grad_fn, "_saved_self_sym_sizes"):
+        return False
+    axis, axes = sliced_axis(node.grad_fn)
+    if axes != 3:
+        return axis == 1
+    beside = next((n.module for n in (*node.inputs, *node.outputs) if isinstance(n.module, LAYERS)), None)
+    return axis == (2 if beside is None or isinstance(beside, nn.Linear) else 1)
+
+
+def _run(grad_fn) -> tuple[int, int, int]:
+    """Start, stop and step of a slice, from the front."""
+    size = grad_fn._saved_self_sym_sizes[sliced_axis(grad_fn)[0]]
+    return slice(signed(grad_fn._saved_start), signed(grad_fn._saved_end), grad_fn._saved_step).indices(size)
+
+
+def without_slopes(graph) -> None:
+    """Takes the reshaped slope of a PReLU off its inputs: Torch-Pruning counts channels by the last input, and one slope for all
+    channels says nothing of them."""
+    for node in graph.module2node.values():
+        if node.grad_fn is not None and "Prelu" in node.grad_fn.name():
+            node.inputs = [source for source in node.inputs if source.inputs or source.type != OPTYPE.RESHAPE]

@@ -37,6 +37,17 @@ def padding_of(grad_fn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return pad[at : at + 2], pad[:at]
 
 
+def signed(number: int) -> int:
+    """A place that autograd keeps unsigned, where it was counted from the end: -8, not 2**64 - 8."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def sliced_axis(grad_fn) -> tuple[int, int]:
+    """The axis that a slice cuts, from the front, and how many axes there are."""
+    axes = len(grad_fn._saved_self_sym_sizes)
+    return signed(grad_fn._saved_dim) % axes, axes
+
+
 def _through_batch_norm(node):
     """The node after ``node``; a norm with a built-in activation shows its bare operation first, which is stepped over."""
     after = node.outputs[0]
@@ -84,4 +95,5 @@ def operations(graph, names, facts: ForwardFacts) -> list[Op]:
 def _constants(grad_fn) -> tuple[tuple[str, object], ...]:
     """What the operation was told beside its tensors, as far as autograd keeps it."""
     kept = [(name, getattr(grad_fn, f"_saved_{name}", None)) for name in CONSTANTS]
+    kept += [("axis", sliced_axis(grad_fn)[0])] if grad_fn is not None and grad_fn.name().startswith("SliceBackward") else []
     return tuple((name, value) for name, value in kept if isinstance(value, (int, float, str)))

@@ -18,6 +18,7 @@ from slimlib.layout import PER_CHANNEL_NORMS, Group, Layout
 from slimlib.masking import OtherShapes, difference, masked
 from slimlib.modes import unmarked
 from slimlib.outputs import tensors_in
+from slimlib.randomness import seeded
 
 NEEDED, NO_RUN = "its channels pass through {}, which needs them all: ", "without some, the network does not run"
 PRODUCT = "it is the width of a product outside Conv and Linear layers (attention), whose multiply-adds plans count as constant"
@@ -69,10 +70,11 @@ def _lively(model: nn.Module) -> nn.Module:
 
 
 def _constant(model: nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters, and statistics of norms, of one value."""
+    """Parameters, and statistics of norms, of one value; of parameters with one entry those that are zero (a gate that is shut
+    when training starts)."""
     statistics = (b for m in model.modules() if isinstance(m, PER_CHANNEL_NORMS) for b in m.buffers(recurse=False))
     for tensor in (*model.parameters(), *statistics):
-        if tensor.is_floating_point() and tensor.numel() > 1:
+        if tensor.is_floating_point() and (tensor.numel() > 1 or (tensor.numel() and not tensor.detach().any())):
             first, last = tensor.detach()[(0,) * tensor.dim()], tensor.detach()[(-1,) * tensor.dim()]
             if first == last and tensor.min() == tensor.max():  # the ends tell it faster
                 yield tensor
@@ -99,14 +101,14 @@ def _fault(
         turn[g.width, g.blocks] += 1
     whole, thin = masked(model, layout, keep).eval(), cut(model, layout, keep).eval()
     try:  # the network's own code alone: a fault of slimlib must not pass for one of the network
-        want, inert = _masked_answers(whole, groups, keep, example_input, other)
+        want, beside, inert = _masked_answers(whole, groups, keep, example_input, other)
         got, counted = _counted(thin, example_input)
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception:  # whatever a model may raise
         return NEEDED + NO_RUN
     try:
-        error = difference(got, want)
+        error = difference(got, want, beside)
     except OtherShapes:
         return NEEDED + "without some, the network answers with other shapes"
     if not (error <= 1e-3 and inert):
@@ -118,10 +120,10 @@ def _fault(
 @torch.no_grad()
 def _masked_answers(
     network: nn.Module, groups: list[Group], keep: Keep, x: torch.Tensor, other: torch.Tensor | None
-) -> tuple[list[torch.Tensor], bool]:
-    """Outputs of the masked network, and whether no layer is told anything where the channels were: what is the same there for
-    another input (a sigmoid of zero) tells nothing, but a sum over other channels does. Without another input, what is the same
-    everywhere tells nothing.
+) -> tuple[list[torch.Tensor], list[torch.Tensor] | None, bool]:
+    """Outputs of the masked network, those for another input, and whether no layer is told anything where the channels were: what
+    is the same there for another input (a sigmoid of zero) tells nothing, but a sum over other channels does. Without another
+    input, what is the same everywhere tells nothing.
     """
     told: list[tuple[torch.Tensor, torch.Tensor]] = []
 
@@ -138,14 +140,20 @@ def _masked_answers(
             gone = m.positions[~np.isin(m.channels, keep[g.name])]
             if m.role == "in" and gone.size:
                 network.get_submodule(m.module).register_forward_pre_hook(hook(gone), with_kwargs=True)
-    answers = tensors_in(network(x))
+    answers, beside = _answers(network, x), None
     if other is None:
         apart = [(there - there[:, :1] if there.shape[1] > 1 else there, scale) for there, scale in told]
     else:
         first, told = told, []
-        network(other.clone())  # which a model may write over
+        beside = _answers(network, other)
         apart = [(one - two, scale) for (one, scale), (two, _) in zip(first, told, strict=True)]
-    return answers, all(bool(there.abs().max() / scale <= 1e-3) for there, scale in apart)
+    return answers, beside, all(bool(there.abs().max() / scale <= 1e-3) for there, scale in apart)
+
+
+def _answers(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    """What it returns, to an input that it may write over; one that draws numbers in evaluation draws the same each time."""
+    with seeded(0):
+        return tensors_in(network(x.clone()))
 
 
 def _counted(network: nn.Module, example_input: torch.Tensor) -> tuple[list[torch.Tensor], float]:
@@ -153,19 +161,22 @@ def _counted(network: nn.Module, example_input: torch.Tensor) -> tuple[list[torc
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     with torch.enable_grad(), FlopCounterMode(display=False) as counter:
-        outputs = tensors_in(network(example_input))
+        outputs = _answers(network, example_input)
     return [tensor.detach() for tensor in outputs], counter.get_total_flops() / 2 / len(example_input)
 
 
 def _some(g: Group, turn: int | None) -> np.ndarray:
     """About half of the channels, others in each block, so that a wrong index is seen: what survives it survives any choice.
 
-    The first is not among them, as it would stand in for itself in a slice. How many is no multiple of 2 or 3 where that can
-    be, so that a reshape into parts is seen; another number each ``turn``, one a block for None.
+    Neither the first nor the last is among them where that can be, as they would stand in for themselves in a slice. How many is
+    no multiple of 2 or 3 where that can be, so that a reshape into parts is seen; another number each ``turn``, one a block for
+    None.
     """
     size = g.width // g.blocks
-    counts = sorted(range(1, size), key=lambda c: (c == 1, c % 2 == 0 and g.blocks == 1, c % 3 == 0, abs(c - size / 2))) or [1]
+    inner = size - 2 if size > 2 else size
+    able = range(1, inner + (size > 2))
+    counts = sorted(able, key=lambda c: (c == 1, c % 2 == 0 and g.blocks == 1, c % 3 == 0, abs(c - size / 2))) or [1]
     count = 1 if turn is None else counts[turn % len(counts)]
     runs = [np.flatnonzero(g.block_of == b) for b in range(g.blocks)]
-    chosen = [(np.arange(count) * size // count + 1 + b % 2) % size for b in range(g.blocks)]
+    chosen = [((np.arange(count) * inner // count + b % 2) % inner + 1) % size for b in range(g.blocks)]
     return np.sort(np.concatenate([run[places] for run, places in zip(runs, chosen, strict=True)]))

@@ -18,7 +18,7 @@ from torch_pruning.dependency import index_mapping
 
 from slimlib._coupling import RawGroup, coupled, read_group
 from slimlib._forward import ForwardFacts, forward_facts
-from slimlib._index_mapping import steady_index_mapping
+from slimlib._index_mapping import steady_index_mapping, without_slopes
 from slimlib._operations import Op, norm_after, operations
 from slimlib.errors import SlimlibError
 from slimlib.layout import LAYERS, Member
@@ -55,6 +55,7 @@ def read(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, R
         (facts,) = told
         if isinstance(facts, SlimlibError):
             raise facts
+        without_slopes(graph)
         index_mapping.update_index_mapping(graph)
     return facts, _all_groups(graph, model, facts)
 
@@ -90,12 +91,15 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
             doubtful[len(groups)] = operation
         groups.append(raw)
     for about_all, operation in ((facts.unread, "something that is computed and not read"),
-                                 (facts.detached, "an output without a gradient")):
+                                 (facts.detached, "an output without a gradient"),
+                                 (facts.severed, "something that is computed without gradients (detach, no_grad)")):
         doubtful = (dict.fromkeys(range(len(groups)), operation) if about_all else {}) | doubtful
     called = {names[m] for m in layers}
     for name, module in model.named_modules():
         if isinstance(module, LAYERS) and name not in called:  # its weight is used without calling it
             n = module.weight.shape[0]
             member = Member(name, "out", np.arange(n), np.arange(n)[:, None])
-            groups.append(RawGroup(n, [member], "it is not called as a module of its own in the forward pass"))
+            why = ("no gradient reaches it in the forward pass (torch.no_grad, detach)" if name in facts.calls else
+                   "it is not called as a module of its own in the forward pass")
+            groups.append(RawGroup(n, [member], why))
     return RawGroups(groups, doubtful, norm_after(graph, layers, names, facts), operations(graph, names, facts))

@@ -49,7 +49,8 @@ def doubt_about(node, names, facts: ForwardFacts) -> str:
     if node.type in DOUBTFUL:
         return "" if _flattens_pooled(node) else DOUBTFUL[node.type]
     if isinstance(node.module, (*LAYERS, *PER_CHANNEL_NORMS, nn.PReLU)):
-        return _own_code(node.module, names)
+        return _own_code(node.module, names) or (
+            f"a reading of the weight of {names[node.module]} elsewhere" if names.get(node.module) in facts.read_outside else "")
     if node.type not in (OPTYPE.ELEMENTWISE, OPTYPE.CONCAT) or node.grad_fn is None:
         return ""
     name = node.grad_fn.name()

@@ -8,17 +8,19 @@ called from here only.
 from __future__ import annotations
 
 import importlib.util
-import json
+import inspect
 import re
 import shutil
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from slimlib.errors import SlimlibError
+from slimlib.gate import abandoned, gate
 from slimlib.notebooks import NotebookError, execute, relative
 from slimlib.project import project_root
 
@@ -69,52 +71,13 @@ def execute_all(root: Path, profile: str | None = None, force: bool = False) -> 
         print(f"{label} {result}", file=sys.stderr, flush=True)
 
 
-def gate(folder: str | Path) -> list[Path]:
-    """Refuse executed notebooks that did not run to their end: Sphinx would render an error and exit with 0.
-
-    Every code cell must be completed and free of error output, and nothing half-made may lie beside.
-    Returns the notebooks that passed; raises SlimlibError with every fault found.
-    """
-    folder = Path(folder)
-    abandoned = set(_abandoned(folder))
-    # another build may be at work beside: its half-made files are no fault
-    notebooks = sorted(p for p in folder.rglob("*.ipynb") if p in abandoned or not p.name.startswith("."))
-    faults, passed = [], []
-    for path in notebooks:
-        name = path.relative_to(folder)
-        if path in abandoned or path.name.endswith(".failed.ipynb"):
-            faults.append(f"{name}: left over from a run that did not finish")
-            continue
-        content = json.loads(path.read_text(encoding="utf-8"))
-        found = [f"{name}: cell {number}: {fault}" for number, fault in _cell_faults(content["cells"])]
-        if "slimlib" not in content["metadata"]:
-            found.append(f"{name}: not made by `python -m slimlib book`")
-        faults += found
-        if not found:
-            passed.append(path)
-    if not notebooks:
-        faults.append("no executed notebook")
-    if faults:
-        raise SlimlibError(f"{len(faults)} fault(s) in {folder.name}/:\n  " + "\n  ".join(faults))
-    return passed
-
-
-def _cell_faults(cells: list[dict[str, Any]]) -> Iterator[tuple[int, str]]:
-    for number, cell in enumerate(cells, start=1):
-        if "papermill-error-cell-tag" in cell["metadata"].get("tags", []):
-            yield number, "marks a failed run"
-        if cell["cell_type"] != "code":
-            continue
-        status = cell["metadata"].get("papermill", {}).get("status", "not executed")
-        if status != "completed" and "".join(cell["source"]).strip():
-            yield number, status
-        for output in cell["outputs"]:
-            if output["output_type"] == "error":
-                yield number, f"{output['ename']}: {output['evalue']}"
-
-
 def build(root: Path) -> Path:
     """Render the pages with every Sphinx warning an error. Returns the path of the index."""
+    doctrees, unfinished = root / "_build" / ".doctrees", root / "_build" / ".unfinished"
+    if unfinished.exists():  # Sphinx was ended within its work: what it keeps of that lacks warnings and dependencies
+        shutil.rmtree(doctrees, ignore_errors=True)
+    unfinished.parent.mkdir(exist_ok=True)
+    unfinished.touch()
     # the package has no __main__, and a jupyter-book on PATH may be another environment's
     command = "from jupyter_book.cli.main import main; main()"
     arguments = ["build", "book", "-n", "-W", "--keep-going"]
@@ -122,7 +85,9 @@ def build(root: Path) -> Path:
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
     if done.returncode:
         # what Sphinx has read once it warns of no more, and a second call would call the same pages good
-        shutil.rmtree(root / "_build" / ".doctrees", ignore_errors=True)
+        shutil.rmtree(doctrees, ignore_errors=True)
+    unfinished.unlink()
+    if done.returncode:
         print(done.stdout, file=sys.stderr)
         raise SlimlibError("the pages could not be built without warnings: see Jupyter Book's report above")
     index = root / "_build" / "html" / "index.html"
@@ -134,7 +99,7 @@ def build(root: Path) -> Path:
 def make_book(root: str | Path | None = None, force: bool = False) -> Path:
     """Execute what is not up to date, gate it, build the pages. Returns the path of the index."""
     root = Path(root).resolve() if root else project_root()
-    for partial in _abandoned(root / "book" / "results"):
+    for partial in abandoned(root / "book" / "results"):
         partial.unlink()
     execute_all(root, force=force)
     for profile in dict.fromkeys(profile for profile, _ in pages(root)):  # a reader's own experiments beside them may fail
@@ -143,15 +108,7 @@ def make_book(root: str | Path | None = None, force: bool = False) -> Path:
     return build(root)
 
 
-def _abandoned(folder: Path) -> list[Path]:
-    """Half-made notebooks whose process is gone (see `execute`): the remains of a build that was killed."""
-    import psutil
-
-    found = ((path, re.search(r"\.(\d+)\.partial\.ipynb$", path.name)) for path in folder.rglob(".*.partial.ipynb"))
-    return [path for path, pid in found if pid is None or not psutil.pid_exists(int(pid[1]))]
-
-
-def setup(app: Any) -> dict[str, bool]:
+def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this, as _config.yml lists this module: it completes captions, and puts MathJax beside the pages.
 
     MathJax is one file of 2 MB (SVG output, no fonts), taken from a pip package, instead of that package's own extension,
@@ -159,7 +116,9 @@ def setup(app: Any) -> dict[str, bool]:
     """
     app.connect("doctree-read", _complete_captions, priority=400)  # before Sphinx collects what is to be downloaded
     app.connect("build-finished", _copy_mathjax)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    # Sphinx keeps pages with their captions completed; with another number here it makes them all anew
+    version = zlib.crc32(inspect.getsource(_complete_captions).encode())
+    return {"parallel_read_safe": True, "parallel_write_safe": True, "env_version": version}
 
 
 def _complete_captions(app: Any, doctree: Any) -> None:

@@ -8,12 +8,19 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from slimlib.errors import SlimlibError, first_line
+
 
 def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
     """``copy.deepcopy``, which by itself refuses a tensor that was computed with gradients (an activation kept as an attribute,
-    for a heat map or by a hook). Such a tensor is copied without its graph, which belongs to the pass of the other network."""
-    with _WithoutGraphs():
-        return copy.deepcopy(model, memo)
+    for a heat map or by a hook). Such a tensor is copied without its graph, which belongs to the pass of the other network.
+    Raises SlimlibError where the model holds what cannot be copied."""
+    try:
+        with _WithoutGraphs():
+            return copy.deepcopy(model, memo)
+    except TypeError as error:  # a lock, a generator, an open file
+        raise SlimlibError(f"model: no copy can be made of it ({first_line(error)}); take what it holds besides its layers off "
+                           "it before, or give its class a __deepcopy__") from error
 
 
 class _WithoutGraphs(TorchFunctionMode):

@@ -83,7 +83,7 @@ def choose_filters(
         score = partial(random, generator=np.random.default_rng(seed))
     keep = {}
     for group in layout.groups:
-        if group.name in widths:
+        if group.name in widths and not group.reason:
             keep[group.name] = _best(_scores(score, model, group), group, widths[group.name])
     return keep
 

@@ -55,7 +55,7 @@ def dropped(layout: Layout, keep: Keep) -> dict[str, dict[str, np.ndarray]]:
     """module -> side ("out", "in", "norm") -> the indices that go."""
     gone: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for g in layout.groups:
-        if g.name in keep:
+        if g.name in keep and not g.reason:  # one that stays whole may have the name of its first writer in common
             stays = np.zeros(g.width, bool)
             stays[np.asarray(keep[g.name])] = True
             for m in g.members:

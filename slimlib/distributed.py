@@ -12,12 +12,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+LONGEST_WAIT = timedelta(days=7)
+"""For one another: the first process may wait for a lock as long as another machine is at a run, which torch's own 10 to 30
+minutes would end. Longer than any run, and in milliseconds still a number of 32 bits, as sockets take it."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ class World:
 def joined() -> Iterator[World]:
     """Within the context, the processes that ``torchrun`` started train together; a process of its own stays alone.
 
-    Each takes the GPU of its number on its machine. They talk over NCCL on GPUs and Gloo on CPUs.
+    Each takes the GPU of its number on its machine. They talk over NCCL on GPUs and Gloo on CPUs. After an error the process
+    leaves without the others, which may be in the middle of a step: it is torchrun that ends them when it has ended.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "LOCAL_RANK" not in os.environ:
         yield World.current()
@@ -117,8 +123,6 @@ def joined() -> Iterator[World]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if on_gpu else "gloo")
-    try:
-        yield World.current()
-    finally:
-        distributed.destroy_process_group()
+    distributed.init_process_group("nccl" if on_gpu else "gloo", timeout=LONGEST_WAIT)
+    yield World.current()
+    distributed.destroy_process_group()

@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,7 +24,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private; records are for everyone, as the umask says
+        with suppress(OSError):  # a file system without modes, as a Windows drive in WSL, may refuse
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes files private; records are for everyone, as the umask says
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

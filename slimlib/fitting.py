@@ -57,11 +57,12 @@ def _first_weight(model: nn.Module) -> torch.Tensor:
 
 
 def _input_like(plan: WidthPlan, parameter: torch.Tensor) -> torch.Tensor:
-    """Zeros of the recorded shape, of the parameter's type where the plan was made with numbers that have one like it."""
+    """Ones of the recorded shape, of the parameter's type where the plan was made with numbers that have one like it: as tokens
+    they are not the padding, which a network may count as nothing."""
     dtype = getattr(torch, plan.input_dtype, None)
     if not isinstance(dtype, torch.dtype):
         raise SlimlibError(f"plan: input_dtype={plan.input_dtype!r} is no type of torch, such as float32 or int64")
-    return torch.zeros(plan.input_shape, device=parameter.device, dtype=parameter.dtype if dtype.is_floating_point else dtype)
+    return torch.ones(plan.input_shape, device=parameter.device, dtype=parameter.dtype if dtype.is_floating_point else dtype)
 
 
 def checked(slim: nn.Module, plan: WidthPlan) -> nn.Module:

@@ -48,13 +48,24 @@ class OtherShapes(ValueError):
     """Two networks do not answer with tensors of the same shapes."""
 
 
-def difference(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
+def difference(got: list[torch.Tensor], want: list[torch.Tensor], beside: list[torch.Tensor] | None = None) -> float:
     """The worst of several outputs: of numbers the largest difference over the scale of those wanted, of whole numbers the
-    share that differs."""
+    share that differs. Where both are the same infinity there is none.
+
+    beside  what is wanted of another input: what is the same there is a constant (-1e9 for a choice that a mask forbids), and
+            no scale
+    """
     if [t.shape for t in got] != [t.shape for t in want]:
         raise OtherShapes(f"the thin network answers with shapes {[tuple(t.shape) for t in got]}, not those of the dense one, "
                           f"{[tuple(t.shape) for t in want]}")
-    pairs = [(ours, its) for ours, its in zip(got, want, strict=True) if its.numel()]
-    errors = [(ours - its).abs().max() / its.abs().max().clamp_min(1e-12) if its.is_floating_point() or its.is_complex()
-              else (ours != its).float().mean() for ours, its in pairs]
+    triples = [three for three in zip(got, want, beside or want, strict=True) if three[1].numel()]
+    errors = [_relative(*three) if three[1].is_floating_point() or three[1].is_complex()
+              else (three[0] != three[1]).float().mean() for three in triples]
     return float(torch.stack([e.cpu().double() for e in errors]).max()) if errors else 0.0  # not a number, if one of them is none
+
+
+def _relative(ours: torch.Tensor, its: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    error = (ours - its).abs().masked_fill(ours == its, 0)
+    finite = its.abs().masked_fill(~its.isfinite(), 0)
+    varying = finite.masked_fill(its == other, 0).max() if its.shape == other.shape else finite.max()
+    return error.max() / (varying if varying else finite.max()).clamp_min(1e-12)

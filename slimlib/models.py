@@ -20,7 +20,8 @@ from slimlib.storage import load_weights
 def lenet5(num_classes: int = 10, in_channels: int = 1) -> nn.Sequential:
     """The LeNet-5 of the pruning literature: 20-50-500, Caffe's form, for 28 x 28 images.
 
-    LeCun et al. (1998) had 6-16-120-84; papers on pruning mean this wider network of 431,080 parameters.
+    LeCun et al. (1998) had 6-16-120-84; papers on pruning mean this wider network of 431,080 parameters. Its only activation is a
+    ReLU behind fc1: the convolutions are followed by max pooling alone.
     """
     return _initialised(nn.Sequential(OrderedDict(
         conv1=nn.Conv2d(in_channels, 20, 5), pool1=nn.MaxPool2d(2),

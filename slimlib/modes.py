@@ -28,14 +28,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards every buffer holds what it held before, whatever the model counts or averages while it runs."""
     modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]  # refused, by its name
-    before = [(module, name, buffer, buffer.clone()) for module in modules for name, buffer in module._buffers.items()
-              if buffer is not None and not is_lazy(buffer) and not buffer.is_meta]
+    named = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
+    before = [(*place, None if place[2] is None else place[2].clone()) for place in named
+              if place[2] is None or not (is_lazy(place[2]) or place[2].is_meta)]
     try:
         yield
     finally:
         for module, name, buffer, value in before:
             module._buffers[name] = buffer
-            if not torch.equal(buffer, value):  # what is as it was may be needed, unwritten, by somebody's backward pass
+            # what is as it was may be needed, unwritten, by somebody's backward pass
+            if buffer is not None and not torch.equal(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
 

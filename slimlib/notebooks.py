@@ -17,7 +17,7 @@ from typing import Any
 from slimlib.errors import SlimlibError, first_line
 from slimlib.kernel import own_kernel
 from slimlib.project import project_root
-from slimlib.staleness import digest_of, inputs_digest
+from slimlib.staleness import digest_of, inputs_digest, withdraw
 from slimlib.template_cells import cells_of, filled_in, tags_of, without_empty_sections
 
 
@@ -95,6 +95,7 @@ def execute(
     partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.ipynb")
     show = sys.stderr.isatty() if live_output is None else live_output
     nbformat.write(notebook, partial)
+    withdraw(output)  # the notebook writes its data beside: should it not finish, they are no more those that `output` shows
     with own_kernel(output.with_name("data" if page else f"{output.stem}-data")):
         try:
             notebook = execute_notebook(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.arguments import count, name_of
+from slimlib.arguments import count, kind, name_of
 from slimlib.cost import cost_model, must_be_unit
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout
@@ -156,6 +156,7 @@ def plan_from_widths(
     ``widths`` maps layers to numbers of filters; layers that share a width share what one of them is given. Raises
     SlimlibError naming the layer that is not there, stays whole, or cannot have that width; the model is not changed.
     """
+    kind("widths", widths, Mapping, "a mapping of layers to numbers of filters, such as {'conv1': 12}")
     layout = layout or trace(model, example_input)
     groups = layout.slimmable(coupling)
     group_of = {member.module: at for at, group in enumerate(groups) for member in group.writers()}

@@ -99,7 +99,7 @@ class _Answers:
         self.batches, self.device = batches, batches[0][0].device
 
     @classmethod
-    @torch.inference_mode()
+    @torch.no_grad()
     def of(cls, part: nn.Module, source, batch_size: int) -> _Answers | None:
         """None where they would take more than MOST_BYTES, which the first batch tells, or are no single tensor."""
         batches = []
@@ -124,7 +124,7 @@ class _Answers:
 def _traced(model: nn.Module, split) -> fx.Graph | None:
     """The model's operations in order, or None where they depend on the values, or are not all seen."""
     images = caster(model)(next(iter(split.in_order(2)))[0])
-    with evaluation_mode(model), torch.inference_mode():
+    with evaluation_mode(model), torch.no_grad():
         want = model(images)
         try:
             graph = fx.symbolic_trace(copied(model)).graph  # a copy, as a pass may keep what it computes as attributes

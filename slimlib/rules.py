@@ -67,6 +67,8 @@ def uniform(r: Request) -> Curves:
 
 def tilt(r: Request, power: float) -> Curves:
     """Weight-free control: kept fraction proportional to (full width) ** ``power``; power 0 is ``uniform``."""
+    if not np.isfinite(float(power)):
+        raise SlimlibError(f"power={power} must be a finite number")
     scale = (r.full / r.full.max()) ** float(power)
     return proportional(r.full, scale)
 
@@ -80,6 +82,8 @@ def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
     missing = [g.name for g in r.groups if g.name not in drops]
     if missing:
         raise SlimlibError(f"drops: no measured sensitivity for {', '.join(missing[:3])}")
+    if odd := [g.name for g in r.groups if not np.isfinite(drops[g.name])]:
+        raise SlimlibError(f"drops: that of {odd[0]} is {drops[odd[0]]}; give finite numbers, as of slimlib.sensitivity")
     found = np.array([max(float(drops[g.name]), 1e-4) for g in r.groups])  # a layer that costs nothing still needs a filter
     return proportional(r.full, (found / found.max()) ** 0.25)
 

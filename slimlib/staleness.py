@@ -11,12 +11,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from slimlib.files import replacing
 from slimlib.template_cells import LIVE, cells_of, tags_of
 
 TOOLS = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
 """Packages whose version can change what a notebook shows: another version, and it is executed again."""
 
-RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "__main__.py",
+RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "gate.py", "__main__.py",
            *(f"bench/{name}.py" for name in ("alone", "overheads", "parts", "prune", "train", "widths")))
 """Modules that run notebooks, or measure speed, and do not change what a notebook shows."""
 
@@ -60,6 +61,15 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "none"
+
+
+def withdraw(executed: Path) -> None:
+    """Let an executed notebook, if there is one, count as up to date no more. It can still be read."""
+    if digest_of(executed) is not None:
+        content = json.loads(executed.read_text(encoding="utf-8"))
+        del content["metadata"]["slimlib"]["digest"]
+        with replacing(executed) as temporary:
+            temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def digest_of(executed: Path) -> str | None:

@@ -34,7 +34,11 @@ def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
     kind("plan", plan, WidthPlan, "the plan between model and path: save(model, plan, path)")
     if fault := deviation(model, plan):
         raise SlimlibError(f"model: {fault}; give the network that prune or thin made by this plan, without a wrapper")
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in model.state_dict().items()}
+    state = model.state_dict()
+    if odd := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
+        raise SlimlibError(f"model: {odd[0]} in its state dict is no tensor (get_extra_state), and a file of slimlib holds "
+                           "tensors alone; save what it tells in a file of your own, and let get_extra_state not be there")
+    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
     with saving(path) as temporary:
         save_file(tensors, temporary, metadata={_PLAN: json.dumps(plan.to_dict())})
 
@@ -73,7 +77,10 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     Returns ``model``. Raises SlimlibError naming the entries that are missing, not known or of another shape; the model is
     left as it was then.
     """
-    _fill(model, read_weights(path), f"weights={str(path)!r}")
+    tensors, own = read_weights(path), model.state_dict()
+    if all(name.startswith("module.") for name in tensors) and not all(name.startswith("module.") for name in own):
+        tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    _fill(model, tensors, f"weights={str(path)!r}")
     return model
 
 
@@ -92,8 +99,6 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise SlimlibError(f"weights={str(path)!r} holds no state dict (names with tensors); save model.state_dict()")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
     return dict(state)
 
 
@@ -103,6 +108,8 @@ def export_onnx(model: nn.Module, example_input: torch.Tensor, path: str | Path)
     ``example_input``: a batch of at least 2 for it, on its device. Raises SlimlibError where onnxscript is not installed,
     or where the file cannot be written; it is there when it is complete.
     """
+    kind("model", model, nn.Module, A_MODEL)
+    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     if find_spec("onnxscript") is None:
         raise SlimlibError("export_onnx needs onnxscript, which is not installed: pip install onnxscript")
     if len(example_input) < 2:

@@ -84,7 +84,8 @@ def _group(raw, model: nn.Module, order: dict[str, int], tied: dict[str, str]) -
     if not reason and len(sizes) == raw.width > 1:
         reason = "a grouped convolution holds one of its channels in each group, so none can go"
     if not reason and (bound := [m.module for m in members if m.module in tied]):
-        reason = f"{bound[0]} shares its weight with {tied[bound[0]]}, and one cannot be cut without the other"
+        other = tied[bound[0]] or "the model itself"
+        reason = f"{bound[0]} shares its weight with {other}, and one cannot be cut without the other"
     writers = [m.module for m in members if m.role == "out"]
     return Group(writers[0], raw.width, members, len(sizes), block_of, reason)
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
+import papermill
 import pytest
 
 from slimlib import book, notebooks
@@ -254,6 +256,77 @@ def test_what_a_change_left_that_was_taken_back_stops_no_book(project, monkeypat
     template.write_text(good)
     book.make_book(project)
     assert not list(project.rglob("*.failed.ipynb"))
+
+
+@pytest.mark.parametrize("stop", ["1 / 0", "by hand"])
+def test_a_page_whose_data_a_later_state_began_to_write_is_not_up_to_date(project, monkeypatch, stop):
+    """The data lie beside all pages of a profile, and are written while a notebook runs."""
+    write = "import os, pathlib\nfolder = pathlib.Path(os.environ['SLIMLIB_RESULTS'])\nfolder.mkdir(exist_ok=True)\n"
+    write += "(folder / 'data.txt').write_text({!r})"
+    template = write_notebook(project / "notebooks" / "one.ipynb", write.format("old"))
+    output = project / "results" / "one.ipynb"
+    notebooks.execute(template, output, page=True)
+    good, page = template.read_text(), json.loads(output.read_text())
+    if stop == "by hand":
+        real = papermill.execute_notebook
+        stopped = project / "stopped.ipynb"
+
+        def execute_and_stop(*arguments, **how):
+            real(*arguments, **how)
+            stopped.touch()
+            raise KeyboardInterrupt
+
+        write_notebook(template, write.format("new"))
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(papermill, "execute_notebook", execute_and_stop)
+            notebooks.execute(template, output, page=True)
+        assert stopped.exists()
+    else:
+        write_notebook(template, write.format("new"), stop)
+        with pytest.raises(notebooks.NotebookError):
+            notebooks.execute(template, output, page=True)
+    data = output.parent / "data" / "data.txt"
+    assert data.read_text() == "new" and json.loads(output.read_text())["cells"] == page["cells"], "the page is still to be read"
+    template.write_text(good)
+    assert notebooks.execute(template, output, page=True) and data.read_text() == "old"
+    assert json.loads(output.read_text())["metadata"]["slimlib"] == page["metadata"]["slimlib"]
+    assert not notebooks.execute(template, output, page=True)
+
+
+def test_what_an_interrupted_build_of_the_pages_left_is_read_anew(project, monkeypatch):
+    """Of what Sphinx has read it warns no more, and what it had not read yet it does not miss."""
+    doctrees = project / "_build" / ".doctrees"
+    index = project / "_build" / "html" / "index.html"
+    found, ending = [], [KeyboardInterrupt, 0, 0, 1, 0]
+
+    def sphinx(*arguments, **how):
+        found.append(doctrees.exists())
+        for folder in (doctrees, index.parent):
+            folder.mkdir(parents=True, exist_ok=True)
+        index.touch()
+        if (end := ending[len(found) - 1]) is KeyboardInterrupt:
+            raise KeyboardInterrupt
+        return subprocess.CompletedProcess(arguments, end, stdout="")
+
+    monkeypatch.setattr(book.subprocess, "run", sphinx)
+    with pytest.raises(KeyboardInterrupt):
+        book.build(project)
+    assert doctrees.exists()
+    assert book.build(project) == book.build(project) == index
+    with pytest.raises(SlimlibError, match="without warnings"):
+        book.build(project)
+    book.build(project)
+    assert found == [False, False, True, True, False], "only a whole build's are used again"
+    assert sorted(path.name for path in index.parents[1].iterdir()) == [".doctrees", "html"]
+
+
+def test_pages_are_made_anew_when_the_code_of_captions_changes(monkeypatch):
+    """Sphinx keeps pages as that code has left them, and looks at this number."""
+    app = SimpleNamespace(connect=lambda *event, **how: None)
+    version = book.setup(app)["env_version"]
+    assert isinstance(version, int) and version == book.setup(app)["env_version"]
+    monkeypatch.setattr(book, "_complete_captions", lambda app, doctree: None)
+    assert book.setup(app)["env_version"] != version
 
 
 def test_a_warning_of_sphinx_is_an_error(project, capfd):

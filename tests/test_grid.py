@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from slimlib import study
+from slimlib.__main__ import main
 from slimlib.errors import SlimlibError
 from slimlib.study import grid
 
@@ -84,6 +85,18 @@ def test_whole_seeds_are_chosen_by_number():
         grid.chosen(profile, seeds=[1, 9])
 
 
+def test_another_runs_record_that_cannot_be_read_is_no_failure_of_the_runs_that_were_made(project, monkeypatch, capsys):
+    """Of a job that fails, Snakemake removes the record."""
+    store, runs = study.load_profile("tiny", project).store(), study.load_profile("tiny", project).runs()
+    store.put(runs[0], {"provenance": {"seconds": 1.0}})
+    store.path(runs[1]).parent.mkdir(parents=True, exist_ok=True)
+    store.path(runs[1]).write_text("{")
+    monkeypatch.chdir(project)
+    assert main(["train", "tiny", "--only", runs[0].key]) == 0
+    assert f"{runs[1].key}.json is not valid JSON" in capsys.readouterr().err
+    assert main(["status", "tiny"]) == main(["train", "tiny", "--only", runs[1].key]) == 2
+
+
 @pytest.mark.slow
 def test_the_command_makes_one_run_and_what_it_starts_from(project):
     jobs = grid.jobs(study.load_profile("tiny", project))
@@ -122,3 +135,17 @@ def test_a_dry_run_for_slurm_asks_for_a_gpu_and_time_by_the_estimate(project):
     assert plan.count("rule run:") == 3 and plan.count("gpu=1") == 3
     assert plan.count("runtime=600") == 1 and plan.count("runtime=30") == 2 and "slurm_partition=gpu" in plan
     assert not (project / "records").exists()
+
+
+def test_processes_of_a_job_with_several_gpus_train_its_run_together(project):
+    commands = {}
+    for gpus in (1, 8):
+        done = snakemake(project, "--cores", "16", "--dry-run", "--printshellcmds", config=(f"gpus={gpus}", "cpus=16"))
+        assert done.returncode == 0, done.stderr[-3000:]
+        told = (done.stdout + done.stderr).splitlines()
+        commands[gpus] = [line[line.index("OMP_NUM") :] for line in told if "-m slimlib train tiny --only" in line]
+        assert len(commands[gpus]) == 3
+    for alone, together in zip(commands[1], commands[8], strict=True):
+        assert alone.startswith(f"OMP_NUM_THREADS=16 {sys.executable} -m slimlib train")
+        several = "-m torch.distributed.run --standalone --nproc-per-node=8 -m slimlib"
+        assert together == alone.replace("-m slimlib", several).replace("THREADS=16", "THREADS=2")

@@ -219,31 +219,36 @@ def test_the_profile_lists_its_runs_and_its_status_is_told():
     assert done.returncode == 0 and f"of {len(runs)} runs recorded" in done.stdout, done.stderr
 
 
-@pytest.mark.slow
-def test_two_processes_of_torchrun_train_together_and_write_each_record_once(folder, tmp_path):
-    """The command of the book, on a profile of the same form with a small network: a dense run, then one that starts from it."""
-    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+def train_with_torchrun(project, data, studies, seeds=1):
+    """The command of the book with two processes, on a profile of the same form with a small network."""
+    (project / "notebooks" / "profiles").mkdir(parents=True)
     recipe = "{epochs: 1, lr: 0.01, batch_size: 8, augment: crop_flip, precision: float32}"
-    common = 'dataset: imagenet, model: "torchvision:squeezenet1_1"'
-    (tmp_path / "notebooks" / "profiles" / "imagenet.yml").write_text(f"""
+    (project / "notebooks" / "profiles" / "imagenet.yml").write_text(f"""
 name: imagenet
 evidence: true
 train: records
 records: records
 description: small
-seeds: 1
+seeds: {seeds}
 recipes: {{dense: {recipe}}}
-studies:
-  dense:
-    - {{{common}, stage: dense, recipe: dense, seconds: 10}}
-  scratch:
-    - {{{common}, stage: scratch, arms: uniform, budget: "macs:0.8", dense_recipe: dense, recipe: dense, seconds: 10}}
+studies: {studies}
 """)
-    environment = os.environ | {"SLIMLIB_DATA": str(folder), "SLIMLIB_CACHE": str(tmp_path / "cache"), "SLIMLIB_WORKERS": "0",
+    environment = os.environ | {"SLIMLIB_DATA": str(data), "SLIMLIB_CACHE": str(project / "cache"), "SLIMLIB_WORKERS": "0",
                                 "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "slimlib", "train",
                "imagenet"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+
+
+SMALL = 'dataset: imagenet, model: "torchvision:squeezenet1_1"'
+DENSE = f"dense: [{{{SMALL}, stage: dense, recipe: dense, seconds: 10}}]"
+
+
+@pytest.mark.slow
+def test_two_processes_of_torchrun_train_together_and_write_each_record_once(folder, tmp_path):
+    """A dense run, then one that starts from it."""
+    scratch = f'{SMALL}, stage: scratch, arms: uniform, budget: "macs:0.8", dense_recipe: dense, recipe: dense, seconds: 10'
+    done = train_with_torchrun(tmp_path, folder, f"{{{DENSE}, scratch: [{{{scratch}}}]}}")
     assert done.returncode == 0, done.stderr[-3000:]
     records = {record["run"]["stage"]: record for record in map(json.loads, (
         path.read_text() for path in (tmp_path / "records").rglob("*.json")))}
@@ -251,6 +256,18 @@ studies:
     for record in records.values():
         assert record["provenance"]["processes"] == 2 and len(record["loss"]) == 1
     assert done.stdout.count("2 of 2 runs recorded") == 1  # one process speaks
+
+
+@pytest.mark.slow
+def test_an_image_that_one_of_two_processes_cannot_read_ends_both_and_is_named(folder, tmp_path, monkeypatch):
+    """The other is in the middle of a step, and waits for the gradients of the first."""
+    shutil.copytree(folder / "imagenet", tmp_path / "imagenet")
+    monkeypatch.setenv("SLIMLIB_DATA", str(tmp_path))
+    cut = Path(slimlib.load_data("imagenet", device="cpu").train.files[0])
+    cut.write_bytes(cut.read_bytes()[:500])
+    done = train_with_torchrun(tmp_path, tmp_path, f"{{{DENSE}}}", seeds=2)
+    assert done.returncode and f"slimlib: {cut} cannot be read as an image" in done.stderr, done.stderr[-3000:]
+    assert not list(tmp_path.rglob("records/*/*.json"))
 
 
 def test_a_file_that_is_no_whole_image_is_named(data, tmp_path):

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from slimlib import study
-from slimlib.study import figures, findings, layer_tables, layers, statistics, tables, untrained
+from slimlib.study import figures, findings, layer_tables, layers, statistics, tables, untrained, verdict
 from slimlib.study.evidence import Evidence
+from slimlib.study.judgement import judge
 
 
 def scan(model: str, scores: dict[str, list[float]], seed: int = 0, drops: list[float] | None = None) -> dict:
@@ -104,9 +105,14 @@ def test_two_scans_of_a_network_are_compared_layer_by_layer():
     assert table.loc["a", ["drops", "pca, known", "pca, unseen", "depth, unseen"]].tolist() == pytest.approx([1, 1, 1, 1])
     assert table.loc["b", ["drops", "pca, known", "pca, unseen"]].tolist() == pytest.approx([-1, 1, -1])
     told = layer_tables.known_and_unseen(table.reset_index())
-    assert told.columns.tolist()[:3] == ["order of both scans", "PCA (3AS), known", "PCA (3AS), unseen"]
+    assert told.columns.tolist()[:3] == ["drops, known and unseen", "PCA (3AS), known", "PCA (3AS), unseen"]
     assert told["PCA (3AS), unseen"].tolist() == ["+1.00", "−1.00"] and told.index[0][1] == "50%"
+    same, other = layer_tables.same_order(table.reset_index())
+    assert "the order of layers on unseen images agrees closely with that on known ones with 50 % (+1.00) of a layer" in same
+    assert "tends to run against that on known ones with 50 % (−1.00)" in other and same.endswith("changes by more than 0.00.")
+    assert other.endswith("no rule's coefficient changes by more than 2.00."), "from +1 to -1"
     assert layer_tables.known_and_unseen(layers.known_and_unseen(known, [], ["pca"], "macs:0.5", [0.5])).empty
+    assert layer_tables.same_order(layers.known_and_unseen(known, [], ["pca"], "macs:0.5", [0.5])) == []
 
 
 def test_rank_bounds_follow_from_shapes():
@@ -152,6 +158,39 @@ def test_networks_of_few_layers_share_one_sentence_and_others_have_their_own():
     assert findings.orders(claim, []) == []
 
 
+def test_an_order_that_rests_on_few_layers_says_so():
+    """Of nine layers, five share one score: the coefficient is made by the other four and their place beside the five."""
+    scores = {"pca": [0.5] * 5 + [0.1, 0.2, 0.3, 0.4], "init": [0.5] * 4 + [0.1, 0.2, 0.3, 0.4, 0.6]}
+    records = [scan("resnet56", scores), scan("other", {rule: list(np.linspace(0.1, 0.9, 9)) for rule in scores})]
+    claim = study.load_claims()["C2"]
+    table = layers.correlations(records, ["pca", "init", "depth"], ["macs:0.5"], [0.5]).iloc[:3].assign(p_holm=1)
+    ties = layer_tables.with_ties(table, records)
+    assert ties["tied"].tolist() == [5, 4, 1] and ties["tied_at"].tolist()[:2] == [0.5, 0.5]
+    said = [findings.sentence(claim, row) for row in ties.to_dict("records")]
+    assert "n = 9 layers; 5 of 9 layers tied at 0.50; " in said[0], "more than half of them"
+    assert "tied" not in "".join(said[1:]) + findings.sentence(claim, table.iloc[0].to_dict()), "fewer, or not counted"
+    left_out = {"resnet56": ["l0", "l1"]}
+    assert layer_tables.with_ties(table, records, left_out)["tied"].tolist() == [3, 2, 1]
+
+    listed = {"layers": ["l5", "l6"], "exclude": ["l8"]}
+    found = layers.published_table(records[:1], ["pca", "init"], "macs:0.5", listed, 0.5)
+    where = {"dataset": "cifar10", "model": "resnet56", "budget": "macs:0.5", "ratio": 0.5}
+    found = layer_tables.with_ties(found, records, {"resnet56": listed["exclude"]}, **where)
+    told = findings.listed_layers("ResNet-56", "called sensitive", found)
+    assert told.count("tied") == 1 and "; 5 of 8 layers tied at 0.50)" in told.partition("what PCA (3AS) keeps")[2]
+
+    # and on the page of the verdict, for the claim's own rule and for its controls
+    run = next(run for run in claim.deciding_runs() if run.model == "resnet56:pretrained")
+    curve = pd.DataFrame(records[0]["sensitivity"])
+    curves = pd.concat([curve[curve["ratio"] == 0.0], *(curve[curve["ratio"] == 0.5].assign(ratio=r) for r in claim.ratios)])
+    kept = [(rule, budget, 0, f"l{i}", value) for rule in (claim.ours, *claim.controls) if rule != "depth"
+            for budget in claim.budgets for i, value in enumerate(scores["pca"])]
+    kept = pd.DataFrame(kept, columns=["rule", "budget", "seed", "group", "value"])
+    record = {"key": run.key, "run": run.to_dict(), "sensitivity": curves.to_dict("list"), "kept": kept.to_dict("list")}
+    told = verdict.report(judge(claim, [record]))
+    assert told.count("; 5 of 9 layers tied at 0.50; ") >= len(claim.budgets) * len(claim.ratios)
+
+
 def test_a_published_list_in_one_sentence():
     scores = {"pca": [0.1, 0.2, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4], "pca_at_init": [0.5] * 8}
     record = scan("resnet56", scores, drops=[0.4, 0.5, 0.1, 0.2, 0.0, 0.1, 0.2, 0.3])
@@ -193,7 +232,8 @@ def test_a_chosen_tilt_at_the_end_of_the_grid_is_told():
     one_seed = tables.tilts(pd.DataFrame([cell | told | {"chosen": "tilt(power=0.5)", "lead_error": np.nan, "seed": 0}]), runs)
     assert one_seed["ahead (points ± standard error)"].item() == "+1.23"
     assert findings.ends_of_the_grid(one_seed) == [], "chosen by luck"
-    assert "In 1 of 1 case " in findings.ends_of_the_grid(table.assign(**{"end of the grid": "yes"}))[0]
+    (said,) = findings.ends_of_the_grid(table.assign(**{"end of the grid": "yes"}))
+    assert "In 1 of 1 case with three seeds or more the" in said
     empty = tables.tilts(pd.DataFrame({"arm": ["pca"]}), runs)
     assert empty.empty and findings.ends_of_the_grid(empty) == []
 

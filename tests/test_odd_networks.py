@@ -75,6 +75,14 @@ def hooked(model: Net, hook: Callable, name: str = "a") -> Net:
     return model
 
 
+def image_norm(**how) -> nn.InstanceNorm2d:
+    """Of 16 channels, no two alike."""
+    norm = nn.InstanceNorm2d(16, affine=True, **how)
+    for tensor in (*norm.parameters(), *(b for b in norm.buffers() if b.dim())):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    return norm
+
+
 def centred(*axes: int) -> Net:
     return Net(lambda m, x: m.c(m.b((lambda h: h - h.mean(axes, keepdim=True))(m.a(x).relu())).relu()),
                a=nn.Linear(12, 20), b=nn.Linear(20, 16), c=nn.Linear(16, 5))
@@ -180,6 +188,23 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], set[str], di
     "a layer with a module in it": (
         lambda: Net(lambda m, x: m.head(pooled(m.b(m.a(x)))), a=Active(3, 16, 3), b=Active(16, 8, 3), head=nn.Linear(8, 5)),
         IMAGES, {"a", "b"}, {}),
+    "a norm of each image": (lambda: two(lambda m, x: m.norm(x).relu(), norm=image_norm()), IMAGES, {"a", "b"}, {}),
+    "a norm of each image, with statistics": (
+        lambda: two(lambda m, x: m.norm(x).relu(), norm=image_norm(track_running_stats=True)), IMAGES, {"a", "b"}, {}),
+    "a norm of each image that has no tensors": (
+        lambda: two(lambda m, x: m.norm(x).relu(), norm=nn.InstanceNorm2d(16)), IMAGES, {"a", "b"}, {}),
+    "a norm of a flattened image": (
+        lambda: nn.Sequential(conv(3, 8), nn.ReLU(), nn.Flatten(), nn.BatchNorm1d(8 * 144), nn.Linear(8 * 144, 5)), IMAGES,
+        {"0"}, {}),
+    "a transposed convolution in groups": (
+        lambda: two(lambda m, x: m.t(x), t=nn.ConvTranspose2d(16, 16, 3, groups=4)), IMAGES, {"b"},
+        dict.fromkeys("at", "a grouped transposed convolution is not followed")),
+    "a transposed convolution by channel": (
+        lambda: two(lambda m, x: m.t(x), t=nn.ConvTranspose2d(16, 16, 3, groups=16)), IMAGES, {"b"},
+        dict.fromkeys("at", "a grouped transposed convolution is not followed")),
+    "one filter for two channels": (
+        lambda: Net(lambda m, x: m.head(pooled(m.b(m.a(x).relu()))), a=conv(3, 16), b=nn.Conv2d(16, 8, 3, groups=8),
+                    head=nn.Linear(8, 5)), IMAGES, set(), dict.fromkeys("ab", "one filter per group of several inputs")),
     "a hook that only looks": (lambda: hooked(two(RELU), lambda module, x, y: None), IMAGES, {"a", "b"}, {}),
     "a hook that doubles": (lambda: hooked(two(RELU), lambda module, x, y: 2 * y), IMAGES, {"a", "b"}, {}),
     "a hook that multiplies each channel": (

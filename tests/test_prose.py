@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 import slimlib
@@ -118,13 +119,54 @@ def test_two_filters_by_hand(by_hand, told):
 
 def test_what_is_said_of_depthwise_networks():
     text = section("method", "What the number of positions allows")
-    assert "MobileNetV2 has a quarter of its MACs" in " ".join(text.split())
+    assert "MobileNetV2 has about a quarter of its MACs" in " ".join(text.split())
     rows = json.loads((ROOT / "book" / "records" / "architectures.json").read_text())
     (share,) = [row["pca_macs"] for row in rows if row["architecture"] == "torchvision:mobilenet_v2"]
     assert abs(share - 0.25) < 0.01
     model = nn.Sequential(nn.Conv2d(8, 48, 1), nn.ReLU(), nn.Conv2d(48, 48, 3, groups=48), nn.Conv2d(48, 8, 1))
     plan = slimlib.plan_widths(model.eval(), torch.zeros(1, 8, 5, 5), threshold=1.0, coupling="joint")
     assert plan.rank_bound == {"0": 8 + 7}, "c + 7"
+
+
+# ---- the method: exercises
+
+
+def test_what_scales_do_to_spectra_in_the_exercises():
+    torch.manual_seed(0)
+    rows, a = torch.randn(4, 9, dtype=torch.float64), torch.tensor([1.0, 1, 5, 1], dtype=torch.float64)
+    before, after = scatter([rows]).matrix, scatter([rows * a[:, None]]).matrix
+    assert torch.allclose(after.tril(), (before * a[:, None] * a).tril())
+    assert cumulative(eigenvalues([rows * a[:, None] ** 9]))[0] > 0.999, "a single component, it seems"
+    sizes = (3, 2, 4)
+    members = [torch.randn(20, p, dtype=torch.float64) for p in sizes]
+    assert scatter(members).rank == sum(sizes) - len(sizes) == (eigenvalues(members) > 1e-9).sum()
+
+
+def test_what_the_free_scale_of_a_relu_moves():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5), nn.ReLU(),
+                          nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 2)).eval()
+    x = torch.randn(2, 3, 8, 8)
+    with torch.no_grad():
+        for norm in (model[1], model[4], model[7]):
+            norm.weight.uniform_(0.5, 2), norm.bias.normal_()
+    layout = slimlib.trace(model, x)
+
+    def found():
+        v, t = slimlib.sampling.variances(model, layout, layout.slimmable())
+        folded = model[3].weight.flatten(1) * (model[4].weight / (model[4].running_var + model[4].eps).sqrt())[:, None]
+        return [*slimlib.spectra(model, x).values(), eigenvalues([folded.double()]), *(v / t)], model(x)
+
+    with torch.no_grad():
+        (values, output) = found()
+        model[4].weight[1] *= 3
+        model[4].bias[1] *= 3
+        model[6].weight[:, 1] /= 3
+        (moved, same) = found()
+    assert torch.allclose(output, same, atol=1e-5)
+    stays = [np.allclose(one, other, rtol=1e-5) for one, other in zip(values, moved, strict=True)]
+    # spectra of the three layers; of the folded second one; V/T of the three layers
+    assert stays == [True, True, False, False, False, True, True]
 
 
 # ---- notation: margins, and the order of the rules
@@ -152,6 +194,27 @@ def test_examples_of_verdicts_are_judged_as_told():
         assert decide(claim, [row]) == [(float(p), found)]
         assert decide(claim, [{**row, "n": claim.min_seeds - 1}])[0][1] == "inconclusive"
     assert {row[2] for row in table[1:]} == {"supported", "not supported", "inconclusive"}
+
+
+def test_the_networks_are_those_of_the_library():
+    (table,) = tables(section("notation", "Networks and data"))
+    profiles = [study.load_profile(name) for name in ("quick", "laptop", "paper")]
+    wanted = {run.model.removesuffix(":pretrained") for profile in profiles for run in profile.runs()}
+    assert {row[0] for row in table[1:]} == {study.names.model_name(model) for model in wanted}
+    for model in wanted:
+        (row,) = [row for row in table if row[0] == study.names.model_name(model)]
+        shape, classes = slimlib.models.usual_shape(model)
+        network, example = slimlib.models.build(model, classes, shape[0]), torch.zeros(1, *shape)
+        plan = slimlib.plan_widths(network, example, threshold=1.0)
+        counts = [[1, *map(int, part.split(" × "))][-2:] for part in row[2].split(", ")]  # "3 × 16" is three of 16
+        widths = [width for count, width in counts for _ in range(count)]
+        assert row[1] == " × ".join(map(str, shape)) and widths == list(plan.full_widths.values()), model
+        assert row[3:] == [f"{plan.full_params:,}", f"{plan.full_macs:,}"], model
+    lenet = slimlib.models.lenet5()
+    assert [name for name, layer in lenet.named_children() if isinstance(layer, nn.ReLU)] == ["relu1"]
+    assert [*lenet._modules].index("relu1") == [*lenet._modules].index("fc1") + 1, "a single ReLU, behind fc1"
+    assert slimlib.Distill and not [run for profile in profiles for run in profile.runs() if run.distill and (
+        run.distill.hint_weight or run.distill.attention_weight)], "not tested in this book"
 
 
 # ---- running again: a record, read
@@ -218,6 +281,18 @@ def test_homework_on_three_filters_is_answered_rightly():
     assert np.allclose(values, [float(found[1]), 0, 0], atol=1e-12)
     thresholds = re.search(r"widths at thresholds of ([\d.]+) and ([\d.]+\d)", text).groups()
     assert [width_at(values, float(t)) for t in thresholds] == [int(found[2])] * 2
+
+
+def test_the_power_of_the_t_test_in_the_homework_is_that_of_the_noncentral_t():
+    text = " ".join(page("teach").split())
+    example = r"With \$s = ([\d.]+)\$ and \$\\delta = ([\d.]+)\$ points the formula asks for three seeds"
+    s, delta = map(float, re.search(example, text).groups())
+    assert np.ceil(8 * (s / delta) ** 2) == 3
+    told = re.search(r"three seeds have a power of (\d+) %, five of (\d+) %, and six of (\d+) %", text).groups()
+    for n, percent in zip((3, 5, 6), told, strict=True):
+        limit, shift = stats.t.ppf(0.975, n - 1), delta / s * n**0.5
+        power = stats.nct.sf(limit, n - 1, shift) + stats.nct.cdf(-limit, n - 1, shift)
+        assert round(100 * power) == int(percent)
 
 
 def test_exercises_named_in_the_teaching_plan_are_those_of_quick_pages():

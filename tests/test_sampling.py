@@ -524,6 +524,29 @@ def test_channels_that_are_joined_or_padded_keep_their_order():
     np.testing.assert_allclose(variance, np.r_[0, *(n.weight.detach().double().square().numpy() for n in norms), 0, 0, 0])
 
 
+def test_summands_of_an_addition_add_their_moments():
+    """Behind the sum of two BatchNorms and a ReLU, and behind one of three, against a sample of what they are taken to write."""
+    def forward(m, x):
+        both = m.one(m.a(x)) + m.two(m.b(x))
+        return m.head(pooled(m.c(both.relu()) + m.d((m.three(m.e(x)) + both).relu())))
+
+    torch.manual_seed(0)
+    norms = {name: nn.BatchNorm2d(8) for name in ("one", "two", "three")}
+    model = lively_norms(Net(forward, **norms, **{name: conv(3, 8) for name in "abe"}, c=conv(8, 6), d=conv(8, 6),
+                             head=nn.Linear(6, 5)))
+    with torch.no_grad():
+        for i, norm in enumerate(norms.values()):
+            norm.bias.add_(0.4 * i - 0.2)
+    layout = slimlib.trace(model, torch.randn(2, 3, 12, 12))
+    follow, generator = moments.ChannelMoments(model, layout), np.random.default_rng(0)
+    drawn = [generator.normal(n.bias.detach().numpy(), n.weight.detach().abs().numpy(), (200_000, 8)) for n in norms.values()]
+    for reader, summands in (("c", drawn[:2]), ("d", drawn)):
+        mean, variance = follow(next(op for op in layout.ops if op.module == reader).inputs[0])
+        values = np.maximum(sum(summands), 0)
+        np.testing.assert_allclose(mean, values.mean(0), atol=0.02)
+        np.testing.assert_allclose(variance, values.var(0), rtol=0.03)
+
+
 def test_a_reader_that_never_varies_is_refused_by_name(chain):
     model, x = chain
     with torch.no_grad():

@@ -14,28 +14,100 @@ FOLDER = Path(slimlib.__file__).parent
 MODULES = {f"slimlib.{path.stem}": path for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "__main__")}
 LINES = 200
 
+LAYERS = {  # each may import what stands in its own and in those before it; a package belongs to one as a whole
+    "method": """_checks _coupling _forward _index_mapping _operations _probing _tracing _trust arguments calibration
+        channel_statistics copying cost criteria cutting errors files filling filters fitting fresh layout masking measuring modes
+        moments outputs passing planning plans published randomness request responses rules sampling spectrum steps storage
+        surgery tracing widths""",
+    "training": """_torchvision batches comparison data distillation distributed downloads evaluation fingerprint imagefolder
+        imagenet imagesets latency lesson libraries models precision prefix recipe scan splits training""",
+    "study": "project study",
+    "book": "__main__ bench book gate kernel notebooks run_command staleness template_cells widths_command",
+}
+LAYER_OF = {f"slimlib.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
+OTHERS = ("pandas", "scipy", "torchvision", "matplotlib", "seaborn", "sklearn", "timm", "tqdm", "yaml", "PIL", "IPython",
+          "safetensors", "nbformat", "papermill")
+"""What the layers behind the method may need."""
 
-def imported(path: Path) -> set[str]:
-    """The modules of the library that one imports, those within functions as well."""
+
+def named(path: Path) -> set[str]:
+    """The library's modules, and what is in them, that a file names: by imports, those within functions as well, and by what it
+    takes off the package, as in ``slimlib.prune``."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "slimlib":
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path} imports relatively, which is not followed here"
             found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-    return found & MODULES.keys()
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "slimlib":
+            found.add(f"slimlib.{node.attr}")
+    homes = {f"slimlib.{name}": f"slimlib.{home}" for name, home in slimlib._HOME.items()}
+    return {homes.get(name, name) for name in found if name.partition(".")[0] == "slimlib"}
 
 
-def test_imports_point_one_way():
+def imported(path: Path) -> set[str]:
+    return named(path) & MODULES.keys()
+
+
+def layer_of(name: str) -> str | None:
+    """Of a module, or of what is in a package: that of the package."""
+    return LAYER_OF.get(".".join(name.split(".")[:2]))
+
+
+def test_no_modules_import_each_other():
     try:
         list(TopologicalSorter({name: imported(path) for name, path in MODULES.items()}).static_order())
     except CycleError as error:
         pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
 
 
+def test_every_module_has_its_layer():
+    every = [f"slimlib.{path.stem}" for path in FOLDER.glob("*.py") if path.stem != "__init__"]
+    packages = [f"slimlib.{path.parent.name}" for path in FOLDER.glob("*/__init__.py")]
+    assert sorted(LAYER_OF) == sorted(every + packages), "a new module is to be placed in one of the LAYERS"
+    assert sum(len(names.split()) for names in LAYERS.values()) == len(LAYER_OF), "a module is in two layers"
+
+
+def test_imports_point_one_way():
+    """Method <- training <- study <- book, within functions too."""
+    order, wrong = [*LAYERS], []
+    for path in FOLDER.rglob("*.py"):
+        name = ".".join(("slimlib", *path.relative_to(FOLDER).with_suffix("").parts))
+        if name != "slimlib.__init__":  # which knows the names of all, and loads each when it is asked for
+            assert layer_of(name), f"{name} is in none of the LAYERS"
+            own = order.index(layer_of(name))
+            wrong += [(name, other) for other in named(path) if (its := layer_of(other)) and order.index(its) > own]
+    assert not wrong
+
+
+def test_the_package_loads_nothing_by_itself():
+    assert not named(FOLDER / "__init__.py")
+
+
+def test_the_method_needs_torch_numpy_and_the_dependency_graph_only():
+    method = [name for name, layer in LAYER_OF.items() if layer == "method"]
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys({OTHERS}))
+import {", ".join(method)}
+import torch
+from torch import nn
+model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3)), torch.randn(2, 3, 8, 8)
+for rule in ("pca", "neyman"):
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5, rule=rule)
+    assert slimlib.prune(model, plan)(x).shape == slimlib.thin(model, plan)(x).shape == (2, 4, 4, 4)
+print(*(name for name in sys.modules if name.partition(".")[0] == "slimlib"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {"slimlib", *method}
+
+
 def test_the_check_sees_imports_within_functions():
     assert {"slimlib.imagenet", "slimlib.splits"} <= imported(MODULES["slimlib.data"])
     assert "slimlib._tracing" in imported(MODULES["slimlib.tracing"])
+    assert {"slimlib.planning", "slimlib.surgery"} <= named(FOLDER / "study" / "stages.py"), "and names off the package"
 
 
 def test_tables_and_verdicts_need_no_drawing():

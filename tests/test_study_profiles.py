@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import defaultdict
 from dataclasses import replace
@@ -271,6 +272,12 @@ def test_committed_records_are_where_their_keys_say():
     for record in committed():
         run = study.Run.from_dict(record["run"])
         assert run.key == record["key"] and store.path(run).exists(), record["label"]
+
+
+def test_committed_records_are_of_code_that_can_be_found_again():
+    for record in committed():
+        code = record["provenance"]["code"]
+        assert re.fullmatch("[0-9a-f]{40}", code["commit"] or "") and code["dirty"] is False, record["label"]
 
 
 def test_committed_arms_are_at_equal_budgets():

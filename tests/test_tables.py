@@ -111,3 +111,11 @@ def test_areas_stand_with_their_interval():
 @pytest.mark.parametrize("within, told", [(0.31, "+0.31 (0.04)"), (float("nan"), "–")])
 def test_a_coefficient_within_stages_may_be_missing(within, told):
     assert layer_tables.within_stages({"within": within, "p_within": 0.04}) == told
+
+
+def test_times_stand_with_their_quartiles_and_as_shares_of_the_dense_time():
+    row = {"device": "cpu", "batch_size": 1, "ms": 2.0, "ms_low": 1.9, "ms_high": 2.2, "kept_macs": 1.0, "relative": 1.0}
+    slim = row | {"model": "slim", "kept_macs": 0.25, "relative": 0.405}
+    table = tables.latencies(pd.DataFrame([row | {"model": "dense"}, slim]))
+    assert table.index.tolist() == [("dense", "100.0%"), ("slim", "25.0%")]
+    assert table["cpu, batch 1"].tolist() == ["2.00 [1.90, 2.20], 100 %", "2.00 [1.90, 2.20], 40 %"]

@@ -180,7 +180,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], set[str], dict[str, str]]] = 
         lambda: Net(lambda m, x: m.head(pooled(F.conv2d(m.a(x).relu(), m.b.weight, m.b.bias))), a=conv(3, 16), b=conv(16, 24),
                     head=nn.Linear(24, 5)), set(), {"a": "Convolution", "b": "not called as a module"}),
     "a part without gradients": (
-        lambda: two(lambda m, x: x.detach().relu()), {"b"}, {"a": "not called as a module"}),
+        lambda: two(lambda m, x: x.detach().relu()), {"b"}, {"a": "no gradient reaches it"}),
     "a part computed twice to save memory": (
         lambda: Net(lambda m, x: m.head(pooled(checkpoint(lambda y: m.b(m.a(y).relu()).relu(), x, use_reentrant=False))),
                     a=conv(3, 16), b=conv(16, 24), head=nn.Linear(24, 5)), {"a", "b"}, {}),

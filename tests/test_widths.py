@@ -13,7 +13,7 @@ from scipy import stats
 from torch import nn
 
 import slimlib
-from slimlib import rules
+from slimlib import rules, sampling
 from slimlib.filling import fill_up
 from slimlib.steps import Curves, Removals
 from tests.conftest import Chain, Grouped, Residual, lively_norms
@@ -147,6 +147,40 @@ def test_the_cheapest_channels_pay_for_the_one_that_is_due():
     assert filled([2, 16, 16], full, due, [1000, 1, 3], 9) == [2, 16, 16], "no group can pay for this one"
 
 
+def test_no_group_pays_with_channels_below_the_least_width():
+    """A channel of the dear layer costs as much as 37 of the cheap one, which is asked to pay what is missing of it."""
+    layers = {"dear": nn.Conv2d(3, 4, 7, padding=3), "cheap": nn.Conv2d(3, 16, 1), "head": nn.Conv2d(20, 1, 1)}
+    model = Net(lambda m, x: m.head(torch.cat([m.dear(x), m.cheap(x)], 1)), **layers)
+
+    def dear_is_due(r):
+        return Curves((np.array([0.1, 0.2, 0.3, 0.4]), np.full(16, 0.1)))
+
+    path = slimlib.width_path(model, torch.zeros(1, 3, 8, 8), rule=dear_is_due, min_width=2)
+    dense, price = (int(path.costs.macs(np.array(widths))) for widths in ([4, 16], [0, 1]))
+    assert path.full.tolist() == [4, 16] and int(path.costs.macs(np.array([1, 0]))) == 37 * price
+    start, found = int(path.costs.macs(np.array([2, 16]))), []
+    for left in range(37):  # in channels of the cheap layer
+        found.append([*path.plan(keep_macs=(start + left * price) / dense, fill=True).widths.values()])
+        assert found[-1] == ([3, 16 - (37 - left)] if 37 - left <= 14 else [2, 16]), left
+    assert min(map(min, found)) == 2 and [3, 2] in found
+
+
+@pytest.mark.parametrize("limits", [{}, {"round_to": 4}, {"min_width": 13}])
+@pytest.mark.parametrize("rule", ["pca", "uniform"])
+def test_the_plan_at_a_threshold_knows_the_next_wider_one(vgg, rule, limits):
+    """At each level of the path, and between two of them, where the plan is that of the higher."""
+    path = slimlib.width_path(*vgg, rule=rule, **limits)
+    costs = {unit: [int(path.costs.cost(unit, path.widths(i))) for i in range(len(path))] for unit in ("macs", "params")}
+    for i, level in enumerate(path.steps.levels):
+        below = path.steps.levels[i - 1] if i else level / 2
+        for threshold in (level, (level + below) / 2):
+            plan = path.plan(threshold=float(threshold))
+            assert [*plan.widths.values()] == path.widths(i).tolist()
+            for unit, every in costs.items():
+                wider = [c for c in every[i:] if c > every[i]]
+                assert (plan.wider and plan.wider[unit]) == (wider[0] if wider else None)
+
+
 @pytest.mark.parametrize("unit", ["macs", "params"])
 def test_filled_plans_of_all_rules_cost_the_same(unit):
     """LeNet-5 has few and dear channels: the hardest case of the study."""
@@ -251,7 +285,7 @@ def test_tilt_keeps_more_of_wide_layers_where_its_power_is_positive(vgg, power, 
     """At level 1/2 of widths 24 and 40: the widest keep a half, the others a half times (24 / 40) ** power."""
     model, x = vgg
     path = slimlib.width_path(model, x, rule="tilt", power=power)
-    assert path.steps.at(0.5).tolist() == want or power < 0
+    assert path.steps.at(0.5).tolist() == want
     fractions = np.array(path.steps.at(0.3)) / [24, 24, 40, 40]
     assert fractions[0] / fractions[2] == pytest.approx((24 / 40) ** power, rel=0.2)
 
@@ -392,20 +426,33 @@ def test_a_norm_without_a_scale_of_its_own_is_folded_like_one_whose_scale_is_one
         assert plans[0].widths == plans[1].widths, rule
 
 
-def test_budgeted_pca_drops_least_variance_per_cost(vgg):
-    """Each step against an exhaustive look at what every group would lose and save."""
-    model, x = vgg
-    path = slimlib.width_path(model, x, rule="pca_budgeted", unit="params")
-    found = slimlib.spectra(model, x)
+def drops_the_cheapest(path, unit: str, lost) -> None:
+    """Each step against an exhaustive look at what every group would lose (``lost(g, w)`` from w to w - 1) and save."""
     widths = np.array([g.width for g in path.groups])
-    for g in path.steps.order[:40]:
+    for g in path.steps.order:
         ratios = []
-        for j, group in enumerate(path.groups):
+        for j, width in enumerate(widths):
             less = widths - np.eye(len(widths), dtype=int)[j]
-            saved = path.costs.params(widths) - path.costs.params(less)
-            ratios.append(found[group.name][widths[j] - 1] / saved if widths[j] > 1 else np.inf)
-        assert ratios[g] == pytest.approx(min(ratios), abs=0)
+            saved = path.costs.cost(unit, widths) - path.costs.cost(unit, less)
+            ratios.append(lost(j, width) / saved if width > 1 else np.inf)
+        assert ratios[g] == pytest.approx(min(ratios), rel=1e-12)
         widths[g] -= 1
+
+
+@pytest.mark.parametrize("unit", ["macs", "params"])
+def test_budgeted_pca_drops_least_variance_per_cost(vgg, unit):
+    path = slimlib.width_path(*vgg, rule="pca_budgeted", unit=unit)
+    found = [*slimlib.spectra(*vgg).values()]
+    drops_the_cheapest(path, unit, lambda g, w: found[g][w - 1])
+
+
+@pytest.mark.parametrize("unit", ["macs", "params"])
+def test_neyman_drops_least_loss_per_cost(vgg, unit):
+    """The loss of a group of n channels that keeps w is V / T (n / w - 1)."""
+    path = slimlib.width_path(*vgg, rule="neyman", unit=unit)
+    v, t = sampling.variances(vgg[0], path.layout, path.groups)
+    loss = [[v[g] / t[g] * (n / w - 1) for w in range(1, n + 1)] for g, n in enumerate(path.full)]
+    drops_the_cheapest(path, unit, lambda g, w: loss[g][w - 2] - loss[g][w - 1])
 
 
 def rescaled(model, seed):

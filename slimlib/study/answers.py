@@ -81,9 +81,9 @@ def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     at = {row["unit"]: f"at equal {UNITS[row['unit']]} " if len(rows) > 1 else "" for row in enough}
     single = {row["unit"]: budget for row in enough if (budget := _the_one_budget(judged, row))}
     if single and len(single) == len(enough):
-        told.append(f"nearly all of it at {joined(map(budget_name, single.values()))}")
+        told.append(f"most of it at {joined(map(budget_name, single.values()))}")
     else:
-        told += [f"{at[unit]}nearly all of it at {budget_name(budget)}" for unit, budget in single.items()]
+        told += [f"{at[unit]}most of it at {budget_name(budget)}" for unit, budget in single.items()]
     for row in enough:
         unit, ratio = other_cost(judged, row)
         if not 1 / NOTABLE < ratio < NOTABLE:
@@ -92,13 +92,13 @@ def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return told
 
 
-def _the_one_budget(judged: Judgement, row: Mapping[str, Any], nearly_all: float = 0.8) -> str | None:
-    """The budget at which nearly all of a mean over several arises, if there is one and the mean matters."""
+def _the_one_budget(judged: Judgement, row: Mapping[str, Any], most: float = 0.8) -> str | None:
+    """The budget at which most of a mean over several arises, if there is one and the mean matters."""
     cells = of_comparison(judged.cells, row)
     if len(cells) < 2 or abs(row["mean"]) <= judged.claim.margin:
         return None
     parts = cells.set_index("budget")["mean"] / (len(cells) * row["mean"])
-    return parts.idxmax() if parts.max() >= nearly_all else None
+    return parts.idxmax() if parts.max() >= most else None
 
 
 def _answer_by_rank(judged: Judgement) -> str:
@@ -107,10 +107,11 @@ def _answer_by_rank(judged: Judgement) -> str:
     networks = "; ".join(f"{network_name(*which)} {int((part['verdict'] == SUPPORTED).sum())} of {len(part)}"
                          for which, part in rows.groupby(["dataset", "model"], sort=False))
     agree, not_so = (int((rows["verdict"] == verdict).sum()) for verdict in (SUPPORTED, NOT_SUPPORTED))
-    more, less = int((rows["over_depth_low"] > 0).sum()), int((rows["over_depth_high"] < 0).sum())
+    more, less = (int(found.sum()) or "none" for found in (rows["over_depth_low"] > 0, rows["over_depth_high"] < 0))
     return (f"{what} orders the layers as their sensitivity does in *{agree} of {len(rows)}* comparisons, which are views of the "
             f"same layers ({networks}); in {not_so or 'none'} a coefficient of {judged.claim.margin:g} is ruled out. "
-            f"Uncorrected, it says more than depth alone in *{more}* of them and less in *{less}*.")
+            f"By intervals not corrected for their number, it orders the layers better than depth alone in *{more}* of them, and "
+            f"worse in *{less}*.")
 
 
 def same_widths(judged: Judgement, at_least: float = 0.9) -> str:
@@ -165,20 +166,20 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
     records = {record["key"]: record for one in judged.values() for record in one.records}
     claims = {name: one for name, one in judged.items() if name.startswith("C")}
     controls = {name: one for name, one in judged.items() if name not in claims}
-    lines = [_item(name, one) for name, one in claims.items()]
+    every = records.values()
+    lines = [_item(name, one, every) for name, one in claims.items()]
     if controls:
-        lines += ["", "Controls:", "", *(_item(name, one) for name, one in controls.items())]
-    if trained := training(records.values()):
+        lines += ["", "Controls:", "", *(_item(name, one, every) for name, one in controls.items())]
+    if trained := training(every):
         lines += ["", trained]
-    notes = {name: [*doubts(one), *beside(one, records.values())] for name, one in claims.items()}
-    folded = wording.digest(claims) + "".join(f"- {name}: {_bracketed(note)}\n" for name, of in notes.items() for note in of)
-    return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", folded + "```"]) + "\n"
+    notes = "".join(f"- {name}: {_bracketed(note)}\n" for name, one in claims.items() for note in doubts(one))
+    return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", wording.digest(claims) + notes + "```"]) + "\n"
 
 
-def _item(name: str, judged: Judgement) -> str:
-    """The claim with its verdict, and below it what was found, network by network."""
+def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:
+    """The claim with its verdict, and below it what was found, network by network, and what stands beside it."""
     runs = f", {share(judged.recorded, judged.expected, ' runs')}" if judged.recorded else ""
-    told = [*answer(judged), " ".join([same_widths(judged), *wording.starved(judged)]).strip()]
+    told = [*answer(judged), " ".join([same_widths(judged), *wording.starved(judged)]).strip(), *beside(judged, records)]
     below = [f"  - {_bracketed(one)}" for one in told if one]
     return "\n".join([f"- **{name}, the claim:** {judged.claim.title}. **Found:** *{judged.told}*{runs}.", *below])
 

@@ -14,6 +14,7 @@ from slimlib.distributed import World
 from slimlib.errors import SlimlibError
 from slimlib.study.locks import RunBusy
 from slimlib.study.networks import dense_network, loaded
+from slimlib.study.provenance import code_version
 from slimlib.study.runs import RECIPE_VERSION, Run, with_needs
 from slimlib.study.stages import STAGES
 from slimlib.study.store import Store
@@ -28,6 +29,7 @@ def execute(run: Run, store: Store, progress: bool = True, wait: bool = True) ->
 
     Processes that train together (torchrun) all call this; the first holds the lock, decides and writes.
     """
+    code_version()  # kept from here on: before the run there may be hours of waiting, in which more is committed
     world = World.current()
     for needed in run.needs():
         # A record is not enough to start from: the dense network's weights must be in the cache as well.
@@ -50,10 +52,11 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
     Several processes may ensure the same runs at once: each takes what no other is at, and all end with every record.
     Finished runs are never repeated, so an interrupted call is continued by calling it again. Runs that are refused, whose
     loss diverges or for which the GPU has too little memory are named in one SlimlibError once all others are done; whatever
-    else goes wrong ends the call at once.
+    else goes wrong ends the call at once. Where processes train together, every error does.
     """
     from tqdm import tqdm
 
+    code_version()  # as in `execute`
     runs = list(dict.fromkeys(runs))
     missing = World.current().agreed(store.missing(runs))
     for run in with_needs(runs) if train else ():
@@ -79,8 +82,8 @@ def _work_off(missing: list[Run], store: Store, bar: Any) -> dict[Run, str]:
     failed: dict[Run, str] = {}  # the errors themselves would keep alive the networks that their frames hold
     world = World.current()
     together = world.size > 1  # then all take the same run at the same time, and nobody goes ahead
-    # of several processes one alone may lack memory, and the others would wait for it for ever
-    failures = SlimlibError if together else (SlimlibError, torch.OutOfMemoryError)
+    # of several processes one alone may lack memory or find an image broken, and the others would wait for it for ever
+    failures = () if together else (SlimlibError, torch.OutOfMemoryError)
     wanted, all_runs = set(missing), with_needs(missing)
     without_record = set(store.missing(all_runs))
     pending = world.agreed([run for run in all_runs if run in without_record or _weights_missing(run, store)])

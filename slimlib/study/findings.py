@@ -63,13 +63,19 @@ def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     what = "V / T" if row["rule"] == "neyman_score" else f"what {plain_name(row['rule'])} keeps{at}"
     if row["rule"] == "depth":
         what = "depth alone"
-    orders = f"{network}: the order of layers by {what} {_degree(row['spearman'])} their order by accuracy lost"
+    orders = f"{network}: the order of layers by {what} {degree(row['spearman'])} their order by accuracy lost"
     told = f"{orders} when {_percent(row['ratio'])} of a layer is removed"
     found = f"Spearman {signed(row['spearman'])}, {_percent(claim.level)} interval {interval(row['low'], row['high'], 1)}"
     within = "" if row["within"] != row["within"] else f"; within stages {signed(row['within'])}, p = {row['p_within']:.2g}"
     more = f"; against depth alone {signed(row['over_depth'])} {interval(row['over_depth_low'], row['over_depth_high'], 1)}"
     more = "" if row["rule"] == "depth" else more
-    return f"{told} ({found}, n = {row['n']} layers{_chance(claim, row)}{more}{within})"
+    return f"{told} ({found}, n = {row['n']} layers{tied(row, row['n'])}{_chance(claim, row)}{more}{within})"
+
+
+def tied(row: Mapping[str, Any], layers: int) -> str:
+    """ "; 22 of 27 layers tied at 0.50" where more than half of an order's scores are one and the same, so that it rests on the
+    others. ``row`` with the columns of `layer_tables.with_ties`; without them nothing is told."""
+    return f"; {row['tied']:.0f} of {layers} layers tied at {row['tied_at']:.2f}" if row.get("tied", 0) > layers / 2 else ""
 
 
 def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> list[str]:
@@ -91,9 +97,10 @@ def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> l
 
 
 def listed_layers(network: str, source: str, table: pd.DataFrame) -> str:
-    """How high the layers of a published list stand by each order. ``table`` of `layers.published_table`."""
+    """How high the layers of a published list stand by each order. ``table`` of `layers.published_table`, ties beside it."""
     told = [f"{_place(round(row['auc'], 2))} by {_order_name(rule)} (AUC {' '.join(filter(None, auc_told(row)))}, "
-            f"p = {row['p']:.2g}, corrected {row['p_holm']:.2g})" for rule, row in table.iterrows()]
+            f"p = {row['p']:.2g}, corrected {row['p_holm']:.2g}{tied(row, round(row['positives'] + row['negatives']))})"
+            for rule, row in table.iterrows()]
     return f"{network}, layers {source}. They stand {'; '.join(told)}."
 
 
@@ -132,8 +139,8 @@ def ends_of_the_grid(tilts: pd.DataFrame) -> list[str]:
     at_the_end = int((tilts["end of the grid"] == "yes").sum())
     if not at_the_end:
         return []
-    return [f"In {at_the_end} of {counted(len(tilts), 'case')} the chosen power is the first or last of the grid. A wider grid "
-            "might hold a better one, so there the control is a lower bound on what a tilt can do."]
+    return [f"In {at_the_end} of {counted(len(tilts), 'case')} with three seeds or more the chosen power is the first or last of "
+            "the grid. A wider grid might hold a better one, so there the control is a lower bound on what a tilt can do."]
 
 
 def _chance(claim: Claim, row: Mapping[str, Any]) -> str:
@@ -143,7 +150,8 @@ def _chance(claim: Claim, row: Mapping[str, Any]) -> str:
     return f"; corrected for all comparisons, p = {row['p_holm']:.2g}" if row.get("p_holm", 0) > 1 - claim.level else ""
 
 
-def _degree(rho: float) -> str:
+def degree(rho: float) -> str:
+    """How well an order agrees with another one, in words, by Spearman's coefficient."""
     if rho != rho:
         return "cannot be compared with"
     degrees = ((0.8, "agrees closely with"), (0.5, "agrees in the main with"), (0.2, "agrees weakly with"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from slimlib.study.findings import auc_told
-from slimlib.study.names import interval, network_name, plain_name, signed
+from slimlib.study.findings import auc_told, degree
+from slimlib.study.layers import layer_table
+from slimlib.study.names import interval, joined, network_name, plain_name, signed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +30,30 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
         rows.append(told)
     columns = ["network", "rule", "layers", "Spearman", "Kendall", "against depth alone", "within stages (p)", "p", "p (Holm)"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
+
+
+def with_ties(
+    table: pd.DataFrame, records: Sequence[Mapping[str, Any]], exclude: Mapping[str, Sequence[str]] | None = None,
+    **same: Any,
+) -> pd.DataFrame:  # fmt: skip
+    """The table with `tied`, how many layers share the score that most of them have, and `tied_at`, that score.
+
+    table    of `layers.correlations`, made of ``records`` and ``exclude``; or of `layers.published_table`, whose rows share
+             dataset, model, budget and ratio: these are given by name, as ``same``
+    """
+    found: dict[tuple[Any, ...], tuple[int, float]] = {}
+    most = []
+    for rule, told in table.iterrows():
+        row = {"rule": rule} | told.to_dict() | same
+        which = row["dataset"], row["model"], row["rule"], row["budget"], row["ratio"]
+        if which not in found:
+            mine = [r for r in records if (r["run"]["dataset"], r["run"]["model"]) == which[:2]]
+            layers = layer_table(mine, "depth" if row["rule"] == "drop" else row["rule"], row["budget"], row["ratio"])
+            layers = layers[~layers.index.isin((exclude or {}).get(row["model"].removesuffix(":pretrained"), ()))]
+            counts = layers["drop" if row["rule"] == "drop" else "score"].round(12).value_counts()
+            found[which] = int(counts.iloc[0]), float(counts.index[0])
+        most.append(found[which])
+    return table.assign(tied=[count for count, _ in most], tied_at=[score for _, score in most])
 
 
 def beyond_depth(row: Mapping[str, Any]) -> str:
@@ -56,16 +81,32 @@ def drops(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def known_and_unseen(table: pd.DataFrame) -> pd.DataFrame:
-    """Networks and ratios by Spearman's coefficients of two scans; see `layers.known_and_unseen`."""
+    """Networks and ratios by Spearman's coefficients: of the drops of two scans with each other, and of what rules choose with
+    the drops of either; see `layers.known_and_unseen`."""
     import pandas as pd
 
     rows = []
     for row in table.to_dict("records"):
         told = {"network": network_name(row.pop("dataset"), row.pop("model")), "removed": f"{row.pop('ratio'):.0%}"}
-        told |= {"order of both scans": signed(row.pop("drops"))}
+        told |= {"drops, known and unseen": signed(row.pop("drops"))}
         pairs = {name.rpartition(", ")[::2]: value for name, value in row.items()}
         rows.append(told | {f"{plain_name(rule)}, {images}": signed(value) for (rule, images), value in pairs.items()})
     return pd.DataFrame(rows).set_index(["network", "removed"]) if rows else pd.DataFrame()
+
+
+def same_order(table: pd.DataFrame) -> list[str]:
+    """Whether the layers come in the same order in both scans, one sentence a network. ``table`` of `layers.known_and_unseen`."""
+    said = []
+    for (dataset, model), part in table.groupby(["dataset", "model"], sort=False) if len(table) else ():
+        by_degree: dict[str, list[str]] = {}
+        for ratio, rho in zip(part["ratio"], part["drops"], strict=True):
+            by_degree.setdefault(degree(rho), []).append(f"{ratio:.0%} ({signed(rho)})".replace("%", " %"))
+        told = "; ".join(f"{how} that on known ones with {joined(where)} of a layer removed" for how, where in by_degree.items())
+        rules = [name.removesuffix(", known") for name in part if name.endswith(", known")]
+        moved = max((part[f"{rule}, known"] - part[f"{rule}, unseen"]).abs().max() for rule in rules)
+        said.append(f"{network_name(dataset, model)}: the order of layers on unseen images {told}. From one scan to the other no "
+                    f"rule's coefficient changes by more than {moved:.2f}.")
+    return said
 
 
 def auc(table: pd.DataFrame) -> pd.DataFrame:

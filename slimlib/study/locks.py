@@ -121,7 +121,16 @@ def _take_away(path: Path, holder: str) -> None:
 
 
 def _owner() -> dict[str, Any]:
-    return {"pid": os.getpid(), "host": socket.gethostname(), "born": _born(os.getpid()), "token": uuid.uuid4().hex}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "pids": _pids(), "born": _born(os.getpid()),
+            "token": uuid.uuid4().hex}  # fmt: skip
+
+
+def _pids() -> str | None:
+    """The name space of process numbers: containers of one host name have each their own. Only Linux has such."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
 
 
 def _born(pid: int) -> str | None:
@@ -134,15 +143,25 @@ def _born(pid: int) -> str | None:
         return None
 
 
+def _now(folder: Path) -> float:
+    """The time by the clock that dates the folder's files: on a shared one it may be far from this machine's."""
+    probe = folder / f".{uuid.uuid4().hex}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink(missing_ok=True)
+
+
 def _stale(path: Path, text: str) -> bool:
     try:
         holder = json.loads(text)
         pid, host, born = int(holder["pid"]), holder["host"], holder["born"]
     except (ValueError, KeyError, TypeError):
         return True  # not one of our locks, or torn by a full disk
-    if host != socket.gethostname():
+    if host != socket.gethostname() or holder.get("pids") not in (None, _pids()):  # older locks do not name it
         try:
-            return time.time() - path.stat().st_mtime > STALE_AFTER
+            return _now(path.parent) - path.stat().st_mtime > STALE_AFTER
         except FileNotFoundError:
             return False
     if not psutil.pid_exists(pid):

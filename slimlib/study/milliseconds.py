@@ -21,7 +21,8 @@ def slimmed(
     """The dense network and its slimmed versions, and one row for each: arm, rounded, kept_macs, kept_params, budget.
 
     Each rule answers each share of the MACs in `keeps`, once with widths as they come and once with widths that are
-    multiples of `round_to` (1: not a second time). The first network is the dense one.
+    multiples of `round_to` (1: not a second time). Widths as they come are filled up to the budget, so that rules are compared
+    at equal MACs; rounded ones lie on the rule's path, as `plan_widths` gives them. The first network is the dense one.
     """
     import pandas as pd
 
@@ -31,7 +32,7 @@ def slimmed(
         for multiple in (1, round_to) if round_to > 1 else (1,):
             path = slimlib.width_path(network, example_input, rule=rule, coupling=coupling, round_to=multiple)
             for keep in keeps:
-                plan = path.plan(keep_macs=keep)
+                plan = path.plan(keep_macs=keep, fill=multiple == 1)
                 name = f"{rule}, {keep:.0%}" + (f", multiples of {multiple}" if multiple > 1 else "")
                 networks[name] = slimlib.prune(network, plan)
                 row = {"model": name, "arm": rule, "rounded": multiple > 1, "budget": keep}
@@ -93,7 +94,8 @@ def _at_equal_macs(slim: pd.DataFrame) -> str:
     clear = slow["relative_low"] > fast["relative_high"]
     doubt = "" if clear else ", though their quartiles overlap"
     arms = f"{plain_name(slow['arm'])} slower than {plain_name(fast['arm'])}"
-    return f" At equal MACs rules differ by a factor of up to {ratio:.2f} ({arms} at {100 * budget:g} %{doubt})."
+    shares = f"{100 * slow['relative']:.0f} against {100 * fast['relative']:.0f} % of the time"
+    return f" At equal MACs rules differ by a factor of up to {ratio:.2f} ({arms} at {100 * budget:g} %: {shares}{doubt})."
 
 
 def _rounding(slim: pd.DataFrame) -> str:

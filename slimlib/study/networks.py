@@ -13,6 +13,7 @@ import slimlib
 from slimlib import models
 from slimlib.errors import SlimlibError
 from slimlib.fingerprint import fingerprint
+from slimlib.imagesets import KNOWN
 from slimlib.study.runs import SLIM_STAGES, Run
 from slimlib.study.store import Store
 
@@ -60,6 +61,11 @@ def same_start(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
     """
     notes = []
     for record in _companions(run, store):
+        if images := _other_images(run, record):
+            if store.strict:
+                raise SlimlibError(f"{run.label}: {images}, so the two do not belong together. Let SLIMLIB_DATA name the folder "
+                                   "that has those images, or remove the records of the others and run them all here")
+            notes.append(images)
         if _same_weights(record, told):
             continue
         theirs = f"{record['label']} rests on another dense network (test accuracy {_dense_accuracy(record):.4f}, here "
@@ -82,6 +88,15 @@ def _companions(run: Run, store: Store) -> Iterator[dict[str, Any]]:
             other = Run.from_dict(record["run"])
             if all(getattr(other, name) == getattr(run, name) for name in COMPARED):
                 yield record
+
+
+def _other_images(run: Run, record: Mapping[str, Any]) -> str | None:
+    """What to say of a record whose images were others. Those of the known sets are checked as they are loaded; "imagenet" is
+    any folder of images."""
+    theirs = (record["provenance"].get("data") or {}).get("sha256")
+    if run.dataset in KNOWN or theirs in (None, here := loaded(run.dataset).sha256):
+        return None
+    return f"{record['label']} was made with other images (SHA-256 {theirs[:12]}, here {here[:12]})"
 
 
 def _same_weights(record: Mapping[str, Any], told: Mapping[str, Any]) -> bool:

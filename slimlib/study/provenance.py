@@ -29,8 +29,8 @@ def code_version() -> dict[str, Any]:
     """{"commit": 40 hex digits or None, "dirty": bool or None} of the checkout this package lies in.
 
     None where there is no git or no checkout (an installed package, also one that lies in another project's checkout).
-    Looked up once a process, before its first run: the code that runs is the code that was imported, whatever is committed
-    meanwhile. "dirty" looks at code only: records, books and prose written beside it do not change what a run does.
+    Looked up once a process, as its study begins: the code that runs is what was imported, whatever is committed meanwhile.
+    "dirty" looks at code only: records, books and prose written beside it do not change what a run does.
     """
     root = Path(__file__).resolve().parents[2]
     top = _git(root, "rev-parse", "--show-toplevel")
@@ -86,6 +86,8 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
         told["cuda"] = torch.version.cuda
         told["cudnn"] = torch.backends.cudnn.version()
         told["driver"] = _driver()
+        told["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # "tf32" where it may be rounded to that
+        told["float32_products"] = torch.backends.cuda.matmul.fp32_precision
     return told
 
 
@@ -135,8 +137,7 @@ def recorded(data: Any = None, precision: str | None = None) -> Iterator[dict[st
         "precision": precision,
         "notes": [],
     }
-    code = code_version()  # a first run may take hours, in which more is committed
-    clock = time.perf_counter()
+    code, clock = code_version(), time.perf_counter()  # the code first: a run may take hours, in which more is committed
     yield told
     told["seconds"] = round(time.perf_counter() - clock, 3)
     told["peak_memory"] = peak_memory(device)

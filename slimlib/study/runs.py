@@ -28,6 +28,7 @@ RECIPE_VERSION = 2
 
 STAGES = ("dense", "prune", "distill", "scratch", "sensitivity")
 SLIM_STAGES = ("prune", "distill", "scratch")
+OPTIONS = {"dense": (), "sensitivity": ("images", "ratios", "split")}  # those of other stages are their rule's
 
 
 @dataclass(frozen=True)
@@ -77,22 +78,21 @@ class Run:
         wants["recipe"] = slim or (self.stage == "dense" and not self.pretrained)
         wants["dense_recipe"] = self.stage != "dense" and not self.pretrained
         wants["distill"] = self.stage == "distill"
+        if odd := [name for name, _ in self.options if name not in OPTIONS.get(self.stage, (name,))]:
+            raise SlimlibError(f"options: {odd[0]!r} has no effect in stage {self.stage!r}; leave it out")
         for name, wanted in wants.items():
             value = getattr(self, name)
             if wanted and value is None:
                 raise SlimlibError(f"{name}=None: a run of stage {self.stage!r} on {self.model!r} needs a {name}")
             if not wanted and value is not None:
-                raise SlimlibError(
-                    f"{name}={value!r} has no effect in stage {self.stage!r} on {self.model!r}; leave it out"
-                )
+                raise SlimlibError(f"{name}={value!r} has no effect in stage {self.stage!r} on {self.model!r}; leave it out")
 
     def _to_one_form(self) -> None:
         """What is written differently and means the same becomes the same, as values come from YAML, JSON and Python."""
-        form: dict[str, Any] = {}
         options = self.options.items() if isinstance(self.options, Mapping) else self.options
         rule = RULES.get(self.rule)
-        form["options"] = tuple(sorted((str(name), option_of(rule, name, frozen(value)) if rule else frozen(value))
-                                       for name, value in options))  # fmt: skip
+        told = {str(name): option_of(rule, name, frozen(value)) if rule else frozen(value) for name, value in options}
+        form: dict[str, Any] = {"options": tuple(sorted(told.items()))}
         for name in ("recipe", "dense_recipe", "distill"):
             if (settings := getattr(self, name)) is not None:
                 form[name] = with_declared_floats(settings)

@@ -125,7 +125,7 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         scan = {"ratios": options["ratios"]} if "ratios" in options else {}
         with clock("sensitivity"):
             curve = slimlib.sensitivity(
-                dense, images, criterion=run.criterion, coupling=run.coupling, progress=progress, **scan
+                dense, images, criterion=run.criterion, coupling=run.coupling, seed=run.seed, progress=progress, **scan
             )
         with clock("plan"):
             kept = list(kept_by_rules(run, dense, data))

@@ -139,17 +139,19 @@ def _power(arm: str) -> float | None:
 
 
 def latencies(table: pd.DataFrame) -> pd.DataFrame:
-    """Networks by device and batch size: the median milliseconds of a batch with quartiles, beside the kept MACs.
+    """Networks by device and batch size: the median milliseconds of a batch with quartiles, and the time as a share of the dense
+    network's (the median over rounds, in which both were timed), beside the kept MACs.
 
     table   of `slimlib.latency.measure`, with kept_macs
     """
     told = table.assign(
         where=[f"{device}, batch {batch}" for device, batch in zip(table["device"], table["batch_size"], strict=True)],
-        ms=[f"{r.ms:.2f} [{r.ms_low:.2f}, {r.ms_high:.2f}]" for r in table.itertuples()],
+        ms=[f"{r.ms:.2f} [{r.ms_low:.2f}, {r.ms_high:.2f}], {r.relative:.0%}".replace("%", " %") for r in table.itertuples()],
         kept=[f"{value:.1%}" for value in table["kept_macs"]],
     )
     wide = told.pivot_table(index=["model", "kept"], columns="where", values="ms", aggfunc="first", sort=False)
-    return wide.rename_axis(index={"model": "network", "kept": f"{UNITS['macs']} kept"}, columns="milliseconds [quartiles]")
+    columns = "milliseconds [quartiles], share of the dense network's time"
+    return wide.rename_axis(index={"model": "network", "kept": f"{UNITS['macs']} kept"}, columns=columns)
 
 
 def _difference(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import answers, changes, findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
-from slimlib.study.layer_tables import beyond_depth, within_stages
+from slimlib.study.layer_tables import beyond_depth, with_ties, within_stages
 from slimlib.study.names import UNITS, counted, interval, network_name, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike_in, other_cost
@@ -53,7 +53,8 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
             told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
             told |= {"against depth alone": beyond_depth(row), "within stages (p)": within_stages(row)}
             told |= {"drop in points, median and largest": f"{100 * row['median_drop']:.2f}, {100 * row['largest_drop']:.2f}"}
-        told |= {"n": row["n"], "p (Holm)": f"{row['p_holm']:.2g}", "verdict": row["verdict"]}
+        p = "–" if row["p_holm"] != row["p_holm"] else f"{row['p_holm']:.2g}"  # none before there are seeds enough
+        told |= {"n": row["n"], "p (Holm)": p, "verdict": row["verdict"]}
         rows.append(told | {"would change with": changes.would_change(judged.claim, deciding, at)})
     return pd.DataFrame(rows).set_index("comparison") if rows else pd.DataFrame()
 
@@ -65,8 +66,11 @@ def _bootstrap(row: Mapping[str, Any]) -> str:
     return interval(row["boot_low"], row["boot_high"]) + ("" if row["agree"] else ", which says otherwise")
 
 
-def report(judged: Judgement) -> str:
-    """The finding on one claim as HTML: what is claimed, the verdict, what would change it; folded below, all details."""
+def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:
+    """The finding on one claim as HTML: what is claimed, the verdict, what would change it; folded below, all details.
+
+    records   of other claims as well: what they say of the claim's arms elsewhere stands beside it, deciding nothing
+    """
     claim, cells = judged.claim, judged.cells
     parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
     if short := answers.answer(judged):
@@ -75,12 +79,14 @@ def report(judged: Judgement) -> str:
     parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
     if claim.kind == "paired" and len(judged.deciding):
         parts.append(f"<p>{html.escape(' '.join([*alike_in(judged), *doubts(judged)]))}</p>")
+    parts += [f"<p>{html.escape(one)}</p>" for one in answers.beside(judged, records)]
     if len(judged.deciding):
         table = comparison_table(judged).reset_index().to_html(index=False, border=0)
         count = counted(len(judged.deciding), "deciding comparison")
         family = int(judged.deciding["family"].iloc[0])
         parts.append(_folded(f"{count} (p corrected for {family}), and what would change the verdict", table))
     if len(cells):
+        cells = with_ties(cells, judged.records, claim.exclude) if claim.kind == "rank" else cells
         said = [html.escape(findings.sentence(claim, row)) for row in cells.to_dict("records")]
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
         kind += ", each interval for itself, deciding nothing" if claim.kind == "paired" else ""

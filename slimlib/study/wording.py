@@ -41,7 +41,8 @@ def found(judged: Judgement) -> str:
     networks = joined(dict.fromkeys(network_name(d, m) for d, m in zip(rows["dataset"], rows["model"], strict=True)))
     if claim.kind == "rank":
         more, less = int((rows["over_depth_low"] > 0).sum()), int((rows["over_depth_high"] < 0).sum())
-        depth = f"; by intervals that are not corrected it says more than depth alone in {more} of {len(rows)}, less in {less}"
+        depth = "; by intervals that are not corrected it orders the layers better than depth alone "
+        depth += f"in {more} of {len(rows)}, worse in {less}"
         told = f"{_counts(rows)} ({effects(judged)}){depth}"
     else:
         parts = rows.groupby("rival", sort=False)
@@ -74,7 +75,7 @@ def starved(judged: Judgement) -> list[str]:
         return []
     table = table[(table["kept"] <= STARVED) & table["arm"].isin([judged.claim.ours, *judged.claim.rivals])]
     least = table.loc[table.groupby("arm", sort=False)["kept"].idxmin()].to_dict("records") if len(table) else []
-    return [f"{plain_name(row['arm'])[0].upper()}{plain_name(row['arm'])[1:]} keeps as little as {row['width']} of "
+    return [f"{plain_name(row['arm'])[0].upper()}{plain_name(row['arm'])[1:]} keeps as few as {row['width']} of "
             f"{row['full_width']} filters of {row['layer']}." for row in least]
 
 
@@ -175,4 +176,5 @@ def _reach(values: pd.Series, scale: float) -> str:
 
 def _span(counts: pd.Series, what: str) -> str:
     low, high = int(counts.min()), int(counts.max())
-    return counted(low, what) if low == high else f"{low} to {high} {what}s"
+    of_two = what == "layer" and counts.nunique() == 2  # those of two networks, and none between
+    return counted(low, what) if low == high else f"{low} {'and' if of_two else 'to'} {high} {what}s"

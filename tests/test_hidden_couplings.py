@@ -1,0 +1,347 @@
+"""What the traced graph does not show, or shows wrongly: such layers are slimmed exactly or stay whole."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import slimlib
+from slimlib import data, sampling
+from slimlib.masking import difference
+from tests.random_networks import RandomNetwork
+from tests.test_user_networks import Net, conv, pooled, slimmed_exactly_or_whole
+
+
+def two(middle, width=16, reads=None):
+    torch.manual_seed(0)
+    return Net(lambda m, x: m.c(pooled(m.b(middle(m.a(x))).relu())), a=conv(3, width), b=conv(reads or width, 8),
+               c=nn.Linear(8, 5)).eval()  # fmt: skip
+
+
+def images(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def over_time(middle):
+    torch.manual_seed(0)
+    return Net(lambda m, x: m.c(m.b(middle(m.a(x).relu())).relu().mean(2)), a=nn.Conv1d(4, 16, 3, padding=1),
+               b=nn.Conv1d(16, 8, 3), c=nn.Linear(8, 5)).eval()  # fmt: skip
+
+
+def rows(middle, reads=16):
+    torch.manual_seed(0)
+    return Net(lambda m, x: m.c(m.b(middle(m.a(x).relu())).relu()), a=nn.Linear(10, 16), b=nn.Linear(reads, 8),
+               c=nn.Linear(8, 5)).eval()  # fmt: skip
+
+
+# ---- slices
+
+
+@pytest.mark.parametrize("crop", [lambda x: x[:, :, -4:], lambda x: x[:, :, 2:], lambda x: x[:, :, 1:-1], lambda x: x[:, :, ::2]])
+def test_a_crop_in_time_takes_no_channel(crop):
+    slimmed_exactly_or_whole(over_time(crop), images(2, 4, 20), {"a", "b"}, {})
+
+
+def test_a_slice_of_the_batch_takes_no_channel():
+    model, x = rows(lambda h: h[-2:]), images(4, 10)
+    layout = slimlib.trace(model, x)
+    assert {g.name for g in layout.slimmable()} == {"a", "b"}
+    plan = slimlib.plan_widths(model, x, keep_params=0.5, layout=layout)
+    assert slimlib.prune(model, plan)(x).shape == (2, 5)
+
+
+@pytest.mark.parametrize("start", [-8, 8])
+@pytest.mark.parametrize(("make", "x"), [(two, images(2, 3, 12, 12)), (rows, images(4, 10))])
+def test_a_slice_of_channels_counted_from_either_end_leaves_them_whole(make, x, start):
+    slimmed_exactly_or_whole(make(lambda h: h[:, start:], reads=8), x, {"b"}, {"a": "a slice"})
+
+
+@pytest.mark.parametrize("one", [slice(-1, None), slice(15, None), slice(1, 2)])
+def test_one_channel_that_gates_the_rest_leaves_them_whole(one):
+    layout = slimlib.trace(two(lambda h: h.relu() * h[:, one].sigmoid()), images(2, 3, 12, 12))
+    assert {g.name for g in layout.slimmable()} == {"b"} and layout.whole()["a"]
+
+
+@pytest.mark.parametrize("width", [8, 16, 32, 34])
+def test_the_last_channel_may_be_read_by_its_place(width):
+    model = two(lambda h: h.relu() * h[:, -1].sigmoid()[:, None], width)
+    slimmed_exactly_or_whole(model, images(2, 3, 12, 12), {"b"}, {"a": "not the same as zeroing"})
+
+
+def test_every_second_channel_is_another_one_when_some_are_gone():
+    slimmed_exactly_or_whole(two(lambda h: h[:, ::2], reads=8), images(2, 3, 12, 12), {"b"}, {"a": "in steps"})
+
+
+def test_moments_do_not_pass_through_a_slice_of_channels():
+    """Eight of sixteen channels, pooled to two places each, are sixteen inputs: as many as there were channels."""
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.d(F.adaptive_avg_pool2d(m.n(m.a(x)).relu()[:, :8], (1, 2)).flatten(1)), a=conv(3, 16),
+                n=nn.BatchNorm2d(16), d=nn.Linear(16, 5)).eval()  # fmt: skip
+    layout = slimlib.trace(model, images(2, 3, 12, 12))
+    with pytest.raises(slimlib.SlimlibError, match="moments cannot be followed through Slice"):
+        sampling.variances(model, layout, tuple(g for g in layout.groups if g.name == "a"))
+
+
+# ---- what autograd's graph does not show
+
+
+def test_features_that_are_read_without_their_gradient_are_read():
+    torch.manual_seed(0)
+    model = Net(lambda m, x: (lambda h: (m.c(pooled(m.b(h).relu())), m.d(pooled(h.detach()))))(m.a(x).relu()), a=conv(3, 16),
+                b=conv(16, 8), c=nn.Linear(8, 5), d=nn.Linear(16, 5)).eval()  # fmt: skip
+    slimmed_exactly_or_whole(model, images(2, 3, 12, 12), {"b"}, {"a": "without gradients"})
+
+
+def test_a_layer_under_no_grad_is_not_said_to_be_never_called():
+    def forward(m, x):
+        with torch.no_grad():
+            h = m.a(x).relu()
+        return m.c(pooled(m.b(h).relu()))
+
+    torch.manual_seed(0)
+    model = Net(forward, a=conv(3, 16), b=conv(16, 8), c=nn.Linear(8, 5)).eval()
+    slimmed_exactly_or_whole(model, images(2, 3, 12, 12), {"b"}, {"a": "no gradient reaches it"})
+
+
+def test_a_weight_that_decodes_as_well_ties_its_layer():
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.c(F.linear(m.b(m.a(x).relu()).relu(), m.b.weight.t()).relu()), a=nn.Linear(20, 32),
+                b=nn.Linear(32, 12), c=nn.Linear(32, 5)).eval()  # fmt: skip
+    layout = slimlib.trace(model, images(4, 20))
+    assert not layout.slimmable() and all("weight of b elsewhere" in layout.whole()[name] for name in "ab")
+
+
+def test_an_autoencoder_of_tied_weights_keeps_the_multiply_adds_that_plans_do_not_count():
+    torch.manual_seed(0)
+    model = Net(lambda m, x: F.linear(F.linear(m.b(m.a(x).relu()).relu(), m.b.weight.t()).relu(), m.a.weight.t()),
+                a=nn.Linear(20, 32), b=nn.Linear(32, 12)).eval()  # fmt: skip
+    assert not slimlib.trace(model, images(4, 20)).slimmable()
+
+
+def test_a_layer_that_is_called_twice_is_not_taken_for_one_read_elsewhere():
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.c(pooled(m.b(m.b(m.a(x)).relu()).relu())), a=conv(3, 8), b=conv(8, 8), c=nn.Linear(8, 5)).eval()
+    slimmed_exactly_or_whole(model, images(2, 3, 12, 12), {"a"}, {})
+
+
+def test_a_number_may_come_as_a_tensor():
+    model = two(lambda h: h * torch.tensor(h.shape[1] ** -0.5))
+    slimmed_exactly_or_whole(model, images(2, 3, 12, 12), {"b"}, {"a": "a number in the operation Mul"})
+
+
+# ---- activations that write over what they are given
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.LeakyReLU])
+@pytest.mark.parametrize("affine", [True, False])
+def test_an_activation_in_place_behind_an_instance_norm_is_one_beside_it(act, affine):
+    def network(in_place):
+        torch.manual_seed(0)
+        layers = [conv(3, 16), nn.InstanceNorm2d(16, affine=affine), act(inplace=in_place), conv(16, 8)]
+        return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)).eval()
+
+    slimmed_exactly_or_whole(network(False), images(2, 3, 12, 12), {"0", "3"}, {})
+    slimmed_exactly_or_whole(network(True), images(2, 3, 12, 12), {"0", "3"}, {})
+
+
+def test_an_activation_in_place_on_tokens_is_one_beside_them():
+    torch.manual_seed(0)
+    acts = [nn.ReLU(inplace=True) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(10, 16), acts[0], nn.Linear(16, 8), acts[1], nn.Linear(8, 5)).eval()
+    slimmed_exactly_or_whole(model, images(4, 7, 10), {"0", "2"}, {})
+
+
+def test_one_slope_for_all_channels_says_nothing_of_how_many_there_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(conv(3, 8), nn.PReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(288, 6), nn.ReLU(), nn.Linear(6, 3))
+    slimmed_exactly_or_whole(model.eval(), images(2, 3, 12, 12), {"0", "4"}, {})
+
+
+def test_groups_of_one_name_are_not_cut_for_one_another():
+    """The second, behind a slice, a split and a gate, begins with the same layer and stays whole."""
+    layout = slimlib.trace(RandomNetwork(356).eval(), images(2, 3, 8, 8))
+    names = [group.name for group in layout.groups]
+    assert len(names) > len(set(names))
+
+
+# ---- probing
+
+
+def pixel_norm(h):
+    return h.relu() * torch.rsqrt(h.relu().square().mean(1, keepdim=True) + 1e-6)
+
+
+@pytest.mark.parametrize("forbidden", [-1e9, -torch.inf])
+@pytest.mark.parametrize(("middle", "slimmed"), [(pixel_norm, {"inner.b"}), (lambda h: h.relu().flip(2), {"inner.a", "inner.b"})])
+def test_a_mask_over_the_answers_hides_no_fault_and_makes_none(forbidden, middle, slimmed):
+    mask = torch.tensor([False, False, True, False, True])
+    model = Net(lambda m, x: m.inner(x).masked_fill(mask, forbidden), inner=two(middle)).eval()
+    assert {g.name for g in slimlib.trace(model, images(2, 3, 12, 12)).slimmable()} == slimmed
+
+
+def test_differences_are_judged_by_what_varies():
+    want, other = torch.tensor([[1.0, -1e9, -torch.inf]]), torch.tensor([[2.0, -1e9, -torch.inf]])
+    got = want.clone()
+    assert difference([got], [want], [other]) == 0
+    got[0, 0] = 1.5
+    assert difference([got], [want], [other]) == pytest.approx(0.5)
+    assert difference([got], [want]) < 1e-8, "without another input the largest number is the scale"
+
+
+def test_a_gate_that_is_shut_is_opened_to_look_behind_it():
+    torch.manual_seed(0)
+    model = Net(lambda m, x: (lambda h: m.c(pooled(x.mean(1, keepdim=True) + m.gamma * m.b(h / h.mean(1, keepdim=True)))))(
+        m.a(x).relu() + 1), a=conv(3, 16), b=conv(16, 8), c=nn.Linear(8, 5)).eval()  # fmt: skip
+    model.gamma = nn.Parameter(torch.zeros(1))
+    assert "a" in slimlib.trace(model, images(2, 3, 12, 12)).whole()
+    assert model.gamma.item() == 0
+
+
+def test_a_network_that_draws_numbers_is_compared_at_the_same_draws():
+    def forward(m, x):
+        mean, spread = m.b(m.a(x).relu()).chunk(2, 1)
+        return m.d(m.c(mean + spread.exp() * torch.randn_like(mean)).relu())
+
+    torch.manual_seed(0)
+    model = Net(forward, a=nn.Linear(10, 16), b=nn.Linear(16, 8), c=nn.Linear(4, 12), d=nn.Linear(12, 10)).eval()
+    state = torch.get_rng_state()
+    assert {"a", "c"} <= {g.name for g in slimlib.trace(model, images(4, 10)).slimmable()}
+    assert len(state) == len(torch.get_rng_state())
+
+
+# ---- the model and the example are left as they were
+
+
+def test_an_example_that_the_model_writes_over_is_as_it_was():
+    model = Net(lambda m, x: m.c(pooled(m.b(m.a(x.sub_(0.5).div_(0.25)).relu()).relu())), a=conv(3, 16), b=conv(16, 8),
+                c=nn.Linear(8, 5)).eval()  # fmt: skip
+    x = images(2, 3, 12, 12)
+    before = x.clone()
+    assert {g.name for g in slimlib.trace(model, x).slimmable()} == {"a", "b"}
+    assert torch.equal(x, before)
+
+
+def test_a_buffer_that_is_filled_in_the_first_pass_is_empty_again():
+    def forward(m, x):
+        m.grid = torch.ones(1)
+        return m.c(pooled(m.a(x).relu()))
+
+    model = Net(forward, a=conv(3, 16), c=nn.Linear(16, 5)).eval()
+    model.register_buffer("grid", None)
+    names = set(model.state_dict())
+    slimlib.trace(model, images(2, 3, 12, 12))
+    assert set(model.state_dict()) == names
+
+
+def test_what_a_model_keeps_of_an_evaluation_can_be_trained_with():
+    class Windowed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.c, self.grid = conv(1, 8), nn.Linear(8, 3), None
+
+        def forward(self, x):
+            if self.grid is None:
+                self.grid = torch.hann_window(x.shape[-1]) + 0.5
+            return self.c(pooled(self.a(x * self.grid).relu()))
+
+    labels = torch.arange(30) % 3
+    pixels = (images(30, 8, 8, 1) * 40 + 128).clamp(0, 255).byte().numpy()
+    split = data.from_arrays(pixels, labels.numpy(), pixels[:9], labels[:9].numpy())
+    model = Windowed()
+    slimlib.evaluate(model, split)
+    slimlib.fit(model, split, slimlib.Recipe(epochs=1, batch_size=10, lr=0.05), progress=False)
+
+
+# ---- refusals by name
+
+
+def test_what_cannot_be_copied_is_said_so():
+    import threading
+
+    model = two(torch.relu)
+    model.lock = threading.Lock()
+    plan = slimlib.plan_widths(two(torch.relu), images(2, 3, 12, 12), keep_macs=0.5)
+    with pytest.raises(slimlib.SlimlibError, match=r"model: no copy can be made of it .*lock"):
+        slimlib.prune(model, plan)
+
+
+def test_a_model_without_values_is_refused():
+    model = two(torch.relu).to("meta")
+    with pytest.raises(slimlib.SlimlibError, match=r"a\.weight is on the meta device"):
+        slimlib.trace(model, images(2, 3, 12, 12))
+
+
+def test_a_scripted_part_is_refused():
+    model = two(torch.relu)
+    model.b = torch.jit.script(model.b)
+    with pytest.raises(slimlib.SlimlibError, match="b is a ScriptModule"):
+        slimlib.trace(model, images(2, 3, 12, 12))
+
+
+def test_widths_are_given_by_name():
+    with pytest.raises(slimlib.SlimlibError, match="widths is of type list; give a mapping"):
+        slimlib.plan_from_widths(two(torch.relu), images(2, 3, 12, 12), ["a"])
+
+
+def test_a_state_that_is_no_tensor_is_refused_by_name(tmp_path):
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return {"seen": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    model = two(torch.relu)
+    model.c = Counting(8, 5)
+    plan = slimlib.plan_widths(model, images(2, 3, 12, 12), keep_macs=0.5)
+    with pytest.raises(slimlib.SlimlibError, match=r"c\._extra_state in its state dict is no tensor"):
+        slimlib.save(slimlib.prune(model, plan), plan, tmp_path / "slim.safetensors")
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(("rule", "options", "told"), [("tilt", {"power": NAN}, "power=nan must be a finite number"),
+                                                       ("sensitivity", {"drops": {"a": NAN, "b": 0.1}}, "drops: that of a")])
+def test_an_option_that_is_no_number_is_named(rule, options, told):
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.plan_widths(two(torch.relu), images(2, 3, 12, 12), keep_macs=0.5, rule=rule, **options)
+
+
+# ---- files
+
+
+def test_weights_of_a_wrapped_model_fit_it_and_the_bare_one(tmp_path):
+    model = two(torch.relu)
+    wrapped = nn.DataParallel(copy.deepcopy(model))
+    torch.save(wrapped.state_dict(), tmp_path / "wrapped.pt")
+    torch.manual_seed(3)
+    for fresh in (nn.DataParallel(two(torch.relu)), two(torch.relu)):
+        for parameter in fresh.parameters():
+            parameter.data.zero_()
+        loaded = slimlib.storage.load_weights(fresh, tmp_path / "wrapped.pt")
+        assert all(torch.equal(ours, its) for ours, its in zip(loaded.parameters(), model.parameters(), strict=True))
+
+
+def test_a_network_of_padded_sequences_can_be_loaded(tmp_path):
+    """Tokens of zeros are sequences without an entry, on which it cannot run."""
+    class Sequences(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.read = nn.Embedding(20, 8, padding_idx=0), nn.LSTM(8, 8, batch_first=True)
+            self.a, self.c = nn.Linear(8, 16), nn.Linear(16, 5)
+
+        def forward(self, t):
+            lengths = (t != 0).sum(1)
+            packed = nn.utils.rnn.pack_padded_sequence(self.embed(t), lengths, batch_first=True, enforce_sorted=False)
+            return self.c(self.a(self.read(packed)[1][0][-1]).relu())
+
+    torch.manual_seed(0)
+    model, tokens = Sequences().eval(), torch.randint(1, 20, (2, 15))
+    plan = slimlib.plan_widths(model, tokens, keep_params=0.9)
+    slim = slimlib.prune(model, plan)
+    slimlib.save(slim, plan, tmp_path / "slim.safetensors")
+    again = slimlib.load(tmp_path / "slim.safetensors", build=Sequences)
+    assert torch.equal(again(tokens), slim.eval()(tokens))
