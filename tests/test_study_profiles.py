@@ -184,8 +184,7 @@ def test_a_claim_names_existing_rules_and_has_runs_that_can_decide_it(claim):
         assert claim.ours in arms and set(claim.rivals) <= arms | {"best_tilt"}
         assert {run.budget.partition(":")[0] for run in runs} >= {"macs", "params"}
         assert claim.margin > 0 and claim.min_seeds >= 5
-        for run in runs:
-            assert study.load_profile("laptop").evidence and run.stage == claim.stage
+        assert all(study.load_profile(where["profile"]).evidence for where in claim.runs)
     else:
         assert {run.stage for run in runs} == {"sensitivity"}
 

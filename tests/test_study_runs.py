@@ -536,14 +536,14 @@ def test_what_a_rule_reads_follows_from_the_run(tmp_path, tiny_data):
         choices.rule_arguments(pruned(rule="sensitivity", options={"ratio": 0.6}), store, data)
 
 
-def test_a_scan_is_of_the_runs_criterion_and_coupling(tmp_path, tiny_data, monkeypatch):
+def test_a_scan_is_of_the_runs_criterion_coupling_and_seed(tmp_path, tiny_data, monkeypatch):
     monkeypatch.setattr(stages, "kept_by_rules", lambda run, dense, data: [{"rule": "none"}])  # they take long
     store = Store(tmp_path / "records", tmp_path / "cache")
-    run = Run("fashionmnist-10k", "resnet_small", "sensitivity", criterion="random", coupling="joint",
+    run = Run("fashionmnist-10k", "resnet_small", "sensitivity", criterion="random", coupling="joint", seed=3,
               dense_recipe=SLIM["recipe"], options={"ratios": [0.5], "images": 30})  # fmt: skip
     record = study.execute(run, store, progress=False)
     network, data = study.trained(run.dense(), store)
-    want = slimlib.sensitivity(network, data.val.first(30), [0.5], "random", coupling="joint", progress=False)
+    want = slimlib.sensitivity(network, data.val.first(30), [0.5], "random", coupling="joint", seed=3, progress=False)
     assert record["sensitivity"]["group"] == want["group"].tolist()
     assert record["sensitivity"]["accuracy"] == pytest.approx(want["accuracy"].tolist(), abs=1e-7)
     spectra = slimlib.spectra(network, data.example_input, coupling="joint")

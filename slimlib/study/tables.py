@@ -119,12 +119,12 @@ def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
     best = frame[frame["arm"] == "best_tilt"] if "chosen" in frame else frame.iloc[:0]
     rows = []
     where = ["dataset", "model", "criterion", "budget"]
-    for row in best.drop_duplicates(where).to_dict("records"):
+    for _, cell in best.groupby(where, sort=False, dropna=False) if len(best) else ():  # students have no criterion
+        row = cell.iloc[0]
         powers, chosen = tried[row["dataset"], row["model"], row["budget"]], _power(row["chosen"])
         told = {"network": network_name(row["dataset"], row["model"]), "budget": budget_name(row["budget"])}
         told["tilt chosen on validation images"] = plain_name(row["chosen"])
-        told |= {"seeds": len(best[(best[where] == [row[name] for name in where]).all(axis=1)])}
-        told |= {"second": plain_name(row["second"])}
+        told |= {"seeds": len(cell), "second": plain_name(row["second"])}
         spread = "" if row["lead_error"] != row["lead_error"] else f" ± {100 * row['lead_error']:.2f}"
         told |= {"ahead (points ± standard error)": f"{points(row['lead'])}{spread}"}
         rows.append(told | {"end of the grid": "yes" if chosen in (min(powers), max(powers)) else "no"})

@@ -1,0 +1,132 @@
+"""Details of runs and comparisons on which numbers of the book rest."""
+
+import copy
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import slimlib
+from slimlib import Recipe, models, study
+from slimlib.data import with_normalisation
+from slimlib.errors import SlimlibError
+from slimlib.study import Run, Store, choices, networks, pairing, shapes, tables
+from slimlib.study.claims import load_claims
+from slimlib.study.judgement import judge
+from tests.conftest import lively_norms
+from tests.test_study_runs import tiny_data  # noqa: F401 (a fixture)
+from tests.test_verdict import records_of
+
+
+@pytest.fixture
+def small_resnet():
+    torch.manual_seed(0)
+    return lively_norms(models.build("resnet_small", 10, 1))
+
+
+def test_a_published_network_sees_images_as_it_was_trained_on_them(tmp_path, tiny_data, monkeypatch, small_resnet):  # noqa: F811
+    mean, spread = (0.9,), (0.02,)
+    monkeypatch.setattr(models, "pretrained", lambda name: copy.deepcopy(small_resnet))
+    monkeypatch.setattr(models, "PRETRAINED_NORMALISATION", (mean, spread))
+    run = Run("fashionmnist-10k", "resnet_small:pretrained", "dense")
+    record = study.execute(run, Store(tmp_path / "records", tmp_path / "cache"), progress=False)
+    data = networks.loaded("fashionmnist-10k")
+    as_published, as_loaded = (slimlib.evaluate(small_resnet, d) for d in (with_normalisation(data, mean, spread), data))
+    assert record["metrics"]["test_accuracy"] == as_published != as_loaded
+
+
+def test_a_run_may_have_a_threshold_for_a_budget(tmp_path, tiny_data):  # noqa: F811
+    run = Run("fashionmnist-10k", "lenet5", "prune", rule="pca", criterion="l1", budget="threshold:0.9",
+              recipe=Recipe(epochs=1, lr=0.05), dense_recipe=Recipe(epochs=1, lr=0.05))  # fmt: skip
+    store = Store(tmp_path / "records", tmp_path / "cache")
+    record = study.execute(run, store, progress=False)
+    dense, data = study.trained(run.dense(), store)
+    assert record["widths"] == slimlib.plan_widths(dense, data.example_input, threshold=0.9).widths
+
+
+@pytest.mark.parametrize(("stage", "name"), [("sensitivity", "image"), ("dense", "images")])
+def test_an_option_that_nothing_reads_makes_no_run_of_its_own(stage, name):
+    criterion = {"criterion": "l1", "dense_recipe": Recipe(epochs=1, lr=0.1)} if stage == "sensitivity" else {
+        "recipe": Recipe(epochs=1, lr=0.1)}
+    Run("mnist", "lenet5", stage, **criterion)
+    with pytest.raises(SlimlibError, match=f"options: '{name}' has no effect in stage '{stage}'"):
+        Run("mnist", "lenet5", stage, options={name: 5}, **criterion)
+
+
+def test_a_scan_of_a_network_with_batchnorm_needs_no_images_and_looks_at_folded_filters(small_resnet, tiny_data):  # noqa: F811
+    run = Run("fashionmnist-10k", "resnet_small", "sensitivity", criterion="l1", dense_recipe=Recipe(epochs=1, lr=0.1))
+    data = networks.loaded("fashionmnist-10k")
+    rows = pd.DataFrame(choices.kept_by_rules(run, small_resnet, data))
+    assert {"pca_folded", "global_bn", "neyman", "neyman_score"} <= set(rows["rule"])
+    layout = slimlib.trace(small_resnet, data.example_input)
+    v, t = slimlib.sampling.variances(small_resnet, layout, layout.slimmable())
+    scores = rows[rows["rule"] == "neyman_score"].set_index("group")["value"]
+    assert scores.to_dict() == pytest.approx({g.name: s for g, s in zip(layout.slimmable(), v / t, strict=True)})
+    folded = slimlib.plan_widths(small_resnet, data.example_input, rule="pca_folded", keep_macs=0.5).kept
+    found = rows[(rows["rule"] == "pca_folded") & (rows["budget"] == "macs:0.5")].set_index("group")["value"]
+    assert found.to_dict() == folded
+
+
+@pytest.mark.parametrize(("claim", "what", "change"), [
+    ("K1-chance", "dense_sha256", lambda r: r.update(dense_sha256="0" * 64)),
+    ("C1-distillation", "distill", lambda r: r["run"]["distill"].update(temperature=9.0)),
+])
+def test_arms_of_two_dense_networks_or_two_ways_to_teach_are_no_pair(claim, what, change):
+    claim = load_claims()[claim]
+    records = json.loads(json.dumps(records_of(claim, {}, seeds=2)))
+    for record in records:
+        record["dense_sha256"] = "e" * 64
+    rival = claim.rivals[0]
+    change(next(record for record in records if record["run"]["rule"] == rival))
+    with pytest.raises(SlimlibError, match=f"are no pair: their {what} differ"):
+        pairing.differences(study.to_frame(records), claim.ours, rival)
+
+
+@pytest.fixture
+def tilts():
+    """A frame of two tilts that three seeds judge, and the runs it was planned of."""
+    dense = study.load_profile("laptop").runs("distillation")[0]
+    runs = [dense.but(rule="tilt", options={"power": power}, budget="macs:0.1", seed=seed, center=True)
+            for power in (0.5, 1.0) for seed in range(3)]
+    leads = dict(enumerate((0.01, 0.03, 0.02)))
+    records = [{"key": run.key, "run": run.to_dict(), "provenance": {"seconds": 1.0},
+                "metrics": {"val_accuracy": 0.9 + (leads[run.seed] if dict(run.options)["power"] == 0.5 else 0)}} for run in runs]
+    return study.to_frame(records), runs
+
+
+def test_how_far_a_tilt_leads_is_a_mean_with_its_standard_error(tilts):
+    frame, runs = tilts
+    best = pairing.with_best_tilt(frame, runs).query("arm == 'best_tilt'")
+    assert best["lead"].tolist() == pytest.approx([0.02] * 3)
+    assert best["lead_error"].tolist() == pytest.approx([0.01 / 3**0.5] * 3)
+
+
+def test_seeds_of_students_are_counted_though_they_have_no_criterion(tilts):
+    frame, runs = tilts
+    assert frame["criterion"].isna().all()
+    assert tables.tilts(pairing.with_best_tilt(frame, runs), runs)["seeds"].tolist() == [3]
+
+
+def test_a_rule_with_less_of_the_other_cost_is_told_by_the_geometric_mean():
+    claim = load_claims()["C1-pruning"]
+    records = records_of(claim, {})
+    for record in records:
+        unit, other = record["run"]["budget"].partition(":")[0], {"macs": "params", "params": "macs"}
+        ours, least = record["run"]["rule"] == "pca", record["run"]["budget"].endswith((":0.05", ":0.1"))
+        record["cost"][other[unit]] = (400 if least else 100) if ours else 100
+    found = judge(claim, records)
+    for row in found.deciding.to_dict("records"):
+        pairs = shapes.of_comparison(found.pairs, row)
+        share = pairs["budget"].str.endswith((":0.05", ":0.1")).mean()
+        assert shapes.other_cost(found, row)[1] == pytest.approx(4.0**share) and 0 < share < 1
+
+
+def test_a_batch_larger_than_the_training_images_is_refused_by_name(small_resnet):
+    pixels, labels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8), np.arange(40) % 4
+    data = slimlib.data.from_arrays(pixels, labels, pixels, labels)
+    with pytest.raises(SlimlibError, match="batch_size=128 must be at most the 36 training images"):
+        slimlib.fit(small_resnet, data, Recipe(epochs=1, batch_size=128, lr=0.1), progress=False)
+    history = slimlib.fit(small_resnet, data, Recipe(epochs=2, batch_size=12, lr=0.1), progress=False)
+    assert history.steps == 6 and history.images_per_second == pytest.approx(72 / history.seconds)
