@@ -15,6 +15,7 @@ from typing import Any
 from slimlib import run_command, widths_command
 from slimlib.errors import SlimlibError
 
+BESIDE = "SLIMLIB_BESIDE"  # set for the processes that `train --jobs` starts: what is said once, the first has said
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
 
 
@@ -96,10 +97,10 @@ def train(args: argparse.Namespace) -> None:
     chosen = [text for name in ("only", "seeds") if (given := getattr(args, name)) for text in (f"--{name}", *map(str, given))]
     # Each process takes the runs that no other is at: the locks of the store share the work out
     command = [sys.executable, "-m", "slimlib", "train", args.profile, *chosen]
-    others = [subprocess.Popen(command, env=_share_of_cores(args.jobs)) for _ in range(args.jobs - 1)]
+    others = [subprocess.Popen(command, env=_share_of_cores(args.jobs) | {BESIDE: "1"}) for _ in range(args.jobs - 1)]
     try:
         with joined() as world:  # alone, unless torchrun started this process
-            if store.strict and world.rank == 0:
+            if store.strict and world.rank == 0 and not os.environ.get(BESIDE):
                 _warn_of_the_code()
             study.ensure(runs, store, progress=world.rank == 0)
     except SlimlibError:

@@ -91,7 +91,8 @@ def coupled(graph, layer: nn.Module, width: int, most: int) -> list[_Touched]:
             # a single channel beside several is broadcast over them, and stays
             if dep.is_triggered_by(handler) and not (graph.is_out_channel_pruning_fn(dep.handler) and _single(dep.target.module)):
                 there, whose = _mapped(dep, idxs, roots)
-                pending.append((dep.target, dep.handler, there, whose))
+                if len(there) or (dep.target.type == OPTYPE.SLICE and dep.target in node.outputs):
+                    pending.append((dep.target, dep.handler, there, whose))
     return list(touched.values())
 
 

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimlib.errors import SlimlibError, first_line
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS
 from slimlib.outputs import tensors_in
+from slimlib.randomness import seeded
 
 _SHAPED_ALIKE = re.compile("_like$|^new_")  # operations that read no number of what they are given
 
@@ -46,8 +47,9 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     hooks += [m.register_forward_pre_hook(_beside_views) for m in model.modules() if getattr(m, "inplace", False) is True]
     try:
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
-        with FlopCounterMode(display=False) as counter, _Watch() as seen:
-            output = model(example_input.clone())  # which a model may write over
+        # with its own draws, should it draw in evaluation, and an example of its own, should it write over that
+        with seeded(0), FlopCounterMode(display=False) as counter, _Watch() as seen:
+            output = model(example_input.clone())
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as e:  # whatever a model may raise

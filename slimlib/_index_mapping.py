@@ -10,7 +10,7 @@ from torch_pruning.dependency import index_mapping
 from torch_pruning.ops import OPTYPE
 
 from slimlib._operations import signed, sliced_axis
-from slimlib.layout import LAYERS
+from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
 
 _LOCK = RLock()  # the mends are made in the module that all threads share
 
@@ -80,14 +80,27 @@ def _mended():
 
 
 def is_slice_of_channels(node) -> bool:
-    """Does a slice cut the axis of the channels? The second; of three it is the last where a Linear layer writes or reads it."""
+    """Does a slice cut the axis of the channels? The second; of three the last, where a Linear layer is next to it."""
     if node.type != OPTYPE.SLICE or not hasattr(node.grad_fn, "_saved_self_sym_sizes"):
         return False
     axis, axes = sliced_axis(node.grad_fn)
     if axes != 3:
         return axis == 1
-    beside = next((n.module for n in (*node.inputs, *node.outputs) if isinstance(n.module, LAYERS)), None)
+    beside = _nearest(node, "inputs") or _nearest(node, "outputs")
     return axis == (2 if beside is None or isinstance(beside, nn.Linear) else 1)
+
+
+def _nearest(node, way: str) -> nn.Module | None:
+    """The nearest layer or norm before a node ("inputs") or behind it ("outputs")."""
+    seen, pending = {node}, [node]
+    for at in pending:  # which grows
+        for neighbour in getattr(at, way):
+            if isinstance(neighbour.module, (*LAYERS, *PER_CHANNEL_NORMS)):
+                return neighbour.module
+            if neighbour not in seen:
+                seen.add(neighbour)
+                pending.append(neighbour)
+    return None
 
 
 def _run(grad_fn) -> tuple[int, int, int]:

@@ -95,5 +95,6 @@ def operations(graph, names, facts: ForwardFacts) -> list[Op]:
 def _constants(grad_fn) -> tuple[tuple[str, object], ...]:
     """What the operation was told beside its tensors, as far as autograd keeps it."""
     kept = [(name, getattr(grad_fn, f"_saved_{name}", None)) for name in CONSTANTS]
-    kept += [("axis", sliced_axis(grad_fn)[0])] if grad_fn is not None and grad_fn.name().startswith("SliceBackward") else []
+    if grad_fn is not None and grad_fn.name().startswith("SliceBackward") and hasattr(grad_fn, "_saved_self_sym_sizes"):
+        kept.append(("axis", sliced_axis(grad_fn)[0]))
     return tuple((name, value) for name, value in kept if isinstance(value, (int, float, str)))

@@ -7,6 +7,10 @@ class SlimlibError(ValueError):
     """Something the caller can mend: the message names the parameter, its value and the remedy."""
 
 
+class Diverged(SlimlibError):
+    """The loss is no longer finite. Processes that train together all see it, as they share the loss."""
+
+
 def first_line(error: Exception) -> str:
     """What an exception says, or its kind where it says nothing."""
     return next(iter(str(error).splitlines()), type(error).__name__)

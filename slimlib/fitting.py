@@ -57,12 +57,15 @@ def _first_weight(model: nn.Module) -> torch.Tensor:
 
 
 def _input_like(plan: WidthPlan, parameter: torch.Tensor) -> torch.Tensor:
-    """Ones of the recorded shape, of the parameter's type where the plan was made with numbers that have one like it: as tokens
-    they are not the padding, which a network may count as nothing."""
+    """Zeros of the recorded shape, of the parameter's type where the plan was made with numbers that have one like it. Of whole
+    numbers every second is 1: some tokens should not be the padding, whichever of the two that is."""
     dtype = getattr(torch, plan.input_dtype, None)
     if not isinstance(dtype, torch.dtype):
         raise SlimlibError(f"plan: input_dtype={plan.input_dtype!r} is no type of torch, such as float32 or int64")
-    return torch.ones(plan.input_shape, device=parameter.device, dtype=parameter.dtype if dtype.is_floating_point else dtype)
+    given = torch.zeros(plan.input_shape, device=parameter.device, dtype=parameter.dtype if dtype.is_floating_point else dtype)
+    if not dtype.is_floating_point:
+        given.view(-1)[1::2] = 1
+    return given
 
 
 def checked(slim: nn.Module, plan: WidthPlan) -> nn.Module:

@@ -58,7 +58,8 @@ def difference(got: list[torch.Tensor], want: list[torch.Tensor], beside: list[t
     if [t.shape for t in got] != [t.shape for t in want]:
         raise OtherShapes(f"the thin network answers with shapes {[tuple(t.shape) for t in got]}, not those of the dense one, "
                           f"{[tuple(t.shape) for t in want]}")
-    triples = [three for three in zip(got, want, beside or want, strict=True) if three[1].numel()]
+    beside = beside if beside and len(beside) == len(want) else want  # a network may answer more to one input than to another
+    triples = [three for three in zip(got, want, beside, strict=True) if three[1].numel()]
     errors = [_relative(*three) if three[1].is_floating_point() or three[1].is_complex()
               else (three[0] != three[1]).float().mean() for three in triples]
     return float(torch.stack([e.cpu().double() for e in errors]).max()) if errors else 0.0  # not a number, if one of them is none

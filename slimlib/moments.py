@@ -107,7 +107,7 @@ class ChannelMoments:
             return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
         if name.startswith("ConstantPad"):
             return tuple(np.pad(m, op.pad or (0, 0)) for m in self(op.inputs[0]))
-        if UNCHANGED.match(name) and op.inputs and not (name == "Slice" and told.get("axis", 2) < 2):  # of positions alone
+        if UNCHANGED.match(name) and op.inputs and not (name == "Slice" and told.get("axis") == 1):  # of positions alone
             return self(op.inputs[0])
         return self.refuse(index)
 

@@ -21,7 +21,7 @@ from slimlib.arguments import A_MODEL, kind
 from slimlib.batches import Batches, in_channels_last
 from slimlib.distillation import Distill
 from slimlib.distributed import World
-from slimlib.errors import SlimlibError
+from slimlib.errors import Diverged, SlimlibError
 from slimlib.evaluation import evaluate, logits_of
 from slimlib.lesson import Lesson
 from slimlib.passing import passing
@@ -129,8 +129,8 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             losses.append(world.mean(loss_sum) / steps)  # the host waits for the device here
             seconds += time.perf_counter() - start
             if not math.isfinite(losses[-1]):
-                raise SlimlibError(f"the loss became {losses[-1]} in epoch {epoch + 1} of {recipe.epochs}: lower "
-                                   f"lr={recipe.lr}, or lengthen warmup={recipe.warmup}")
+                raise Diverged(f"the loss became {losses[-1]} in epoch {epoch + 1} of {recipe.epochs}: lower "
+                               f"lr={recipe.lr}, or lengthen warmup={recipe.warmup}")
             if validate == "epoch" or (validate == "last" and epoch + 1 == recipe.epochs):
                 accuracies.append(evaluate(model, data.val))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", **({"val": f"{accuracies[-1]:.3f}"} if accuracies else {}))

@@ -1,6 +1,7 @@
 """What the traced graph does not show, or shows wrongly: such layers are slimmed exactly or stay whole."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,10 @@ from torch import nn
 
 import slimlib
 from slimlib import data, sampling
+from slimlib.criteria import choose_filters
+from slimlib.cutting import cut
 from slimlib.masking import difference
+from tests.conftest import lively_norms
 from tests.random_networks import RandomNetwork
 from tests.test_user_networks import Net, conv, pooled, slimmed_exactly_or_whole
 
@@ -82,6 +86,43 @@ def test_moments_do_not_pass_through_a_slice_of_channels():
     layout = slimlib.trace(model, images(2, 3, 12, 12))
     with pytest.raises(slimlib.SlimlibError, match="moments cannot be followed through Slice"):
         sampling.variances(model, layout, tuple(g for g in layout.groups if g.name == "a"))
+
+
+@pytest.mark.parametrize("crop", [lambda m, h: m.n(h)[:, :, :-4].relu(), lambda m, h: m.n(h).relu()[:, :, 2:].sigmoid(),
+                                  lambda m, h: (m.n(h)[:, :, 4:] + m.d(h)[:, :, :-4]).relu()])
+def test_a_crop_in_time_that_no_layer_reads_or_writes_takes_no_channel(crop):
+    torch.manual_seed(0)
+    model = lively_norms(Net(lambda m, x: m.c(m.b(crop(m, m.a(x))).relu().mean(2)), a=nn.Conv1d(4, 32, 3, padding=1),
+                             n=nn.BatchNorm1d(32), d=nn.Conv1d(32, 32, 1), b=nn.Conv1d(32, 8, 3), c=nn.Linear(8, 5)))  # fmt: skip
+    assert {"a", "b"} <= {g.name for g in slimlib.trace(model, images(2, 4, 20)).slimmable("joint")}
+
+
+def test_moments_pass_through_a_slice_of_the_batch():
+    torch.manual_seed(0)
+    model = lively_norms(Net(lambda m, x: m.c(pooled(m.b(m.n(m.a(x)).relu()[-2:]).relu())), a=conv(3, 16), n=nn.BatchNorm2d(16),
+                             b=conv(16, 8), c=nn.Linear(8, 5)))  # fmt: skip
+    layout = slimlib.trace(model, images(4, 3, 8, 8))
+    v, _ = sampling.variances(model, layout, tuple(g for g in layout.groups if g.name == "a"))
+    assert v > 0
+
+
+def test_what_stands_beside_a_layer_in_a_concatenation_does_not_bind_it():
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.c(m.b(torch.cat([m.norm(m.d(x)), m.a(x)], 1)).relu().mean((2, 3))), a=conv(3, 16), d=conv(3, 8),
+                norm=nn.GroupNorm(2, 8), b=conv(24, 8), c=nn.Linear(8, 5)).eval()  # fmt: skip
+    slimmed_exactly_or_whole(model, images(2, 3, 12, 12), {"a", "b"}, {"d": "GroupNorm"})
+
+
+def test_a_slice_within_a_gradient_is_passed():
+    """A force field: the answer is the gradient of an energy, whose graph has the backward passes of its operations."""
+    def forward(m, x):
+        x = x.requires_grad_()
+        energy = m.c(m.a(x[:, 2:]).tanh()).sum()
+        return torch.autograd.grad(energy, x, create_graph=True)[0]
+
+    torch.manual_seed(0)
+    model = Net(forward, a=nn.Linear(8, 16), c=nn.Linear(16, 1)).eval()
+    assert slimlib.trace(model, images(4, 10)).whole()
 
 
 # ---- what autograd's graph does not show
@@ -160,10 +201,16 @@ def test_one_slope_for_all_channels_says_nothing_of_how_many_there_are():
 
 
 def test_groups_of_one_name_are_not_cut_for_one_another():
-    """The second, behind a slice, a split and a gate, begins with the same layer and stays whole."""
-    layout = slimlib.trace(RandomNetwork(356).eval(), images(2, 3, 8, 8))
-    names = [group.name for group in layout.groups]
-    assert len(names) > len(set(names))
+    """A group is named after the first layer that writes it, and parts of one layer may be groups of their own."""
+    assert slimlib.trace(RandomNetwork(356).eval(), images(2, 3, 8, 8)).groups, "which has such, and is probed"
+    model, x = two(torch.relu), images(2, 3, 12, 12)
+    layout = slimlib.trace(model, x)
+    first, second, *_ = layout.groups
+    same_name = replace(layout, groups=(first, replace(second, name=first.name, reason="it stays whole")))
+    widths = {first.name: 5}
+    keep = choose_filters(model, same_name, widths)
+    assert keep[first.name].tolist() == choose_filters(model, layout, widths)[first.name].tolist()
+    assert cut(model, same_name, keep).b.out_channels == model.b.out_channels
 
 
 # ---- probing
@@ -188,6 +235,7 @@ def test_differences_are_judged_by_what_varies():
     got[0, 0] = 1.5
     assert difference([got], [want], [other]) == pytest.approx(0.5)
     assert difference([got], [want]) < 1e-8, "without another input the largest number is the scale"
+    assert difference([got], [want], [other, other]) < 1e-8, "nor where the other answers are others in number"
 
 
 def test_a_gate_that_is_shut_is_opened_to_look_behind_it():
@@ -208,7 +256,7 @@ def test_a_network_that_draws_numbers_is_compared_at_the_same_draws():
     model = Net(forward, a=nn.Linear(10, 16), b=nn.Linear(16, 8), c=nn.Linear(4, 12), d=nn.Linear(12, 10)).eval()
     state = torch.get_rng_state()
     assert {"a", "c"} <= {g.name for g in slimlib.trace(model, images(4, 10)).slimmable()}
-    assert len(state) == len(torch.get_rng_state())
+    assert torch.equal(state, torch.get_rng_state())
 
 
 # ---- the model and the example are left as they were
@@ -325,21 +373,22 @@ def test_weights_of_a_wrapped_model_fit_it_and_the_bare_one(tmp_path):
         assert all(torch.equal(ours, its) for ours, its in zip(loaded.parameters(), model.parameters(), strict=True))
 
 
-def test_a_network_of_padded_sequences_can_be_loaded(tmp_path):
-    """Tokens of zeros are sequences without an entry, on which it cannot run."""
+@pytest.mark.parametrize("padding", [0, 1])
+def test_a_network_of_padded_sequences_can_be_loaded(tmp_path, padding):
+    """Tokens of padding alone are sequences without an entry, on which it cannot run."""
     class Sequences(nn.Module):
         def __init__(self):
             super().__init__()
-            self.embed, self.read = nn.Embedding(20, 8, padding_idx=0), nn.LSTM(8, 8, batch_first=True)
+            self.embed, self.read = nn.Embedding(20, 8, padding_idx=padding), nn.LSTM(8, 8, batch_first=True)
             self.a, self.c = nn.Linear(8, 16), nn.Linear(16, 5)
 
         def forward(self, t):
-            lengths = (t != 0).sum(1)
+            lengths = (t != padding).sum(1)
             packed = nn.utils.rnn.pack_padded_sequence(self.embed(t), lengths, batch_first=True, enforce_sorted=False)
             return self.c(self.a(self.read(packed)[1][0][-1]).relu())
 
     torch.manual_seed(0)
-    model, tokens = Sequences().eval(), torch.randint(1, 20, (2, 15))
+    model, tokens = Sequences().eval(), torch.randint(2, 20, (2, 15))
     plan = slimlib.plan_widths(model, tokens, keep_params=0.9)
     slim = slimlib.prune(model, plan)
     slimlib.save(slim, plan, tmp_path / "slim.safetensors")

@@ -7,6 +7,7 @@ from torch import distributed
 
 from slimlib import Recipe, SlimlibError
 from slimlib.distributed import World, joined
+from slimlib.errors import Diverged
 from slimlib.study import execution, stages
 from slimlib.study.runs import Run
 from slimlib.study.store import Store
@@ -19,6 +20,16 @@ class Pair(World):
 
     def agreed(self, value=None):
         return value
+
+
+def test_a_loss_that_diverges_in_all_of_them_keeps_no_later_run_waiting(tmp_path, monkeypatch):
+    def dense(run, store, progress):
+        raise Diverged("the loss became nan")
+
+    monkeypatch.setitem(stages.STAGES, "dense", dense)
+    monkeypatch.setattr(World, "current", classmethod(lambda cls: Pair(0, 2)))
+    with pytest.raises(SlimlibError, match="2 of 2 runs failed"):
+        execution.ensure(RUNS, Store(tmp_path / "records", tmp_path / "cache"), progress=False)
 
 
 @pytest.mark.parametrize("alone", [True, False])

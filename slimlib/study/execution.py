@@ -11,7 +11,7 @@ import torch
 
 from slimlib.copying import copied
 from slimlib.distributed import World
-from slimlib.errors import SlimlibError
+from slimlib.errors import Diverged, SlimlibError
 from slimlib.study.locks import RunBusy
 from slimlib.study.networks import dense_network, loaded
 from slimlib.study.provenance import code_version
@@ -52,7 +52,7 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
     Several processes may ensure the same runs at once: each takes what no other is at, and all end with every record.
     Finished runs are never repeated, so an interrupted call is continued by calling it again. Runs that are refused, whose
     loss diverges or for which the GPU has too little memory are named in one SlimlibError once all others are done; whatever
-    else goes wrong ends the call at once. Where processes train together, every error does.
+    else goes wrong ends the call at once. Where processes train together, all but a diverging loss does.
     """
     from tqdm import tqdm
 
@@ -74,7 +74,8 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
 
 
 def _work_off(missing: list[Run], store: Store, bar: Any) -> dict[Run, str]:
-    """Execute all that can be; a run that fails, such as one whose loss diverges, does not keep the others waiting.
+    """Execute all that can be; a run that fails, such as one whose loss diverges, does not keep the others waiting. Where
+    processes train together, only one whose loss diverges does not: what else fails ends them.
 
     What runs need is worked off as they are, so that what fails is tried once and not for each run that needs it. Returns
     why those of the missing runs that failed did.
@@ -83,7 +84,7 @@ def _work_off(missing: list[Run], store: Store, bar: Any) -> dict[Run, str]:
     world = World.current()
     together = world.size > 1  # then all take the same run at the same time, and nobody goes ahead
     # of several processes one alone may lack memory or find an image broken, and the others would wait for it for ever
-    failures = () if together else (SlimlibError, torch.OutOfMemoryError)
+    failures = (Diverged,) if together else (SlimlibError, torch.OutOfMemoryError)
     wanted, all_runs = set(missing), with_needs(missing)
     without_record = set(store.missing(all_runs))
     pending = world.agreed([run for run in all_runs if run in without_record or _weights_missing(run, store)])
