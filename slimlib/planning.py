@@ -20,7 +20,7 @@ from slimlib.plans import WidthPlan
 from slimlib.request import Request
 from slimlib.rules import RULES
 from slimlib.steps import Curves, Removals
-from slimlib.tracing import trace
+from slimlib.tracing import given_or_traced
 from slimlib.widths import WidthPath
 
 Rule = Callable[..., Curves | Removals]
@@ -58,7 +58,7 @@ def width_path(
     _check_options(rule, choose, options)
     must_be_unit(unit)
     min_width, round_to = count("min_width", min_width), count("round_to", round_to)
-    layout = _without(skip, model, layout or trace(model, example_input))
+    layout = _without(skip, model, given_or_traced(layout, model, example_input))
     groups = layout.slimmable(coupling)
     if not groups:
         reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
@@ -157,7 +157,7 @@ def plan_from_widths(
     SlimlibError naming the layer that is not there, stays whole, or cannot have that width; the model is not changed.
     """
     kind("widths", widths, Mapping, "a mapping of layers to numbers of filters, such as {'conv1': 12}")
-    layout = layout or trace(model, example_input)
+    layout = given_or_traced(layout, model, example_input)
     groups = layout.slimmable(coupling)
     group_of = {member.module: at for at, group in enumerate(groups) for member in group.writers()}
     chosen: dict[int, int] = {}

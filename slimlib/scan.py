@@ -14,7 +14,7 @@ from slimlib.evaluation import caster, evaluate, must_have_images
 from slimlib.layout import Layout
 from slimlib.prefix import SharedPrefix
 from slimlib.splits import Data, LabelledImages
-from slimlib.tracing import trace
+from slimlib.tracing import given_or_traced
 
 
 def sensitivity(
@@ -43,7 +43,7 @@ def sensitivity(
     kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
     model.to(split.device)
-    layout = layout or trace(model, caster(model)(split.normalised(slice(0, 1))))
+    layout = given_or_traced(layout, model, caster(model)(split.normalised(slice(0, 1))))
     groups = layout.slimmable(coupling)
     dense, shared = evaluate(model, split), SharedPrefix(model, split)
     rows = []

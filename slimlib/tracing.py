@@ -22,6 +22,7 @@ from torch import nn
 
 from slimlib._checks import check
 from slimlib._probing import probed
+from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, Group, Layout, Member, is_depthwise
 from slimlib.modes import buffers_kept, evaluation_mode, unmarked
 
@@ -36,6 +37,16 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     check(model, example_input)
     with buffers_kept(model):
         return _traced(model, example_input)
+
+
+def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torch.Tensor) -> Layout:
+    """The layout that a caller has, if it is this network's; else read anew."""
+    if layout is None:
+        return trace(model, example_input)
+    known = {name for name, _ in model.named_modules()}
+    if other := next((m.module for group in layout.groups for m in group.members if m.module not in known), None):
+        raise SlimlibError(f"layout: the model has no layer {other!r}; give what slimlib.trace returns for this network")
+    return layout
 
 
 def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:

@@ -333,6 +333,17 @@ def test_widths_are_given_by_name():
         slimlib.plan_from_widths(two(torch.relu), images(2, 3, 12, 12), ["a"])
 
 
+@pytest.mark.parametrize("plan", [
+    lambda model, x, layout: slimlib.plan_widths(model, x, keep_macs=0.5, layout=layout),
+    lambda model, x, layout: slimlib.plan_from_widths(model, x, {"a": 3}, layout=layout),
+])
+def test_a_layout_of_another_network_is_refused(plan):
+    x = images(2, 3, 12, 12)
+    other = slimlib.trace(nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 4)), x)
+    with pytest.raises(slimlib.SlimlibError, match="layout: the model has no layer '0'"):
+        plan(two(torch.relu), x, other)
+
+
 def test_a_state_that_is_no_tensor_is_refused_by_name(tmp_path):
     class Counting(nn.Linear):
         def get_extra_state(self):
