@@ -239,9 +239,12 @@ def test_differences_are_judged_by_what_varies():
 
 
 def test_a_gate_that_is_shut_is_opened_to_look_behind_it():
+    def forward(m, x):
+        h = m.a(x).relu()
+        return m.c(pooled(x.mean(1, keepdim=True) + m.gamma * m.b(h / (h.mean(1, keepdim=True) + 0.1))))
+
     torch.manual_seed(0)
-    model = Net(lambda m, x: (lambda h: m.c(pooled(x.mean(1, keepdim=True) + m.gamma * m.b(h / h.mean(1, keepdim=True)))))(
-        m.a(x).relu() + 1), a=conv(3, 16), b=conv(16, 8), c=nn.Linear(8, 5)).eval()  # fmt: skip
+    model = Net(forward, a=conv(3, 16), b=conv(16, 8), c=nn.Linear(8, 5)).eval()
     model.gamma = nn.Parameter(torch.zeros(1))
     assert "a" in slimlib.trace(model, images(2, 3, 12, 12)).whole()
     assert model.gamma.item() == 0
@@ -292,7 +295,7 @@ def test_what_a_model_keeps_of_an_evaluation_can_be_trained_with():
         def forward(self, x):
             if self.grid is None:
                 self.grid = torch.hann_window(x.shape[-1]) + 0.5
-            return self.c(pooled(self.a(x * self.grid).relu()))
+            return self.c(pooled(self.a(x).relu() * self.grid))
 
     labels = torch.arange(30) % 3
     pixels = (images(30, 8, 8, 1) * 40 + 128).clamp(0, 255).byte().numpy()
