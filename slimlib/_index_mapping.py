@@ -80,7 +80,7 @@ def _mended():
 
 
 def is_slice_of_channels(node) -> bool:
-    """Does a slice cut the axis of the channels? The second; of three the last, where a Linear layer is next to it."""
+    """Does a slice cut the channels? Theirs is the second axis; of three the last, unless the nearest layer has the second."""
     if node.type != OPTYPE.SLICE or not hasattr(node.grad_fn, "_saved_self_sym_sizes"):
         return False
     axis, axes = sliced_axis(node.grad_fn)
