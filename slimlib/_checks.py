@@ -17,13 +17,15 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
     kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     if example_input.dim() < 1 or not len(example_input):
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} holds no example; give one batch, batch first")
+    for name, m in model.named_modules():  # first, as the layers within a script are not of torch's classes
+        if isinstance(m, torch.jit.ScriptModule):
+            raise SlimlibError(f"model: {name or 'the model'} is a ScriptModule, into which no hook can look; give the module it "
+                               "was made of")
     if not any(isinstance(m, LAYERS) for m in model.modules()):
         raise SlimlibError(f"model ({type(model).__name__}) has no Conv or Linear layer: there is no width to choose")
     for name, m in model.named_modules():
-        if isinstance(m, torch.jit.ScriptModule) and name:
-            raise SlimlibError(f"model: {name} is a ScriptModule, into which no hook can look; give the module it was made of")
         if isinstance(m, LazyModuleMixin) and m.has_uninitialized_params():
-            raise SlimlibError(f"model: {name} has no shape yet; call the model once on an example before")
+            raise SlimlibError(f"model: {name} has no shape yet; run it once on an example first")
         for key in ("weight", "bias") if isinstance(m, (*LAYERS, *PER_CHANNEL_NORMS)) else ():
             if key not in m._parameters:  # None, where a layer has none, stands there as well
                 raise SlimlibError(f"model: the {key} of {name} is computed from other tensors at each pass (weight_norm, "
@@ -52,7 +54,7 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
 def _check_inference(model: nn.Module) -> None:
     """Autograd, off whose graph the layout is read, is closed to inference mode and to what was made in it."""
     if torch.is_inference_mode_enabled():
-        raise SlimlibError("model: its layout cannot be read within torch.inference_mode(); leave it before")
+        raise SlimlibError("model: its layout cannot be read within torch.inference_mode(); call this outside it")
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_inference():
             raise SlimlibError(f"model: {name} was made within torch.inference_mode(); give copy.deepcopy(model), made outside")

@@ -167,7 +167,8 @@ def _settled(raw: RawGroup, doubt: str, pooling: str, last_axis: set[str]) -> st
 
 
 def _misfit(module: nn.Module, member: Member) -> str:
-    """Are there positions that the module does not have? (A Linear layer reads the image's columns, not channels.)"""
+    """What does not fit, in words: positions beyond those the module has; empty if all fit. (A Linear layer reads the image's
+    columns, not channels.)"""
     if member.role == "norm":
         size = module.num_features if isinstance(module, PER_CHANNEL_NORMS) else module.num_parameters
     elif isinstance(module, CONV):

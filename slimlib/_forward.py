@@ -20,8 +20,10 @@ from slimlib.randomness import seeded
 _SHAPED_ALIKE = re.compile("_like$|^new_")  # operations that read no number of what they are given
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ForwardFacts:
+    """What one pass tells of a network."""
+
     order: dict[str, int]  # module -> when it is first called
     calls: dict[str, int]  # module -> how often it is called
     positions: dict[str, float]  # layer -> multiply-adds per weight element and example
@@ -71,9 +73,12 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     behind, leaves = _before(outputs)
     unread, detached = not seen.made <= behind, len(outputs) < len(returned)
     ends = [tensor.clone() for tensor in outputs]
-    return ForwardFacts(calls.order, dict(calls.calls), dict(calls.positions), fixed, seen.constants, seen.numbers, seen.severed,
-                        _read_outside(model, calls.calls, leaves), unread, detached, calls.last_axis,
-                        {tensor.grad_fn for tensor in ends}, _idle(model, calls.order, leaves)), ends
+    return ForwardFacts(
+        order=calls.order, calls=dict(calls.calls), positions=dict(calls.positions), last_axis=calls.last_axis, fixed_macs=fixed,
+        constants=seen.constants, numbers=seen.numbers, severed=seen.severed, unread=unread, detached=detached,
+        read_outside=_read_outside(model, calls.calls, leaves), idle=_idle(model, calls.order, leaves),
+        ends={tensor.grad_fn for tensor in ends},
+    ), ends
 
 
 def _beside_views(module, inputs):

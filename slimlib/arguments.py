@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from numbers import Integral, Real
 
 from slimlib.errors import SlimlibError
@@ -13,6 +14,12 @@ A_MODEL = "a torch.nn.Module, not its name or its weights"
 def kind(name: str, value: object, wanted: type | tuple[type, ...], meant: str) -> None:
     """Refuse what is no ``wanted``; ``meant`` says what to give instead."""
     if not isinstance(value, wanted):
+        raise SlimlibError(f"{name} is of type {type(value).__name__}; give {meant}")
+
+
+def by_name(name: str, value: object, meant: str) -> None:
+    """Refuse what is no mapping; a column of a table, whose index is the names, is one as well."""
+    if not hasattr(value, "keys"):
         raise SlimlibError(f"{name} is of type {type(value).__name__}; give {meant}")
 
 
@@ -29,6 +36,21 @@ def count(name: str, value: object) -> int:
     """``value`` as an int, if it is a whole number of at least 1."""
     if not isinstance(value, Integral) or value < 1:
         raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
+    return int(value)
+
+
+def number(name: str, value: object) -> float:
+    """``value`` as a float, if it is a finite number."""
+    if not isinstance(value, Real) or not isfinite(value):
+        raise SlimlibError(f"{name}={value!r} must be a finite number")
+    return float(value)
+
+
+def seed(name: str, value: object, bits: int = 64) -> int:
+    """``value`` as an int, if generators take it: numpy's none below 0, torch's none of more than 64 bits, and the frozen one
+    that divides image sets none of more than 32."""
+    if not isinstance(value, Integral) or not 0 <= value < 2**bits:
+        raise SlimlibError(f"{name}={value!r} must be a whole number from 0 to 2**{bits} - 1")
     return int(value)
 
 

@@ -19,8 +19,8 @@ def copied(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module
         with _WithoutGraphs():
             return copy.deepcopy(model, memo)
     except TypeError as error:  # a lock, a generator, an open file
-        raise SlimlibError(f"model: no copy can be made of it ({first_line(error)}); take what it holds besides its layers off "
-                           "it before, or give its class a __deepcopy__") from error
+        raise SlimlibError(f"model: no copy can be made of it ({first_line(error)}); first remove what it holds besides its "
+                           "layers (a lock, an open file), or give its class a __deepcopy__") from error
 
 
 class _WithoutGraphs(TorchFunctionMode):

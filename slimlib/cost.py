@@ -104,5 +104,6 @@ def cost_model(model: nn.Module, layout: Layout, groups: tuple[Group, ...]) -> C
             outs[i], ins[i], kernel[i] = module.out_features, module.in_features, 1.0
     elements = sum(p.numel() for p in model.parameters())
     constant = elements - (kernel * outs * ins).sum() - full @ per_width
-    return CostModel(outs - out_w @ full, out_w, ins - in_w @ full, in_w, kernel,
-                     np.array([layout.positions[n] for n in layers]), per_width, constant, layout.fixed_macs)
+    return CostModel(out_fixed=outs - out_w @ full, out_per_width=out_w, in_fixed=ins - in_w @ full, in_per_width=in_w,
+                     kernel=kernel, positions=np.array([layout.positions[n] for n in layers]), extra_per_width=per_width,
+                     extra_params=constant, fixed_macs=layout.fixed_macs)

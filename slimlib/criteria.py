@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimlib import arguments
 from slimlib.arguments import name_of
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows, in_float64
@@ -78,6 +79,7 @@ def choose_filters(
     """Group -> its ``widths[group]`` best channels, ascending; equally many from each block. Ties go to the lower index."""
     if not callable(criterion) and criterion not in CRITERIA:
         raise SlimlibError(f"criterion={criterion!r} is not known; use one of {', '.join(CRITERIA)}, or give a function")
+    seed = arguments.seed("seed", seed)
     score = criterion if callable(criterion) else CRITERIA[criterion]
     if score is random:
         score = partial(random, generator=np.random.default_rng(seed))

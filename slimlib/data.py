@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
+from slimlib.arguments import seed
 from slimlib.errors import SlimlibError
 from slimlib.imagesets import ARRAYS, KNOWN, images_sha256, read, stratified
 from slimlib.splits import Data, Split
@@ -36,8 +37,7 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
     """
     if name not in (*KNOWN, "imagenet"):
         raise SlimlibError(f"name={name!r} is no data set of slimlib; choose one of {', '.join(KNOWN)}, imagenet")
-    if not 0 <= val_fraction < 1:
-        raise SlimlibError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    split_seed = _checked_seed(split_seed, val_fraction)
     if name == "imagenet":
         from slimlib.imagenet import load
 
@@ -58,8 +58,7 @@ def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
     of :func:`load_data`. Channels are normalised by the mean and standard deviation of the training images. Raises
     SlimlibError naming the array that is of another type or shape.
     """
-    if not 0 <= val_fraction < 1:
-        raise SlimlibError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    split_seed = _checked_seed(split_seed, val_fraction)
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     for part in ("train", "test"):
@@ -76,6 +75,13 @@ def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
         raise SlimlibError("x_train has a channel in which all pixels are equal: leave it out")
     classes = int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1
     return _divided(name, arrays, classes, mean, std, images_sha256(arrays), "arrays", device, split_seed, val_fraction, None)
+
+
+def _checked_seed(split_seed: int, val_fraction: float) -> int:
+    """The seed as an int, where both it and the part that is held out are in range."""
+    if not 0 <= val_fraction < 1:
+        raise SlimlibError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
+    return seed("split_seed", split_seed, bits=32)
 
 
 def _channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

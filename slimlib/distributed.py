@@ -21,8 +21,11 @@ from torch import Tensor, distributed, nn
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 LONGEST_WAIT = timedelta(days=7)
-"""For one another: the first process may wait for a lock as long as another machine is at a run, which torch's own 10 to 30
-minutes would end. Longer than any run, and in milliseconds still a number of 32 bits, as sockets take it."""
+"""How long processes wait for one another. The first may wait for a lock while another machine is at the run; torch's default
+of 10 to 30 minutes would end that. Longer than any run, and in milliseconds still 32 bits."""
+
+CALLER_OF_FIT = 5
+"""The stack level of a warning within :meth:`World.shared_statistics`: between them are two functions of contextlib and fit."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class World:
         elif device.type != "cuda":
             note = (f"batch normalisation used the statistics of each of {self.size} processes separately: torch "
                     "computes them jointly on GPUs only")
-            warnings.warn(note, stacklevel=4)
+            warnings.warn(note, stacklevel=CALLER_OF_FIT)
             yield [note]
         else:
             plain = [(parent, key, norm) for parent, key, norm in norms if type(norm) in PLAIN_NORMS]
@@ -100,7 +103,7 @@ class World:
             notes = [f"{', '.join(apart)} used the statistics of each of {self.size} processes separately: torch computes "
                      "jointly those of plain BatchNorm layers only"] if apart else []
             for note in notes:
-                warnings.warn(note, stacklevel=4)
+                warnings.warn(note, stacklevel=CALLER_OF_FIT)
             for parent, key, norm in plain:  # the twin shares the parameters and buffers of the original
                 parent.add_module(key, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
             try:

@@ -12,7 +12,7 @@ from slimlib.imagesets import data_folder
 
 
 def downloaded(url: str, sha256: str) -> Path:
-    """The file of that URL in ``weights`` of :func:`slimlib.imagesets.data_folder`, downloaded to there if it is missing.
+    """The file of that URL in ``weights`` of :func:`slimlib.imagesets.data_folder`, downloaded if it is missing.
 
     Raises SlimlibError where it cannot be fetched, and where its SHA-256 is another.
     """

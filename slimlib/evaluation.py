@@ -12,7 +12,7 @@ from slimlib.arguments import A_MODEL, kind
 from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
 from slimlib.passing import passing
-from slimlib.splits import Data, LabelledImages, Split, some
+from slimlib.splits import Data, ImagePart, LabelledImages, some
 
 
 def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 1000) -> float:
@@ -46,6 +46,7 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
 
 
 def must_have_images(split: LabelledImages) -> None:
+    """Refuse what a network cannot be evaluated on: another kind of thing, or a split without an image."""
     kind("data", split, LabelledImages, "what load_data or slimlib.data.from_arrays returns, or one of its splits")
     if not len(split):
         raise SlimlibError("data has no images to evaluate on: load it with val_fraction > 0")
@@ -67,7 +68,7 @@ def logits_of(output: object, classes: int = 0, who: str = "model") -> Tensor:
     raise SlimlibError(f"{who} returns {told}, where logits (N, classes) are needed: wrap it so that it returns them alone")
 
 
-def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, images: int | None = None) -> nn.Module:
+def calibrate_batchnorm(model: nn.Module, split: ImagePart, batch_size: int = 1000, images: int | None = None) -> nn.Module:
     """Recompute the running statistics of every batch normalisation from the images, in place, and return the model.
 
     Pruning changes what arrives at a layer, so the statistics stored by the dense network no longer describe it. They
@@ -76,7 +77,8 @@ def calibrate_batchnorm(model: nn.Module, split: Split, batch_size: int = 1000, 
     all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread. Whatever stops it, by an error or by
     hand, leaves the old statistics.
     """
-    kind("split", split, LabelledImages, "a split of the data, such as data.train")
+    kind("split", split, ImagePart, "a split of the data, such as data.train, or what has its labels, first, sample and "
+                                    "normalised")
     if batch_size < 2:
         raise SlimlibError(f"batch_size={batch_size} must be at least 2: a single image has no spread")
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]

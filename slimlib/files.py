@@ -72,5 +72,6 @@ def cache_folder(variable: str, below: str = "") -> Path:
 
 
 def must_exist(path: str | Path, parameter: str = "path") -> None:
+    """Refuse, by the name of its ``parameter``, a file to read that is not there."""
     if not Path(path).is_file():
         raise SlimlibError(f"{parameter}={str(path)!r}: no such file")

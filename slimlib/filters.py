@@ -17,8 +17,8 @@ def in_float64(x: torch.Tensor) -> torch.Tensor:
 def batchnorm_scale(norm: nn.Module, dtype: torch.dtype | None = None) -> torch.Tensor:
     """gamma / sqrt(var + eps), (channels,): what a BatchNorm in evaluation mode multiplies each channel by, without gradient.
 
-    It is worked out in ``dtype``, default that of the norm, where the norm lies (float64 as of :func:`in_float64`). The norm must
-    have statistics; gamma is 1 where it has none.
+    Computed in ``dtype`` (default: the norm's own) on the norm's device; in float64 on the CPU where that is one of Apple's GPUs.
+    The norm must have statistics; gamma is 1 where it has none.
     """
     gamma, variance = (None if x is None else in_float64(x) if dtype == torch.float64 else x.detach().to(dtype=dtype)
                        for x in (norm.weight, norm.running_var))

@@ -10,7 +10,7 @@ from slimlib.arguments import kind
 from slimlib.cost import cost_model
 from slimlib.cutting import Keep
 from slimlib.errors import SlimlibError
-from slimlib.layout import LAYERS, Group, Layout, output_first
+from slimlib.layout import LAYERS, Group, Layout, must_be_of, output_first
 from slimlib.plans import WidthPlan
 from slimlib.tracing import trace
 
@@ -42,7 +42,9 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     if own != plan.full_params:
         raise SlimlibError(f"plan: the model has {own} parameters, but the plan was made for {plan.full_params}; give the dense "
                            "network that the plan was made from, with its classes and input channels")
-    if plan.layout is None:  # read from a file, which may have been edited
+    if plan.layout is not None:
+        must_be_of(layout, model, "plan", "give the dense network that the plan was made from")
+    else:  # read from a file, which may have been edited
         groups = tuple(g for g in layout.groups if g.name in plan.widths)
         params = int(cost_model(model, layout, groups).params(np.array([plan.widths[g.name] for g in groups])))
         if params != plan.params:

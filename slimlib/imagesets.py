@@ -151,5 +151,5 @@ def _download(name: str, file: Path) -> None:
             os.replace(packed, file)
     except (OSError, RuntimeError) as error:
         raise SlimlibError(
-            f"{name} is not in {file.parent} and could not be downloaded to there ({first_line(error)}). Put {file.name} there, "
+            f"{name} is not in {file.parent} and could not be downloaded ({first_line(error)}). Put {file.name} there, "
             f"an .npz in the set's original order: {LAYOUT}. Or set SLIMLIB_DATA to the folder that holds it.") from error

@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
+from slimlib import arguments
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPELL = 0.004
 """Seconds that one reading lasts at least: quick networks are called several times, so that the clock's grain is small."""
@@ -34,7 +39,7 @@ def measure(
     seed: int = 0,
     limit_s: float = 30.0,
     threads: int | None = None,
-):
+) -> pd.DataFrame:
     """Milliseconds that each network needs for a batch, as a pandas DataFrame.
 
     models         {name: network}; the first is what the others are compared with. They are left as they are
@@ -58,7 +63,7 @@ def measure(
         raise SlimlibError(f"{told}: give at least one of each, all above 0")
     if missing := [device for device in on if device not in devices()]:
         raise SlimlibError(f"on={missing[0]!r} cannot be measured here; there is {', '.join(devices())}")
-    rows, before = [], torch.get_num_threads()
+    seed, rows, before = arguments.seed("seed", seed), [], torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
         _measure_on(on, models, example_input, batch_sizes, repeats, seed, limit_s, rows)

@@ -7,10 +7,12 @@ read off a network: :mod:`slimlib.tracing`.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from slimlib.errors import SlimlibError, counted
 
@@ -62,9 +64,10 @@ class Layout:
     groups: tuple[Group, ...]
     positions: dict[str, float]  # layer -> multiply-adds per weight element and example
     norm_after: dict[str, str]  # layer -> the BatchNorm that normalises its output directly
-    ops: tuple  # the traced operations, inputs before users (slimlib._tracing.Op)
+    ops: tuple  # the traced operations, inputs before users (slimlib._operations.Op)
     fixed_macs: int  # counted multiply-adds that belong to no Conv or Linear module (attention products)
     example_shape: tuple[int, ...]
+    sizes: dict[str, str]  # of each Conv and Linear layer, and of what else is in a group: its size, as of sizes_of
     idle: tuple[str, ...] = ()  # layers that took no part in the traced pass: they may read what no table can know
 
     def __repr__(self) -> str:
@@ -88,6 +91,43 @@ class Layout:
                 if m.module not in taken:
                     reasons[m.module] = g.reason or shared
         return reasons
+
+
+def sizes_of(model: nn.Module, beside: Container[str] = ()) -> dict[str, str]:
+    """Module -> its size in words: of all Conv and Linear layers, and of the modules ``beside``."""
+    return {name: _size(module) for name, module in model.named_modules() if isinstance(module, LAYERS) or name in beside}
+
+
+def _size(module: nn.Module) -> str:
+    if isinstance(module, LAYERS):
+        (filters, inputs), groups = _filters_and_inputs(module), getattr(module, "groups", 1)
+        what = "channel" if isinstance(module, CONV) else "input"
+        return f"{counted(filters, 'filter')} on {counted(inputs, what)}" + (f" in {groups} groups" if groups > 1 else "")
+    channels = getattr(module, "num_features", getattr(module, "num_parameters", None))  # of a norm, of a PReLU
+    return "no channels" if channels is None else counted(channels, "channel")
+
+
+def _filters_and_inputs(layer: nn.Module) -> tuple[int, int]:
+    """As its weight has them, which somebody may have cut by hand; as the layer says where that is computed at each pass
+    (weight_norm) or has no shape yet."""
+    weight = layer._parameters.get("weight")
+    if weight is not None and not is_lazy(weight):
+        first, second = weight.shape[0], weight.shape[1] * getattr(layer, "groups", 1)
+        return (second, first) if getattr(layer, "transposed", False) else (first, second)
+    return (layer.out_channels, layer.in_channels) if isinstance(layer, CONV) else (layer.out_features, layer.in_features)
+
+
+def must_be_of(layout: Layout, model: nn.Module, what: str, remedy: str) -> None:
+    """Refuse a layout that was read off another network: its layers must be those of ``model``, each of the same size. ``what``
+    (a layout, or a plan that holds one) and ``remedy`` are told."""
+    here = sizes_of(model, layout.sizes)
+    for name in {**layout.sizes, **here}:
+        own, made_for = here.get(name), layout.sizes.get(name)
+        if own is None:
+            raise SlimlibError(f"{what}: the model has no layer {name!r}; {remedy}")
+        if own != made_for:
+            who, made = f"layer {name!r}" if name else "the model itself", f"for {made_for}" if made_for else "without it"
+            raise SlimlibError(f"{what}: {who} has {own}, but the {what} was made {made}; {remedy}")
 
 
 def output_first(module: nn.Module) -> Tensor:

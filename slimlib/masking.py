@@ -49,8 +49,8 @@ class OtherShapes(ValueError):
 
 
 def difference(got: list[torch.Tensor], want: list[torch.Tensor], beside: list[torch.Tensor] | None = None) -> float:
-    """The worst of several outputs: of numbers the largest difference over the scale of those wanted, of whole numbers the
-    share that differs. Where both are the same infinity there is none.
+    """The largest deviation over all outputs: max ``|got - want|`` over the scale of ``want`` for floating and complex ones, the
+    share of entries that differ for integer ones. Where both are the same infinity there is none.
 
     beside  what is wanted of another input: what is the same there is a constant (-1e9 for a choice that a mask forbids), and
             no scale

@@ -36,7 +36,7 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
     finally:
         for module, name, buffer, value in before:
             module._buffers[name] = buffer
-            # what is as it was may be needed, unwritten, by somebody's backward pass
+            # an unchanged buffer is not written: that would bump its version and break a backward pass still to come
             if buffer is not None and not torch.equal(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)

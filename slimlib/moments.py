@@ -112,8 +112,8 @@ class ChannelMoments:
         return self.refuse(index)
 
     def summands(self, index: int, but: int | None = None) -> list[Moments]:
-        """Moments of what an addition adds up, ``but`` one operation: of independent things, so not of one with itself. And a
-        number, or a tensor that no layer makes, leaves no trace."""
+        """Moments of what an addition adds up, ``but`` one operation. Raises where an operand stands there twice, as its
+        covariance is unknown, is scaled (alpha), or leaves no trace in the graph (a number, a constant tensor)."""
         op = self.ops[index]
         if len(set(op.inputs)) < 2 or dict(op.constants).get("alpha", 1) != 1:
             self.refuse(index)

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.arguments import count, kind, name_of
+from slimlib import arguments
+from slimlib.arguments import by_name, count, kind, name_of
 from slimlib.cost import cost_model, must_be_unit
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout
@@ -58,13 +59,18 @@ def width_path(
     _check_options(rule, choose, options)
     must_be_unit(unit)
     min_width, round_to = count("min_width", min_width), count("round_to", round_to)
+    seed = arguments.seed("seed", seed)
+    kind("skip", skip, Iterable, "names of layers, such as skip=['conv1'], or leave it out")
+    if spectra is not None:
+        by_name("spectra", spectra, "what slimlib.spectra returns: the eigenvalues of each group by name")
     layout = _without(skip, model, given_or_traced(layout, model, example_input))
     groups = layout.slimmable(coupling)
     if not groups:
         reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
         raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
     costs = cost_model(model, layout, groups)
-    request = Request(model, layout, groups, costs, unit, coupling, center, seed, spectra)
+    request = Request(model=model, layout=layout, groups=groups, costs=costs, unit=unit, coupling=coupling, given_center=center,
+                      given_seed=seed, given_spectra=spectra)
     steps = choose(request, **options)
     if unread := request.unread():
         raise SlimlibError(f"{unread} is given, but rule {rule!r} reads no such thing: leave it out")
@@ -82,7 +88,7 @@ def _without(skip: str | Iterable[str], model: nn.Module, layout: Layout) -> Lay
     writers = {m.module for g in layout.groups for m in g.writers()}
     skipped: dict[str, str] = {}
     for name in [skip] if isinstance(skip, str) else skip:
-        if name not in named:
+        if not isinstance(name, str) or name not in named:
             raise SlimlibError(f"skip: the model has no layer {name}")
         layers = writers & {traced_as[module] for module in named[name].modules()}
         if not layers:
@@ -144,7 +150,7 @@ def plan_widths(
                            "call width_path, which takes a unit")
     unit = "params" if keep_params is not None else "macs"
     path = width_path(model, example_input, rule=rule, unit=unit, **how)
-    return path.plan(keep_macs=keep_macs, keep_params=keep_params, threshold=threshold, fill=fill)
+    return path._planned(keep_macs, keep_params, threshold, fill)
 
 
 def plan_from_widths(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
 from pathlib import Path
 from textwrap import fill
@@ -18,7 +18,7 @@ BOUND_BY_RANK = dict.fromkeys(("pca", "pca_folded", "pca_at_init", "permuted"), 
 """Rules whose path ends where the rank of something does; one of one's own may end for reasons of its own."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class WidthPlan:
     """The widths chosen for a network, what they cost, and how they were chosen.
 
@@ -76,7 +76,7 @@ class WidthPlan:
         return self.macs / self.full_macs
 
     def _lines(self) -> Iterator[str]:
-        column = max(map(len, self.widths), default=5)
+        column = max(map(len, ("layer", *self.widths)))
         yield f"{'layer':<{column}}  full  kept  fraction"
         for name, width in self.widths.items():
             bound = self.rank_bound.get(name)
@@ -96,7 +96,7 @@ class WidthPlan:
 
     def to_dict(self) -> dict:
         """Everything but the traced layout, as plain JSON types."""
-        bare = asdict(WidthPlan(**{f.name: getattr(self, f.name) for f in fields(self) if f.name != "layout"}))
+        bare = asdict(replace(self, layout=None))
         bare.pop("layout")
         return {**bare, "input_shape": list(self.input_shape)}
 

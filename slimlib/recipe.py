@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from slimlib.errors import SlimlibError
 
@@ -53,6 +54,9 @@ class Recipe:
         for name in ("epochs", "batch_size"):
             if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
                 raise SlimlibError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
+        for name in ("lr", "weight_decay", "warmup", "label_smoothing", "momentum"):
+            if not isinstance(value := getattr(self, name), Real):
+                raise SlimlibError(f"{name}={value!r} must be a number (YAML takes 1e-3 for text: write 1.0e-3 or 0.001)")
         for name in ("warmup", "label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:
                 raise SlimlibError(f"{name}={getattr(self, name)} must be at least 0 and less than 1")

@@ -54,7 +54,7 @@ class Request:
         """Eigenvalues of every group, those handed in where there are any."""
         if self.given_spectra is not None and model is None and not folded:
             self.asked.update(("spectra", "center"))  # they are centred, or not, already
-            missing = [g.name for g in self.groups if len(self.given_spectra.get(g.name, ())) != g.width]
+            missing = [g.name for g in self.groups if np.shape(self.given_spectra.get(g.name))[:1] != (g.width,)]
             if missing:
                 raise SlimlibError(f"spectra: no spectrum of the right length for {', '.join(missing[:3])}; "
                                    "make them with the same coupling")

@@ -8,12 +8,14 @@ answers every budget: the widest plan that fits is found by one search for all r
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 
 import numpy as np
 import torch
 from torch import nn
 
 from slimlib import criteria, spectrum
+from slimlib.arguments import by_name, number
 from slimlib.cost import CostModel
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows
@@ -21,6 +23,8 @@ from slimlib.fresh import fresh_copy
 from slimlib.layout import Group
 from slimlib.published import published_fractions
 from slimlib.request import Request
+from slimlib.responses import response_spectra
+from slimlib.sampling import variances
 from slimlib.steps import Curves, Removals
 
 
@@ -42,8 +46,6 @@ def pca_at_init(r: Request, reset: Callable[[nn.Module], None] | None = None) ->
 
 def activation_pca(r: Request, calibration: torch.Tensor) -> Curves:
     """One threshold on the spectra of the layers' responses to ``calibration`` images (Garg et al. 2020; PFA, Suau 2020)."""
-    from slimlib.responses import response_spectra
-
     found = response_spectra(r.model, r.groups, calibration)
     if dead := [name for name, values in found.items() if not values.sum() > 0]:
         raise SlimlibError(f"rule='activation_pca': {dead[0]} answers all calibration images alike, so no share of variance says "
@@ -67,9 +69,7 @@ def uniform(r: Request) -> Curves:
 
 def tilt(r: Request, power: float) -> Curves:
     """Weight-free control: kept fraction proportional to (full width) ** ``power``; power 0 is ``uniform``."""
-    if not np.isfinite(float(power)):
-        raise SlimlibError(f"power={power} must be a finite number")
-    scale = (r.full / r.full.max()) ** float(power)
+    scale = (r.full / r.full.max()) ** number("power", power)
     return proportional(r.full, scale)
 
 
@@ -79,11 +79,12 @@ def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
     ``drops``: group -> accuracy lost when that group alone is cut, from :func:`slimlib.sensitivity` at one ratio; the book
     takes 0.75. A drop counts as 1e-4 at least. Ratio, power and least drop are choices of this book.
     """
+    by_name("drops", drops, "a mapping of groups to the accuracy that each one loses, such as {'conv1': 0.02}")
     missing = [g.name for g in r.groups if g.name not in drops]
     if missing:
         raise SlimlibError(f"drops: no measured sensitivity for {', '.join(missing[:3])}")
-    if odd := [g.name for g in r.groups if not np.isfinite(drops[g.name])]:
-        raise SlimlibError(f"drops: that of {odd[0]} is {drops[odd[0]]}; give finite numbers, as of slimlib.sensitivity")
+    if odd := [g.name for g in r.groups if not isinstance(drops[g.name], Real) or not np.isfinite(drops[g.name])]:
+        raise SlimlibError(f"drops: that of {odd[0]} is {drops[odd[0]]!r}; give finite numbers, as of slimlib.sensitivity")
     found = np.array([max(float(drops[g.name]), 1e-4) for g in r.groups])  # a layer that costs nothing still needs a filter
     return proportional(r.full, (found / found.max()) ** 0.25)
 
@@ -146,8 +147,6 @@ def neyman(r: Request, calibration: torch.Tensor | None = None) -> Removals:
     Loss of a plan: sum of (V / T) (n / w - 1) over groups, see :mod:`slimlib.sampling`; with ``calibration`` images V and T
     are measured on them, else they follow from the weights and the BatchNorm statistics.
     """
-    from slimlib.sampling import variances
-
     v, t = variances(r.model, r.layout, r.groups, calibration)
     scale = v / t * r.full
     return Removals(r.full, cheapest_first(r.costs, r.unit, r.full, lambda g, w: scale[g] * (1 / (w - 1) - 1 / w)))

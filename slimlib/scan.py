@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from torch import nn
 
+from slimlib import arguments
 from slimlib.arguments import A_MODEL, kind
 from slimlib.criteria import Criterion, choose_filters
 from slimlib.cutting import cut
@@ -16,12 +18,15 @@ from slimlib.prefix import SharedPrefix
 from slimlib.splits import Data, LabelledImages
 from slimlib.tracing import given_or_traced
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 
 def sensitivity(
     model: nn.Module, data: Data | LabelledImages, ratios: Iterable[float] = (0.25, 0.5, 0.75, 0.9),
     criterion: str | Criterion = "l1", *, coupling: str = "inner", layout: Layout | None = None, seed: int = 0,
     progress: bool = True,
-):
+) -> pd.DataFrame:
     """Accuracy after removing a share of one group's filters at a time, as a pandas DataFrame.
 
     ``data`` is a Data (its *validation* part is used, so that test images select nothing) or a Split. ``ratios`` are the
@@ -39,11 +44,12 @@ def sensitivity(
     ratios = [float(r) for r in ratios]
     if any(not 0 < r < 1 for r in ratios):
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
+    seed = arguments.seed("seed", seed)
     split = getattr(data, "val", data)
     kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
     model.to(split.device)
-    layout = given_or_traced(layout, model, caster(model)(split.normalised(slice(0, 1))))
+    layout = given_or_traced(layout, model, caster(model)(next(iter(split.in_order(1)))[0]))
     groups = layout.slimmable(coupling)
     dense, shared = evaluate(model, split), SharedPrefix(model, split)
     rows = []

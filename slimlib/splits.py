@@ -26,6 +26,19 @@ class LabelledImages(Protocol):
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]: ...
 
 
+@runtime_checkable
+class ImagePart(LabelledImages, Protocol):
+    """Labelled images of which some can be taken and normalised as one batch: a :class:`Split`, or a folder of files."""
+
+    labels: Tensor
+
+    def first(self, count: int | None) -> ImagePart: ...
+
+    def sample(self, count: int | None, seed: int = 0) -> ImagePart: ...
+
+    def normalised(self, index: Tensor | slice = slice(None)) -> Tensor: ...
+
+
 class Normalisation:
     """uint8 (N, C, H, W) -> (pixel / 255 - mean) / std in each channel, float32.
 
@@ -93,7 +106,7 @@ class Split:
         return Normalisation(self.mean, self.std, self.device)
 
 
-def some(split: Split, count: int | None) -> Split:
+def some(split: ImagePart, count: int | None) -> ImagePart:
     """At most ``count`` images of a split, in memory or of files (all for None), that stand for all of them.
 
     The first ones; or, where images are sorted by class, :meth:`Split.sample`, as the first ones, and every batch, would be of

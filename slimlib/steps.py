@@ -41,9 +41,11 @@ class Curves:
         return ""
 
     def level(self, step: int) -> float:
+        """The level of a step. Levels rise along the path, and a plan tells its own as its threshold."""
         return float(self.levels[step])
 
     def widths(self, step: int) -> np.ndarray:
+        """Widths of all groups at a step, before ``min_width`` and ``round_to``: int, shape (groups,)."""
         return self.at(self.levels[step])
 
     def next_steps(self, widths: np.ndarray) -> np.ndarray:
@@ -61,6 +63,8 @@ class Curves:
         return np.where(np.isfinite(wanted), np.where(steps >= last, last + shares, steps), np.inf)
 
     def at(self, level: float) -> np.ndarray:
+        """Widths of all groups at any level, also between steps: of each group the least that suffices, or all it has where none
+        does. Levels that differ by rounding are equal (:data:`~slimlib.spectrum.TOLERANCE`)."""
         slack = level - abs(level) * TOLERANCE
         return np.array([min(int(np.searchsorted(b, slack)) + 1, len(b)) for b in self.breaks])
 
@@ -93,9 +97,11 @@ class Removals:
         return ""
 
     def level(self, step: int) -> None:
+        """None: such a path has no scale of its own."""
         return None
 
     def widths(self, step: int) -> np.ndarray:
+        """Widths of all groups when all drops but the last ``step`` are made: int, shape (groups,)."""
         return self.full - np.bincount(self.order[: len(self.order) - step], minlength=len(self.full))
 
     def next_steps(self, widths: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
     state = model.state_dict()
     if odd := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
         raise SlimlibError(f"model: {odd[0]} in its state dict is no tensor (get_extra_state), and a file of slimlib holds "
-                           "tensors alone; save what it tells in a file of your own, and let get_extra_state not be there")
+                           "tensors alone; save what it tells in a file of your own, and remove get_extra_state")
     tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
     with saving(path) as temporary:
         save_file(tensors, temporary, metadata={_PLAN: json.dumps(plan.to_dict())})

@@ -50,5 +50,5 @@ def _warn_of_idle(layout: Layout) -> None:
     if layout.idle:
         named = ", ".join(layout.idle[:3]) + (f" and {len(layout.idle) - 3} more" if len(layout.idle) > 3 else "")
         warnings.warn(f"model: left as they were, because the forward pass of evaluation does not use them: {named}; if they run "
-                      "in training, what they read may have gone, so remove them before (aux_logits=False in torchvision)",
+                      "in training, what they read may have gone, so remove them first (aux_logits=False in torchvision)",
                       stacklevel=3)

@@ -22,8 +22,8 @@ from torch import nn
 
 from slimlib._checks import check
 from slimlib._probing import probed
-from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, Group, Layout, Member, is_depthwise
+from slimlib.arguments import A_MODEL, kind
+from slimlib.layout import CONV, Group, Layout, Member, is_depthwise, must_be_of, sizes_of
 from slimlib.modes import buffers_kept, evaluation_mode, unmarked
 
 
@@ -40,12 +40,13 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
 
 def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torch.Tensor) -> Layout:
-    """The layout that a caller has, if it is this network's; else read anew."""
+    """The layout that a caller has, else read anew. Raises SlimlibError where it is another network's, such as that of this one
+    before it was pruned, with the layer that tells them apart."""
     if layout is None:
         return trace(model, example_input)
-    known = {name for name, _ in model.named_modules()}
-    if other := next((m.module for group in layout.groups for m in group.members if m.module not in known), None):
-        raise SlimlibError(f"layout: the model has no layer {other!r}; give what slimlib.trace returns for this network")
+    kind("model", model, nn.Module, A_MODEL)
+    kind("layout", layout, Layout, "what slimlib.trace returns for this network")
+    must_be_of(layout, model, "layout", "give what slimlib.trace returns for this network")
     return layout
 
 
@@ -63,8 +64,9 @@ def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
         for parameter, flag in required.items():
             parameter.requires_grad_(flag)
     tied = _tied(model)
-    layout = Layout(tuple(_group(g, model, facts.order, tied) for g in raw.groups), facts.positions, raw.norm_after,
-                    tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape), facts.idle)
+    groups = tuple(_group(g, model, facts.order, tied) for g in raw.groups)
+    layout = Layout(groups, facts.positions, raw.norm_after, tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape),
+                    sizes_of(model, {m.module for g in groups for m in g.members}), facts.idle)
     return probed(layout, raw.doubtful, model, example_input, facts.unread)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,6 +23,9 @@ from slimlib.layout import Group, Layout
 from slimlib.plans import BOUND_BY_RANK, WidthPlan
 from slimlib.spectrum import TOLERANCE
 from slimlib.steps import Curves, Removals
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,10 @@ class WidthPath:
         when the budget is below the narrowest plan. Warns (UserWarning) when the path ends below the budget, because the rank
         of the filters bounds what PCA can keep.
         """
+        return self._planned(keep_macs, keep_params, threshold, fill)
+
+    def _planned(self, keep_macs: float | None, keep_params: float | None, threshold: float | None, fill: bool) -> WidthPlan:
+        """:meth:`plan`, for the functions that users call: a warning names the line that called the caller of this."""
         given = {n: v for n, v in (("keep_macs", keep_macs), ("keep_params", keep_params), ("threshold", threshold))
                  if v is not None}
         if len(given) != 1:
@@ -103,7 +111,7 @@ class WidthPath:
                           f"{then}", stacklevel=3)
         return plan
 
-    def table(self, every: int = 1):
+    def table(self, every: int = 1) -> pd.DataFrame:
         """The path as a DataFrame: level, kept shares of parameters and MACs, and every group's width; one row a step."""
         import pandas as pd
 
@@ -159,12 +167,12 @@ class WidthPath:
         widest = self.widths(len(self) - 1)
         bound = {g.name: int(k) for g, k in zip(self.groups, widest, strict=True) if k < g.width}
         return WidthPlan(
-            self.rule, self.coupling, dict(zip(name, widths.tolist(), strict=True)),
-            dict(zip(name, full.tolist(), strict=True)), level,
-            int(self.costs.params(widths)), int(self.costs.macs(widths)),
-            int(self.costs.params(full)), int(self.costs.macs(full)),
-            self.layout.example_shape, self._next_wider(widths, step), self.layout.whole(self.coupling), bound,
-            self.input_dtype, self.layout,
+            rule=self.rule, coupling=self.coupling, threshold=level,
+            widths=dict(zip(name, widths.tolist(), strict=True)), full_widths=dict(zip(name, full.tolist(), strict=True)),
+            params=int(self.costs.params(widths)), macs=int(self.costs.macs(widths)),
+            full_params=int(self.costs.params(full)), full_macs=int(self.costs.macs(full)),
+            wider=self._next_wider(widths, step), whole=self.layout.whole(self.coupling), rank_bound=bound,
+            input_shape=self.layout.example_shape, input_dtype=self.input_dtype, layout=self.layout,
         )
 
     def _next_wider(self, widths: np.ndarray, step: int) -> dict[str, int] | None:

@@ -53,7 +53,7 @@ def test_memory_is_not_told_of_contestants_that_start_processes(monkeypatch):
     assert measure.run(race(rounds=1))["peak_bytes"] == {"ours": 2**20, "rival": 2**20}
     told = measure.run(race(rounds=1, memory=False))
     shown = page.shown(page.comparisons({"parts": {"a": {"races": [told]}}}))
-    assert told["peak_bytes"] == {} and set(shown["memory, MB"]) == {"–"}
+    assert told["peak_bytes"] == {} and set(shown["memory, MiB"]) == {"–"}
     assert [one.memory for part in (overheads.import_races, overheads.notebook_races) for one in part()] == [False, False]
 
 
@@ -87,7 +87,7 @@ def test_a_part_that_is_run_again_replaces_itself_only(tmp_path, monkeypatch, ca
     assert [line["met"] for line in bench.rows(after)] == [False, None, True, None]
     assert "target at least 1.5: missed" in capsys.readouterr().out
     shown = page.shown(page.comparisons(after))
-    assert shown["verdict"].tolist() == ["missed", "", "met", ""] and shown["memory, MB"].iloc[0] == "1 / 1"
+    assert shown["verdict"].tolist() == ["missed", "", "met", ""] and shown["memory, MiB"].iloc[0] == "1 / 1"
     with pytest.raises(SlimlibError, match=r"--only c: .* choose from a, b"):
         bench.main(["c"])
 
@@ -98,6 +98,12 @@ def test_the_page_takes_the_newest_machine_or_says_that_there_is_none(tmp_path):
     for name, started in (("old", "2026-01-01T00:00:00+00:00"), ("new", "2026-02-01T00:00:00+00:00")):
         (tmp_path / f"{name}.json").write_text(json.dumps({"parts": {"a": {"provenance": {"started": started}}}}))
     assert page.load(folder=tmp_path)[0] == "new" and page.load("old", tmp_path)[0] == "old"
+
+
+def test_the_page_is_whole_while_nothing_has_been_raced():
+    table = page.comparisons({"parts": {"growth": {"sizes": []}}})
+    assert table.empty and page.shown(table).empty and page.works({"parts": {}}).empty
+    assert "measured" in page.targets(table).axes[0].texts[0].get_text()
 
 
 def test_the_bare_step_and_the_usual_loop_train_the_same_network_on_the_same_images():

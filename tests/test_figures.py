@@ -313,7 +313,7 @@ def test_the_highest_means_are_told():
     frame.loc[at_half, "test_accuracy"] = 0.9 + frame["seed"] / 100  # equal but for one seed of one arm
     frame.loc[at_half & (frame["arm"] == "pca") & (frame["seed"] == 3), "test_accuracy"] += 0.001
     told = figures.accuracy_by_rule(frame).get_label()
-    assert told == "Highest mean: PCA (3AS) at 20 % of MACs and 50 % of MACs (not told apart from uniform)."
+    assert told == "Highest mean: PCA (3AS) at 20 % of MACs and 50 % of MACs (not told apart from the next, uniform)."
 
 
 def test_an_arm_that_has_just_begun_changes_no_highest_mean_and_few_seeds_rank_nothing():

@@ -85,6 +85,12 @@ def test_whole_seeds_are_chosen_by_number():
         grid.chosen(profile, seeds=[1, 9])
 
 
+def test_seeds_that_only_a_grid_has_are_chosen_too(project):
+    file = project / "notebooks" / "profiles" / "tiny.yml"
+    file.write_text(PROFILE.replace("seconds: 5}", "seconds: 5, seeds: [7]}"))
+    assert {run.seed for run in grid.chosen(study.load_profile("tiny", project), seeds=[7])} == {7}
+
+
 def test_another_runs_record_that_cannot_be_read_is_no_failure_of_the_runs_that_were_made(project, monkeypatch, capsys):
     """Of a job that fails, Snakemake removes the record."""
     store, runs = study.load_profile("tiny", project).store(), study.load_profile("tiny", project).runs()

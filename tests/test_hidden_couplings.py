@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from slimlib import data, sampling
 from slimlib.criteria import choose_filters
 from slimlib.cutting import cut
 from slimlib.masking import difference
+from slimlib.tracing import given_or_traced
 from tests.conftest import lively_norms
 from tests.random_networks import RandomNetwork
 from tests.test_user_networks import Net, conv, pooled, slimmed_exactly_or_whole
@@ -314,7 +316,7 @@ def test_what_cannot_be_copied_is_said_so():
     model = two(torch.relu)
     model.lock = threading.Lock()
     plan = slimlib.plan_widths(two(torch.relu), images(2, 3, 12, 12), keep_macs=0.5)
-    with pytest.raises(slimlib.SlimlibError, match=r"model: no copy can be made of it .*lock"):
+    with pytest.raises(slimlib.SlimlibError, match=r"model: no copy can be made of it .*lock.*; first remove what"):
         slimlib.prune(model, plan)
 
 
@@ -329,6 +331,16 @@ def test_a_scripted_part_is_refused():
     model.b = torch.jit.script(model.b)
     with pytest.raises(slimlib.SlimlibError, match="b is a ScriptModule"):
         slimlib.trace(model, images(2, 3, 12, 12))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(("model", "who"), [(lambda: torch.jit.script(nn.Sequential(conv(3, 8), nn.ReLU())), "the model"),
+                                            (lambda: torch.jit.trace(two(torch.relu), images(2, 3, 12, 12)), "the model"),
+                                            (lambda: nn.Sequential(torch.jit.script(conv(3, 8)), nn.ReLU()), "0")])
+def test_a_scripted_network_is_refused_for_being_scripted(model, who):
+    """It has layers, only that nobody sees them."""
+    with pytest.raises(slimlib.SlimlibError, match=f"^model: {who} is a ScriptModule, into which no hook can look; give the mod"):
+        slimlib.trace(model(), images(2, 3, 12, 12))
 
 
 def test_widths_are_given_by_name():
@@ -347,6 +359,156 @@ def test_a_layout_of_another_network_is_refused(plan):
         plan(two(torch.relu), x, other)
 
 
+WITH_A_LAYOUT = {
+    "plan_widths": lambda model, x, layout: slimlib.plan_widths(model, x, keep_macs=0.5, layout=layout),
+    "another rule": lambda model, x, layout: slimlib.plan_widths(model, x, keep_macs=0.9, rule="uniform", layout=layout),
+    "width_path": lambda model, x, layout: slimlib.width_path(model, x, coupling="joint", layout=layout),
+    "plan_from_widths": lambda model, x, layout: slimlib.plan_from_widths(model, x, {}, layout=layout),
+}
+
+
+@pytest.mark.parametrize("plan", WITH_A_LAYOUT.values(), ids=WITH_A_LAYOUT)
+@pytest.mark.parametrize("dense", [False, True])
+def test_a_layout_from_before_or_after_pruning_is_refused(network, plan, dense):
+    """All its layers have the names that they had; in the other network they have other widths."""
+    _, model, x = network
+    layout = slimlib.trace(model, x)
+    slim = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.6, rule="uniform", coupling="joint", layout=layout))
+    own = slimlib.trace(slim, x)
+    told = r"^layout: layer '\w+' has \d+ .*, but the layout was made for \d+ .*; give what slimlib\.trace returns for this"
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        plan(model, x, own) if dense else plan(slim, x, layout)
+    plan(slim, x, own)
+    plan(copy.deepcopy(model), x, layout)
+
+
+def beside(layer, **more):
+    """a and b as of `two`, a norm between them, and beside b another layer that reads a and writes as many channels."""
+    torch.manual_seed(0)
+    model = Net(lambda m, x: (lambda h: m.c(pooled(m.b(h).relu() + m.s(h))))(m.n(m.a(x)).relu()), a=conv(3, 16),
+                n=nn.BatchNorm2d(16), b=conv(16, 8), s=layer, c=nn.Linear(8, 5))  # fmt: skip
+    for name, part in more.items():
+        setattr(model, name, part)
+    return lively_norms(model)
+
+
+def by_hand(layer, rows, columns):
+    """A layer of which somebody has cut the weight, and not what it says of itself; it runs."""
+    layer.weight = nn.Parameter(layer.weight[:rows, :columns].detach())
+    layer.bias = nn.Parameter(layer.bias[: rows if not getattr(layer, "transposed", False) else columns].detach())
+    return layer
+
+
+def other(**parts):
+    """The network of `beside` with other parts, of which some may be taken from it."""
+    model = beside(nn.Conv2d(16, 8, 1))
+    for name, part in parts.items():
+        setattr(model, name, part(model) if callable(part) and not isinstance(part, nn.Module) else part)
+    return model
+
+
+@pytest.mark.parametrize(("model", "told"), [
+    (other(a=conv(3, 12), n=nn.BatchNorm2d(12), b=conv(12, 8), s=nn.Conv2d(12, 8, 1)),
+     "layer 'a' has 12 filters on 3 channels, but the layout was made for 16 filters on 3 channels"),
+    (other(a=conv(1, 16)), "layer 'a' has 16 filters on 1 channel, but the layout was made for 16 filters on 3 channels"),
+    (other(s=nn.Conv2d(16, 8, 1, groups=2)),
+     "layer 's' has 8 filters on 16 channels in 2 groups, but the layout was made for 8 filters on 16 channels;"),
+    (other(s=nn.ConvTranspose2d(16, 6, 1)), "layer 's' has 6 filters on 16 channels, but the layout was made for 8"),
+    (other(c=nn.Linear(8, 7)), "layer 'c' has 7 filters on 8 inputs, but the layout was made for 5 filters on 8 inputs"),
+    (other(n=nn.Identity()), "layer 'n' has no channels, but the layout was made for 16 channels"),
+    (other(b=nn.Identity()), "layer 'b' has no channels, but the layout was made for 8 filters on 16 channels"),
+    (other(n=nn.BatchNorm2d(20)), "layer 'n' has 20 channels, but the layout was made for 16 channels"),
+    (other(a=by_hand(conv(3, 16), 12, 3)), "layer 'a' has 12 filters on 3 channels, but the layout was made for 16 filters on 3"),
+    (other(s=by_hand(nn.ConvTranspose2d(16, 8, 1), 16, 6)), "layer 's' has 6 filters on 16 channels, but the layout was made"),
+    (other(b=nn.LazyConv2d(8, 3)), "layer 'b' has 8 filters on 0 channels, but the layout was made for 8 filters on 16"),
+    (other(extra=nn.Linear(3, 4)), "layer 'extra' has 4 filters on 3 inputs, but the layout was made without it"),
+    (other(s=lambda m: m.b), "the model has no layer 's'"),
+    (nn.Conv2d(3, 8, 1), "the model has no layer 'a'"),
+])  # fmt: skip
+def test_a_layout_is_of_one_network_in_each_of_its_layers(model, told):
+    x = images(2, 3, 12, 12)
+    layout = slimlib.trace(other(), x)
+    with pytest.raises(slimlib.SlimlibError, match=f"^layout: {told}"):
+        slimlib.plan_widths(model, x, keep_macs=0.9, coupling="joint", rule="uniform", layout=layout)
+
+
+@pytest.mark.parametrize("same", [
+    lambda m: m.to(torch.float64), lambda m: m.to(memory_format=torch.channels_last), lambda m: m.requires_grad_(False),
+    lambda m: nn.utils.parametrizations.weight_norm(m.a) and m, lambda m: nn.utils.parametrizations.spectral_norm(m.b) and m,
+    lambda m: nn.utils.prune.l1_unstructured(m.b, "weight", 0.3) and m, torch.fx.symbolic_trace, copy.deepcopy,
+])  # fmt: skip
+def test_a_layout_serves_its_network_in_another_form(same):
+    """Other types, weights that are computed, another class: none of it changes which channels there are."""
+    x = images(2, 3, 12, 12)
+    model = two(torch.relu)
+    layout = slimlib.trace(model, x)
+    want = slimlib.plan_widths(model, x, keep_macs=0.7, rule="uniform", layout=layout)
+    model = same(two(torch.relu)).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert slimlib.plan_widths(model, x, keep_macs=0.7, rule="uniform", layout=layout).widths == want.widths
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def shared(again):
+    torch.manual_seed(0)
+    model = Net(lambda m, x: m.c(pooled(m.again(m.b(m.a(x).relu()).relu()).relu())), a=conv(3, 8), b=conv(8, 8),
+                c=nn.Linear(8, 5)).eval()  # fmt: skip
+    model.again = model.b if again is None else again
+    return model
+
+
+def test_a_layer_under_two_names_is_one_layer():
+    x, how = images(2, 3, 12, 12), {"keep_macs": 0.9, "rule": "uniform", "coupling": "joint"}
+    layout = slimlib.trace(shared(None), x)
+    for model in (shared(None), copy.deepcopy(shared(None))):
+        assert slimlib.plan_widths(model, x, layout=layout, **how).widths
+    with pytest.raises(slimlib.SlimlibError, match=r"^layout: layer 'again' has .* made without it"):
+        slimlib.plan_widths(shared(conv(8, 8)), x, layout=layout, **how)
+    with pytest.raises(slimlib.SlimlibError, match=r"^layout: the model has no layer 'again'"):
+        slimlib.plan_widths(shared(None), x, layout=slimlib.trace(shared(conv(8, 8)), x), **how)
+
+
+@pytest.mark.parametrize(("make", "x"), [
+    (lambda: Net(lambda m, x: m.b(m.a(x).relu()), a=nn.ConvTranspose2d(3, 6, 2), b=nn.ConvTranspose2d(6, 8, 2)),
+     images(2, 3, 6, 6)),
+    (lambda: Net(lambda m, x: m.b(m.g(m.a(x).relu()).relu()), a=conv(3, 6), g=nn.ConvTranspose2d(6, 12, 3, groups=3),
+                 b=conv(12, 8)), images(2, 3, 6, 6)),
+    (lambda: Net(lambda m, x: m.b(F.pad(m.a(x), (0, 0, 0, 0, 2, 2)) + m.s(x)), a=conv(3, 6), s=conv(3, 10), b=conv(10, 8)),
+     images(2, 3, 6, 6)),
+    (lambda: Net(lambda m, x: m.b(m.p(m.a(x)) + m.q(m.s(x))), a=conv(3, 6), p=nn.PReLU(), s=conv(3, 6), q=nn.PReLU(6),
+                 b=conv(6, 8)), images(2, 3, 6, 6)),
+    (lambda: nn.Conv2d(3, 8, 3), images(2, 3, 6, 6)),
+    (lambda: RandomNetwork(3), images(2, 3, 12, 12)),
+])  # fmt: skip
+def test_any_network_is_the_one_that_its_layout_is_of(make, x):
+    """Transposed layers, in groups or not; rows that a padding leaves in no group; slopes; a layer that is the whole model."""
+    model = make().eval()
+    layout = slimlib.trace(model, x)
+    assert given_or_traced(layout, model, x) is layout is given_or_traced(layout, copy.deepcopy(model), x)
+
+
+def test_what_is_no_layout_is_named():
+    plan = slimlib.plan_widths(two(torch.relu), images(2, 3, 12, 12), keep_macs=0.7)
+    with pytest.raises(slimlib.SlimlibError, match=r"^layout is of type WidthPlan; give what slimlib\.trace returns"):
+        slimlib.plan_widths(two(torch.relu), images(2, 3, 12, 12), keep_macs=0.7, layout=plan)
+    with pytest.raises(slimlib.SlimlibError, match=r"^model is of type str; give a torch\.nn\.Module"):
+        slimlib.plan_widths("resnet18", images(2, 3, 12, 12), keep_macs=0.7, layout=plan.layout)
+
+
+def test_a_plan_of_another_network_is_refused_where_widths_and_parameters_agree():
+    """The widths that it chooses are those of this network too; another layer has others, and yet the parameters are as many."""
+    def chain(second, third):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(10, 16), nn.ReLU(), nn.Linear(16, second), nn.ReLU(), nn.Linear(second, third), nn.ReLU(),
+                             nn.Linear(third, 5)).eval()
+
+    plan = slimlib.plan_widths(chain(4, 7), images(2, 10), keep_macs=0.9, rule="uniform", skip=["2", "4"])
+    assert plan.full_params == sum(p.numel() for p in chain(6, 3).parameters())
+    told = r"^plan: layer '2' has 6 filters on 16 inputs, but the plan was made for 4 filters .*; give the dense network that"
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.prune(chain(6, 3), plan)
+
+
 def test_a_state_that_is_no_tensor_is_refused_by_name(tmp_path):
     class Counting(nn.Linear):
         def get_extra_state(self):
@@ -358,18 +520,32 @@ def test_a_state_that_is_no_tensor_is_refused_by_name(tmp_path):
     model = two(torch.relu)
     model.c = Counting(8, 5)
     plan = slimlib.plan_widths(model, images(2, 3, 12, 12), keep_macs=0.5)
-    with pytest.raises(slimlib.SlimlibError, match=r"c\._extra_state in its state dict is no tensor"):
+    with pytest.raises(slimlib.SlimlibError, match=r"c\._extra_state in its state dict is no tensor .* and remove get_extra"):
         slimlib.save(slimlib.prune(model, plan), plan, tmp_path / "slim.safetensors")
 
 
 NAN = float("nan")
 
 
-@pytest.mark.parametrize(("rule", "options", "told"), [("tilt", {"power": NAN}, "power=nan must be a finite number"),
-                                                       ("sensitivity", {"drops": {"a": NAN, "b": 0.1}}, "drops: that of a")])
+@pytest.mark.parametrize(("rule", "options", "told"), [
+    ("tilt", {"power": NAN}, "power=nan must be a finite number"),
+    ("tilt", {"power": "a"}, "^power='a' must be a finite number"),
+    ("tilt", {"power": [1.0]}, r"^power=\[1.0\] must be a finite number"),
+    ("sensitivity", {"drops": {"a": NAN, "b": 0.1}}, "drops: that of a"),
+    ("sensitivity", {"drops": {"a": 0.1, "b": "much"}}, "drops: that of b is 'much'; give finite numbers"),
+    ("sensitivity", {"drops": 0.5}, "^drops is of type float; give a mapping of groups to the accuracy"),
+    ("sensitivity", {"drops": ["a", "b"]}, "^drops is of type list; give a mapping of groups to the accuracy"),
+])
 def test_an_option_that_is_no_number_is_named(rule, options, told):
     with pytest.raises(slimlib.SlimlibError, match=told):
         slimlib.plan_widths(two(torch.relu), images(2, 3, 12, 12), keep_macs=0.5, rule=rule, **options)
+
+
+def test_drops_may_be_a_column_of_a_table():
+    drops = {"a": 0.1, "b": 0.2}
+    plans = [slimlib.plan_widths(two(torch.relu), images(2, 3, 12, 12), keep_macs=0.5, rule="sensitivity", drops=given)
+             for given in (drops, pd.Series(drops))]  # fmt: skip
+    assert plans[0] == plans[1]
 
 
 # ---- files

@@ -89,6 +89,8 @@ def test_wrong_arguments_are_refused_by_name(chain):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
     with pytest.raises(SlimlibError, match="on='tpu'"):
         latency.measure({"a": network}, example, on=["tpu"])
+    with pytest.raises(SlimlibError, match=r"^seed=-1 must be a whole number from 0"):
+        latency.measure({"a": network}, example, batch_sizes=[1], repeats=1, on=["cpu"], seed=-1)
 
 
 def test_one_device_may_be_named_alone():

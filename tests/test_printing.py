@@ -1,6 +1,7 @@
 """What the objects that people hold look like in a terminal and in a notebook: short, and saying what matters."""
 
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -31,6 +32,16 @@ def test_a_plan_prints_as_its_table(plan):
     for layer, reason in plan.whole.items():
         assert layer in told and reason in told
     assert max(map(len, lines)) <= 110
+
+
+@pytest.mark.parametrize("name", ["0", "conv1", "features_conv"])
+def test_the_columns_stand_below_their_heads(name):
+    model = nn.Sequential()
+    model.add_module(name, nn.Linear(4, 6))
+    model.add_module("head", nn.Linear(6, 2))
+    head, row, *_ = str(slimlib.plan_widths(model, torch.zeros(1, 4), keep_params=0.5, rule="uniform")).splitlines()
+    ends = [[part.end() for part in re.finditer(r"\S+", line)][1:] for line in (head, row)]
+    assert ends[0] == ends[1] and row.startswith(f"{name} ")
 
 
 def test_a_notebook_shows_the_same_table(plan):

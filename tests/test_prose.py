@@ -17,10 +17,12 @@ import slimlib
 from slimlib import study
 from slimlib.__main__ import _parser
 from slimlib.notebooks import declared_parameters
+from slimlib.rules import RULES
 from slimlib.run_command import assignment
 from slimlib.spectrum import cumulative, eigenvalues, scatter, width_at
 from slimlib.study.claims import load_claims
 from slimlib.study.judgement import decide
+from slimlib.study.names import plain_name
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -126,6 +128,36 @@ def test_what_is_said_of_depthwise_networks():
     model = nn.Sequential(nn.Conv2d(8, 48, 1), nn.ReLU(), nn.Conv2d(48, 48, 3, groups=48), nn.Conv2d(48, 8, 1))
     plan = slimlib.plan_widths(model.eval(), torch.zeros(1, 8, 5, 5), threshold=1.0, coupling="joint")
     assert plan.rank_bound == {"0": 8 + 7}, "c + 7"
+
+
+def test_the_table_of_rules_has_each_by_both_its_names():
+    rules = {code: name for code, name in re.findall(r"^[|] `(\w+)`(?:, [*](.+?)[*])? [|]", page("method"), flags=re.MULTILINE)}
+    assert rules.keys() == RULES.keys()
+    assert {code: name or code for code, name in rules.items()} == {code: plain_name(code) for code in RULES}
+    assert f"*{plain_name('pca_uncentred')}*" in page("method")
+
+
+# ---- a better rule: an allocation by hand
+
+
+def test_the_allocation_by_hand_is_the_best_in_whole_units():
+    source = json.loads((ROOT / "notebooks" / "10_a_better_rule.ipynb").read_text(encoding="utf-8"))["cells"]
+    (text,) = [told for cell in source if "*By hand.*" in (told := " ".join("".join(cell["source"]).split()))]
+    n, *scores = map(float, re.search(r"Two layers of (\d+) units have \$V/T\$ = ([\d.]+) and ([\d.]+)\.", text).groups())
+
+    def loss(*widths: int) -> float:
+        return sum(score * (n / width - 1) for score, width in zip(scores, widths, strict=True))
+
+    def best(price: int, spend: int) -> tuple[int, int]:
+        every = [(a, b) for a in range(1, int(n) + 1) for b in range(1, int(n) + 1) if price * a + b <= spend]
+        return min(every, key=lambda widths: loss(*widths))
+
+    first, second, lost = re.search(r"so (\d+) and (\d+) units\. The loss is then .*? = ([\d.]+)\$", text).groups()
+    assert best(1, int(n)) == (int(first), int(second)) and loss(int(first), int(second)) == pytest.approx(float(lost))
+    assert loss(n / 2, n / 2) == pytest.approx(float(re.search(r"equal widths, 10 and 10, lose ([\d.]+)\.", text)[1]))
+    told = re.search(r"four times as much: .*? With (\d+) to spend that is (\d+) and (\d+) units", text).groups()
+    spend, *dear = map(int, told)
+    assert best(4, spend) == tuple(dear) and dear[0] < dear[1] and scores[0] > scores[1]
 
 
 # ---- the method: exercises

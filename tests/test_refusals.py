@@ -83,6 +83,15 @@ REFUSED = {
     "coupling": (X, {"keep_macs": 0.5, "coupling": "all"}, r"coupling='all' is not known; use 'inner' or 'joint'"),
     "min_width": (X, {"keep_macs": 0.5, "min_width": 0}, r"min_width=0 must be a whole number of filters, at least 1"),
     "round_to": (X, {"keep_macs": 0.5, "round_to": 2.5}, r"round_to=2\.5 must be a whole number of filters, at least 1"),
+    "seed below 0": (X, {"keep_macs": 0.5, "rule": "random", "seed": -1},
+                     r"^seed=-1 must be a whole number from 0 to 2\*\*64 - 1$"),
+    "seed that is not read": (X, {"keep_macs": 0.5, "seed": -1}, r"^seed=-1 must be a whole number from 0"),
+    "seed above torch's": (X, {"keep_macs": 0.5, "rule": "pca_at_init", "seed": 2**64}, r"^seed=18446744073709551616 must be"),
+    "seed in part": (X, {"keep_macs": 0.5, "rule": "random", "seed": 0.5}, r"^seed=0\.5 must be a whole number from 0"),
+    "no seed": (X, {"keep_macs": 0.5, "rule": "permuted", "seed": None}, r"^seed=None must be a whole number from 0"),
+    "skip nothing": (X, {"keep_macs": 0.5, "skip": None}, "^skip is of type NoneType; give names of layers, such as"),
+    "skip a number": (X, {"keep_macs": 0.5, "skip": 3}, "^skip is of type int; give names of layers, such as"),
+    "skip lists": (X, {"keep_macs": 0.5, "skip": [["inner"]]}, r"^skip: the model has no layer \['inner'\]"),
     "skip": (X, {"keep_macs": 0.5, "skip": ["nope"]}, "skip: the model has no layer nope"),
     "skip in one word": (X, {"keep_macs": 0.5, "skip": "nope"}, "skip: the model has no layer nope$"),
     "skip a norm": (X, {"keep_macs": 0.5, "skip": ["bn1"]}, r"skip: 'bn1' \(BatchNorm2d\) holds no layer .* before it"),
@@ -92,6 +101,9 @@ REFUSED = {
     "another rule's option": (X, {"keep_macs": 0.5, "power": 1.0}, r"power is no option of rule='pca' \(its own: none\); leave"),
     "own options told": (X, {"keep_macs": 0.5, "rule": "pca_budgeted", "fold": True}, r"fold is no .*\(its own: folded\)"),
     "spectra": (X, {"keep_macs": 0.5, "spectra": {}}, "spectra: no spectrum of the right length for inner, squeeze"),
+    "spectra without names": (X, {"keep_macs": 0.5, "spectra": [1, 2]}, "^spectra is of type list; give what slimlib.spectra"),
+    "spectra of one number": (X, {"keep_macs": 0.5, "spectra": {"inner": 6, "squeeze": np.ones(4)}},
+                              "spectra: no spectrum of the right length for inner; make"),
     "short spectra": (X, {"keep_macs": 0.5, "spectra": {"inner": np.ones(6), "squeeze": np.ones(3)}},
                       "spectra: no spectrum of the right length for squeeze; make them with the same coupling"),
 }
@@ -282,6 +294,16 @@ def loader(data: slimlib.data.Data) -> torch.utils.data.DataLoader:
     return torch.utils.data.DataLoader(list(zip(data.train.normalised(), data.train.labels, strict=True)), 4)
 
 
+class InOrder:
+    """Labelled images that say no more than what a network is evaluated on must say."""
+
+    def __init__(self, split):
+        self.device, self.in_order, self.count = split.device, split.in_order, len(split)
+
+    def __len__(self) -> int:
+        return self.count
+
+
 RECIPE = slimlib.Recipe(epochs=1, lr=0.1, batch_size=4, warmup=0.0)
 OF_ANOTHER_KIND = {
     "a plan's file": (
@@ -307,6 +329,24 @@ OF_ANOTHER_KIND = {
     "a loader for statistics": (
         lambda m, d: slimlib.calibrate_batchnorm(m, loader(d)),
         "^split is of type DataLoader; give a split"),
+    "images that cannot be chosen from": (
+        lambda m, d: slimlib.calibrate_batchnorm(m, InOrder(d.val)),
+        "^split is of type InOrder; give a split of the data, such as data.train, .* labels, first, sample and normalised$"),
+    "a seed of a criterion": (
+        lambda m, d: slimlib.prune(m, slimlib.plan_widths(m, d.example_input, keep_macs=0.7), "random", seed=-1),
+        r"^seed=-1 must be a whole number from 0 to 2\*\*64 - 1$"),
+    "a seed of a scan": (
+        lambda m, d: slimlib.sensitivity(m, d.train, criterion="random", seed=-1, progress=False),
+        r"^seed=-1 must be a whole number from 0"),
+    "a seed of the images held out": (
+        lambda m, d: slimlib.load_data("fashionmnist-10k", split_seed=-1, limit=20),
+        r"^split_seed=-1 must be a whole number from 0 to 2\*\*32 - 1$"),
+    "a seed beyond 32 bits": (
+        lambda m, d: slimlib.load_data("fashionmnist-10k", split_seed=2**32, limit=20),
+        r"^split_seed=4294967296 must be a whole number from 0 to 2\*\*32 - 1$"),
+    "a seed of one's own images": (
+        lambda m, d: slimlib.data.from_arrays(*4 * [np.zeros(0)], split_seed=-1),
+        r"^split_seed=-1 must be a whole number from 0"),
     "whole data for statistics": (lambda m, d: slimlib.calibrate_batchnorm(m, d), "^split is of type Data; give a split"),
     "a loader to compare on": (
         lambda m, d: slimlib.compare(m, loader(d), ["pca"], RECIPE, keep_macs=0.5),
@@ -333,6 +373,14 @@ OF_ANOTHER_KIND = {
         lambda m, d: slimlib.Recipe(epochs=1, lr=0.1, weight_decay=math.inf),
         "^lr=0.1 must.* both finite"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [0, np.int64(7), 2**32, 2**64 - 1])
+def test_seeds_are_whole_numbers_of_any_kind(seed):
+    model, data = small_model(), small_data()
+    for rule in ("random", "pca_at_init"):
+        plan = slimlib.plan_widths(model, data.example_input, keep_macs=0.7, rule=rule, seed=seed)
+        slimlib.prune(model, plan, "random", seed=seed)
 
 
 @pytest.mark.parametrize("case", OF_ANOTHER_KIND)

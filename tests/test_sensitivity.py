@@ -95,6 +95,38 @@ def test_a_scan_removes_by_the_criterion_that_it_is_given(criterion):
     assert table["accuracy"].tolist() != by_l1["accuracy"].tolist(), "or the criterion would not be missed"
 
 
+class InOrder:
+    """Labelled images that say no more than what a network is evaluated on must say."""
+
+    def __init__(self, split):
+        self.device, self.in_order, self.count = split.device, split.in_order, len(split)
+
+    def __len__(self):
+        return self.count
+
+
+def test_a_scan_asks_no_more_of_images_than_an_evaluation_does():
+    model = build("chain")
+    split = images(model)
+    assert evaluate(model, InOrder(split)) == evaluate(model, split)
+    scans = [slimlib.sensitivity(model, given, ratios=(0.5,), progress=False) for given in (split, InOrder(split))]
+    assert scans[0].equals(scans[1])
+
+
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+def test_a_layout_from_before_pruning_gives_no_numbers(coupling):
+    model = build("residual")
+    split = images(model)
+    x = split.normalised(slice(0, 2))
+    plan = slimlib.plan_widths(model, x, keep_macs=0.6, rule="uniform", coupling="joint")
+    slim = slimlib.prune(model, plan)
+    with pytest.raises(slimlib.SlimlibError, match=r"^layout: layer 'stem' has \d filters on 3 channels, but .* for 8 filters"):
+        slimlib.sensitivity(slim, split, (0.5,), coupling=coupling, layout=plan.layout, progress=False)
+    own = slimlib.sensitivity(slim, split, (0.5,), coupling=coupling, progress=False)
+    given = slimlib.sensitivity(slim, split, (0.5,), coupling=coupling, layout=slimlib.trace(slim, x), progress=False)
+    assert own.equals(given)
+
+
 @pytest.mark.parametrize("ratio", [0, 1, -0.5, 1.5])
 def test_ratios_lie_between_nothing_and_all(ratio):
     model = build("chain")

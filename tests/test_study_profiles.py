@@ -73,6 +73,10 @@ def test_seeds_of_a_grid_are_its_own_where_it_has_some():
     (lambda text: text.replace("recipes:", "recipies:"), "broken.yml: recipes is missing"),
     (lambda text: text + "\n]", "broken.yml is not YAML"),
     (lambda text: text + "\nmore: 1\n", "broken.yml: more is not understood"),
+    (lambda text: re.sub(r"\blr: [\d.]+", "lr: 1e-2", text, count=1), r"broken.yml: recipes.\w+: lr='1e-2' must be a number"),
+    (lambda text: re.sub(r"\{epochs: ", "{schedule: x, epochs: ", text, count=1), r"broken.yml: recipes.\w+: schedule='x' must"),
+    (lambda text: re.sub(r"criterion: \w+", "criterion: l11", text), r"yml: studies.\w+\[\d\]: criterion='l11' is unknown"),
+    (lambda text: text.replace('"macs:0.25"', "0.5"), r"yml: studies.\w+\[\d\]: budget=0.5 is not understood"),
 ])  # fmt: skip
 def test_a_broken_profile_is_refused_by_what_is_wrong(tmp_path, change, reason):
     shutil.copytree(study.load_profile("quick").root / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
@@ -80,7 +84,8 @@ def test_a_broken_profile_is_refused_by_what_is_wrong(tmp_path, change, reason):
         (tmp_path / needed).parent.mkdir(exist_ok=True)
         (tmp_path / needed).touch()
     profiles = tmp_path / "notebooks" / "profiles"
-    (profiles / "broken.yml").write_text(change((profiles / "quick.yml").read_text()))
+    text = (profiles / "quick.yml").read_text().replace("name: quick", "name: broken")
+    (profiles / "broken.yml").write_text(change(text))
     with pytest.raises(SlimlibError, match=reason):
         study.load_profile("broken", tmp_path)
 
@@ -96,6 +101,8 @@ def test_one_network_or_seed_may_be_named_without_a_list():
     told = (("lenet5", 0), (["lenet5"], [0]))
     alone, listed = (study.gather("laptop", "prune", ["pruning"], model=model, seeds=seeds) for model, seeds in told)
     assert alone.runs == listed.runs and {run.seed for run in alone.runs} == {0}
+    assert study.gather("laptop", "prune", "pruning", model="lenet5", seeds=0).runs == alone.runs
+    assert {run.seed for run in study.load_profile("laptop").runs("pruning", seeds=3)} == {3}
 
 
 def test_evidence_is_read_and_illustration_is_trained(monkeypatch, tmp_path):

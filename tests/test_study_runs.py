@@ -23,7 +23,7 @@ from slimlib import study
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
-from slimlib.study import choices, provenance, stages
+from slimlib.study import budgets, choices, provenance, stages
 from slimlib.study.locks import RunBusy, locked
 from slimlib.study.provenance import code_version, provenance_table
 from slimlib.study.runs import Run, with_needs
@@ -131,10 +131,19 @@ def test_what_means_the_same_is_the_same_run():
     assert written.but(options={"power": -1, "calibration": 512}).to_dict()["options"] == {"power": -1.0, "calibration": 512}
 
 
+@pytest.mark.parametrize("change", [{"rule": "pcaa"}, {"criterion": "l11"}, {"coupling": "iner"}, {"stage": "prun"}])
+def test_a_run_of_what_is_not_there_is_refused_before_anything_is_trained(change):
+    ((name, value),) = change.items()
+    with pytest.raises(SlimlibError, match=f"{name}='{value}' is unknown; choose one of "):
+        pruned(**change)
+
+
 def test_budgets_that_differ_have_different_keys_however_close():
     """Committed records are found by the short text, so it stays wherever it is exact."""
+    with pytest.raises(SlimlibError, match=r"budget=0\.5 is not understood"):
+        pruned(budget=0.5)
     third = pruned(budget=f"macs:{1 / 3}")
-    assert third.key != pruned(budget="macs:0.333333").key and third.budget_arguments() == {"keep_macs": 1 / 3}
+    assert third.key != pruned(budget="macs:0.333333").key and budgets.parse(third.budget).argument() == {"keep_macs": 1 / 3}
     assert Run.from_dict(json.loads(json.dumps(third.to_dict()))).key == third.key
     written = [pruned(budget=f"macs:{share}").budget for share in ("0.350", "1.0", "1e-5")]
     assert written == ["macs:0.35", "macs:1", "macs:1e-05"]

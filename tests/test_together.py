@@ -1,10 +1,13 @@
 """Processes that train together: what one of them alone meets ends them all, and none is left waiting for another."""
 
+import sys
 from datetime import timedelta
 
 import pytest
-from torch import distributed
+import torch
+from torch import distributed, nn
 
+import slimlib
 from slimlib import Recipe, SlimlibError
 from slimlib.distributed import World, joined
 from slimlib.errors import Diverged
@@ -30,6 +33,32 @@ def test_a_loss_that_diverges_in_all_of_them_keeps_no_later_run_waiting(tmp_path
     monkeypatch.setattr(World, "current", classmethod(lambda cls: Pair(0, 2)))
     with pytest.raises(SlimlibError, match="2 of 2 runs failed"):
         execution.ensure(RUNS, Store(tmp_path / "records", tmp_path / "cache"), progress=False)
+
+
+class Twins(Pair):
+    """The first of two processes whose shares of each batch are alike."""
+
+    def wrap(self, model, device):
+        return model
+
+    def mean(self, value):
+        return value.item()
+
+
+class NormAct(nn.BatchNorm2d):
+    """A norm of another kind than torch's own."""
+
+
+@pytest.mark.parametrize("device, told", [("cpu", "on GPUs only"), ("cuda", "NormAct used the statistics of each of 2")])
+def test_what_is_not_shared_is_said_of_the_line_that_trains(monkeypatch, device, told):
+    data, shared = slimlib.load_data("fashionmnist-10k", limit=40, device="cpu"), World.shared_statistics
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), NormAct(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    monkeypatch.setattr(World, "current", classmethod(lambda cls: Twins(0, 2)))
+    monkeypatch.setattr(World, "shared_statistics", lambda self, model, on: shared(self, model, torch.device(device)))
+    with pytest.warns(UserWarning, match=told) as said:
+        line = sys._getframe().f_lineno + 1
+        slimlib.fit(model, data, Recipe(epochs=1, lr=0.05, batch_size=20), progress=False)
+    assert [(warning.filename, warning.lineno) for warning in said] == [(__file__, line)]
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -244,9 +244,9 @@ REFUSED = {
     "weight_norm": (lambda: two(RELU, spare=parametrizations.weight_norm(conv(3, 4))), "weight of spare is"),
     "spectral_norm": (lambda: two(RELU, spare=parametrizations.spectral_norm(conv(3, 4))), "weight of spare is"),
     "a pruning mask": (lambda: two(RELU, spare=masked(conv(3, 4))), "weight of spare is .* in torch.nn.utils.prune"),
-    "a layer without shape": (lambda: two(RELU, spare=nn.LazyConv2d(4, 3)), "spare has no shape yet; call the"),
+    "a layer without shape": (lambda: two(RELU, spare=nn.LazyConv2d(4, 3)), "no shape yet; run it once on an example first"),
     "only a choice": (lambda: Net(lambda m, x: m.a(x).argmax(1), a=conv(3, 8)), "no tensor that it returns has a gradient"),
-    "a compiled script": (lambda: torch.jit.trace(two(RELU).eval(), torch.zeros(2, 3, 12, 12)), "no Conv or Linear"),
+    "a compiled script": (lambda: torch.jit.trace(two(RELU).eval(), torch.zeros(2, 3, 12, 12)), "the model is a ScriptModule"),
 }
 
 

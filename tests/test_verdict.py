@@ -118,7 +118,7 @@ def test_answers_are_short_and_say_what_the_numbers_say():
 
     page = answers.front_page({"C1-pruning": better, "K1": judge(claim, [])})
     first, *others = page.splitlines()
-    runs = f"{better.recorded} of {better.expected} runs"
+    runs = f"{better.recorded} of {better.expected} planned runs recorded"
     assert first == f"- **C1-pruning, the claim:** {claim.title}. **Found:** *supported so far*, {runs}."
     assert others[0] == f"  - {answers.answer(better)[0]}"
     assert f"- **K1, the claim:** {claim.title}. **Found:** *no evidence yet*." in others
@@ -397,7 +397,8 @@ def test_a_report_is_html_with_every_budget_in_words():
     records = records_of(claim, {"pca": 0.005})
     found = judge(claim, records)
     text = verdict.report(found)
-    assert text.count("<li>") == len(found.cells) == 12 and "Closest to another verdict" in text
+    assert text.rpartition("<summary>Every budget")[2].count("<li>") == len(found.cells) == 12
+    assert "Closest to another verdict" in text
     assert f"{len(found.deciding)} deciding comparisons (p corrected for 4), and" in text
     assert "words, each interval for itself, deciding nothing: 12 findings" in text
     runs = [(record["run"]["rule"], record["run"]["budget"].partition(":")[0]) for record in records]
@@ -642,6 +643,48 @@ def test_committed_records_rest_on_the_dense_networks_that_are_recorded():
             assert len(known) <= 1 and record["metrics"]["dense_test_accuracy"] == accuracy, (record["label"], other["label"])
 
 
+def test_only_what_is_there_is_judged():
+    with pytest.raises(SlimlibError, match=r"profile='latop' is unknown; choose one of .*laptop"):
+        study.judge_all("latop", ["C1-pruning"])
+    with pytest.raises(SlimlibError, match=r"only='C9' is no claim; book/claims\.yml has C1-pruning, "):
+        study.judge_all("laptop", ["C4", "C9"])
+    with pytest.raises(SlimlibError, match="profile='quick' decides no claim; choose one of laptop, paper"):
+        study.judge_all("quick")
+    assert study.judge_all("quick", ["C4"]) == {}, "of some, none may be decided by a profile"
+    assert verdict.claim_table({}).empty
+
+
+def test_a_judgement_of_another_project_is_reported_from_here(tmp_path):
+    """Its profiles are not those of the book, so nothing may be planned anew from their names."""
+    project_with_profile(tmp_path, """both: [{dataset: mnist, model: [lenet5], stage: prune, criterion: l1, budget: "macs:0.5",
+        arms: [neyman, uniform, {rule: tilt, options: {power: 1}}], dense_recipe: r, recipe: r, seconds: 1}]""", seeds=5)
+    claim = replace(load_claims()["C4"], runs=({"profile": "small", "studies": ["both"]},))
+    runs = claim.deciding_runs(tmp_path)
+    records = [{"key": run.key, "run": run.to_dict(), **made(run, {"neyman": 0.01})} for run in runs]
+    found = judge(claim, records, tmp_path)
+    assert found.deciding["rival"].tolist() == ["best_tilt"] and "better than" in "".join(answers.answer(found))
+    assert tilt_choice.doubts(found) and answers.beside(found, records) == []
+    assert "best tilt" in verdict.report(found, records)
+
+
+def test_records_that_two_claims_share_stand_beside_a_third_once():
+    claim = load_claims()["C1-pruning"]
+    elsewhere = [run for run in study.load_profile("laptop").runs("better_rule") if run.rule in ("pca", "uniform")
+                 and run.model.startswith("resnet20") and run.budget == "macs:0.35"]
+    records = [{"key": run.key, "run": run.to_dict(), **made(run, {"pca": 0.004})} for run in elsewhere]
+    own = judge(claim, records_of(claim, {}))
+    assert answers.beside(own, [*records, *records]) == answers.beside(own, records) != []
+
+
+def test_a_rank_claim_says_each_finding_once():
+    """What no budget changes, depth and V/T, has one sentence for both."""
+    (found,) = study.judge_all("laptop", ["C2"]).values()
+    if not len(found.cells):
+        pytest.skip("no scan is recorded")
+    said = re.findall(r"<li>(.*?)</li>", verdict.report(found))
+    assert len(said) == len(set(said)) and f"{len(found.cells)} findings" not in verdict.report(found)
+
+
 # ---- what else pages are made of
 
 
@@ -650,7 +693,9 @@ def test_every_arm_against_one_reference():
     table = pairing.against(frame, "random").set_index(["arm", "budget"])
     assert set(table.index.get_level_values("arm")) == {"pca", "permuted"} and (table["n"] == 3).all()
     assert table.loc["pca", "mean"].to_numpy() == pytest.approx(0.03, abs=1e-3)
-    assert pairing.against(frame.iloc[:0]).empty and pairing.against(frame, "uniform").empty
+    assert pairing.against(frame.iloc[:0]).empty and pairing.against(frame, "uniform").empty, "not recorded yet"
+    with pytest.raises(SlimlibError, match=r"reference='unifrom' is no arm; there are .*random"):
+        pairing.against(frame, "unifrom")
     assert len(table.loc[("pca", "macs:0.1"), "keys"].split(", ")) == 6
 
 
@@ -715,6 +760,8 @@ def test_networks_are_slimmed_once_as_the_widths_come_and_once_rounded(chain, mo
     wide = [networks[name][4].out_channels for name in networks]
     assert networks["dense"] is model and wide[3] % 4 == wide[4] % 4 == 0 and wide[1] % 4
     assert len(milliseconds.slimmed(model, x, ["uniform"], [0.5], round_to=1)[0]) == 2
+    close, costs = milliseconds.slimmed(model, x, ["uniform"], [0.505, 0.51], round_to=1)
+    assert list(close) == costs["model"].tolist() == ["dense", "uniform, 50.5%", "uniform, 51%"], "each share has its name"
 
     costs = pd.DataFrame({"model": ["dense", "slim", "slower"], "arm": ["dense", "pca", "pca"], "kept_macs": [1.0, 0.2, 0.5]})
     clock = pd.DataFrame({"model": ["dense", "slim", "slower"], "relative": [1.0, 0.4, 1.1]})

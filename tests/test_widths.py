@@ -586,6 +586,20 @@ def test_rank_bound_is_said():
         slimlib.plan_widths(model, torch.zeros(1, 3, 8, 8), keep_macs=0.9)
 
 
+@pytest.mark.parametrize("plan", [
+    lambda model, x: slimlib.plan_widths(model, x, keep_macs=0.99),
+    lambda model, x: slimlib.plan_widths(model, x, keep_macs=0.99, fill=True),
+    lambda model, x: slimlib.width_path(model, x).plan(keep_macs=0.99),
+    lambda model, x: slimlib.width_path(model, x, unit="params").plan(keep_params=0.99, fill=True),
+])  # fmt: skip
+def test_a_warning_names_the_line_of_the_caller(plan):
+    model = nn.Sequential(nn.Conv2d(3, 64, 3), nn.ReLU(), nn.Conv2d(64, 8, 3))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        plan(model, torch.zeros(1, 3, 8, 8))
+    assert [(warning.filename, warning.lineno) for warning in said] == [(__file__, plan.__code__.co_firstlineno)]
+
+
 def test_few_images_bound_a_rule_that_reads_responses_and_the_filters_are_not_blamed():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 4))

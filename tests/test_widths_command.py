@@ -225,6 +225,7 @@ def test_rank_bound_and_reasons_are_said(capsys):
     (["lenet5", "--keep-macs", ".5", "--classes", "0"], "--classes 0: at least 1"),
     (["lenet5", "--keep-macs", ".5", "--classes", "-3"], "--classes -3: at least 1"),
     (["cifar10/resnet20", "--keep-macs", ".5", "--classes", "100"], "--classes 100: the weights of cifar10/resnet20"),
+    (["lenet5", "--keep-macs", ".5", "--rule", "random", "--seed", "-1"], "seed=-1 must be a whole number from 0"),
     (["lenet5", "--keep-macs", "1.5"], "keep_macs=1.5 must lie in (0, 1]"),
     (["lenet5", "--keep-macs", "0.0001"], "keep_macs=0.0001 cannot be reached"),
 ])

@@ -35,7 +35,7 @@ def table(full: bool) -> list[dict[str, Any]]:
 def measure(size: str) -> dict[str, Any]:
     """Times of one size; the large ones once, the others three times, of which the median counts."""
     import slimlib
-    from slimlib import spectrum
+    from slimlib import filters
     from slimlib.study.provenance import peak_bytes
 
     model, example = network(size)
@@ -51,7 +51,7 @@ def measure(size: str) -> dict[str, Any]:
             "choose_seconds": median(lambda: _choose(model, example, layout)), "bytes_before": before}
     # What choosing needed is known now; the bare calls come after, so that they cannot raise that peak
     peak = peak_bytes()
-    rows = [torch.cat(spectrum.filter_rows(model, g), dim=1) for g in layout.slimmable()]
+    rows = [torch.cat(filters.filter_rows(model, g), dim=1) for g in layout.slimmable()]
     grams = [x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x for x in rows]
     told["eigenvalue_seconds"] = median(lambda: [torch.linalg.eigvalsh(gram) for gram in grams])
     return told | {"peak_bytes": peak}

@@ -68,16 +68,15 @@ def run(race: Race, memory: bool = True) -> dict[str, Any]:
                 seconds[name].append(float(f"{taken:.6g}"))
                 processor[name].append(busy)
     ready.clear()
-    told: dict[str, Any] = {
+    busy_seconds = {name: taken for name, taken in processor.items() if None not in taken}
+    return {
         "name": race.name,
         "what": race.what,
         "seconds": seconds,
-        "processor_seconds": {name: taken for name, taken in processor.items() if None not in taken},
+        "processor_seconds": busy_seconds,
         "peak_bytes": {name: alone(race.name, name)["peak_bytes"] for name in seconds} if memory and race.memory else {},
-        "comparisons": [],
+        "comparisons": [compared(c, seconds, busy_seconds) for c in race.comparisons],
     }
-    told["comparisons"] = [compared(c, told["seconds"], told["processor_seconds"]) for c in race.comparisons]
-    return told
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float | None]:

@@ -17,6 +17,8 @@ from slimlib.project import project_root
 from slimlib.study.figures import BLACK, BLUE, GREEN, GREY, ORANGE, RED, WIDE, nothing
 
 SIZE_COLUMNS = ["axis", "size", "params", "trace_seconds", "choose_seconds", "eigenvalue_seconds", "bytes_before", "peak_bytes"]
+COMPARISON_COLUMNS = ["part", "race", "what", "ours", "rival", "kind", "median", "low", "high", "processor_median", "target",
+                      "met", "our_bytes", "rival_bytes"]  # fmt: skip
 SAYS = {"speed": "{:.3g} × the speed", "time": "{:.3g} × the time", "difference": "{:+.2f} s"}
 AXES = {"width": "filters of each layer", "depth": "layers", "network": "ResNet", "layer": "linear layer, out x in"}
 
@@ -35,7 +37,7 @@ def load(name: str | None = None, folder: str | Path | None = None) -> tuple[str
 
 def comparisons(record: dict[str, Any]) -> pd.DataFrame:
     """One row a comparison: numbers as they are in the record, and `closeness`, above 1 where the target is met with room."""
-    table = pd.DataFrame(rows(record))
+    table = pd.DataFrame(rows(record), columns=COMPARISON_COLUMNS)
     good = table["kind"].map(RATIOS) == "at least"
     table["closeness"] = (table["median"] / table["target"]).where(good, table["target"] / table["median"])
     return table
@@ -55,7 +57,7 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
         "result (quartiles)": [result(row) for row in table.itertuples()],
         "by processor time": table["processor_median"].map("{:.3g}".format, na_action="ignore").fillna(""),
         "target": [target(row) for row in table.itertuples()], "verdict": verdict,
-        "memory, MB": [_both_mb(a, b) for a, b in zip(table["our_bytes"], table["rival_bytes"], strict=True)],
+        "memory, MiB": [_both_mib(a, b) for a, b in zip(table["our_bytes"], table["rival_bytes"], strict=True)],
     })
     return found.set_index("work")
 
@@ -71,6 +73,8 @@ def works(record: dict[str, Any]) -> pd.DataFrame:
 def targets(table: pd.DataFrame) -> Figure:
     """How far each result is from its target, on a logarithmic axis: right of the line it is met. Quartiles as bars."""
     aimed = table[table["target"].notna()].reset_index(drop=True)
+    if aimed.empty:
+        return nothing("nothing that has a target has been measured on this machine")
     fig, axis = plt.subplots(figsize=(WIDE, 0.9 + 0.36 * len(aimed)))
     for y, row in aimed.iterrows():
         colour = GREEN if row["met"] else RED
@@ -109,7 +113,7 @@ def growth(sizes: pd.DataFrame) -> Figure:
                          fontsize=7.5)
     axes[1, 0].set_ylim(bottom=0)  # once all panels are drawn: they share the axis, and this fixes its top
     axes[0, 0].set_ylabel("seconds")
-    axes[1, 0].set_ylabel("memory, MB")
+    axes[1, 0].set_ylabel("memory, MiB")
     handles = [entry for axis in axes[:, 0] for entry in zip(*axis.get_legend_handles_labels(), strict=True)]
     fig.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=3)
     return fig
@@ -131,9 +135,9 @@ def provenance(name: str, record: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(found.values(), index=pd.Index(found, name=f"part of {name}"), columns=columns)
 
 
-def _both_mb(ours: float | None, rival: float | None) -> str:
-    return "–" if pd.isna(ours) and pd.isna(rival) else f"{_mb(ours)} / {_mb(rival)}"
+def _both_mib(ours: float | None, rival: float | None) -> str:
+    return "–" if pd.isna(ours) and pd.isna(rival) else f"{_mib(ours)} / {_mib(rival)}"
 
 
-def _mb(value: float | None) -> str:
+def _mib(value: float | None) -> str:
     return "?" if pd.isna(value) else f"{value / 2**20:,.0f}"

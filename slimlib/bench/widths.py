@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 import slimlib
-from slimlib import models, spectrum
+from slimlib import models
 from slimlib.bench.measure import Comparison, Contestant, Race
 from slimlib.errors import SlimlibError
+from slimlib.filters import filter_rows
 
 BUDGETS = tuple(round(0.3 + 0.03 * i, 2) for i in range(20))
 SCAN_IMAGES = 500
@@ -69,7 +70,7 @@ def _rows(coupling: str) -> list[torch.Tensor]:
     """For each group its filters, centred, in float64: shape (width, positions)."""
     model, example = _resnet50()
     groups = slimlib.trace(model, example).slimmable(coupling)
-    rows = [spectrum.filter_rows(model, group) for group in groups]
+    rows = [filter_rows(model, group) for group in groups]
     return [torch.cat([r - r.mean(1, keepdim=True) for r in of], dim=1) for of in rows]
 
 
@@ -142,8 +143,5 @@ def _paths_of(network: tuple[torch.nn.Module, torch.Tensor]) -> None:
 
 
 def _scan():
-    from dataclasses import replace
-
-    data = slimlib.load_data("fashionmnist-10k", device="cpu")
-    part = replace(data.val, images=data.val.images[:SCAN_IMAGES], labels=data.val.labels[:SCAN_IMAGES])
+    part = slimlib.load_data("fashionmnist-10k", device="cpu").val.first(SCAN_IMAGES)
     return lambda: slimlib.sensitivity(_small()[0], part, progress=False)

@@ -131,12 +131,12 @@ def beside(judged: Judgement, records: Iterable[Mapping[str, Any]]) -> list[str]
     claim = judged.claim
     if claim.kind != "paired":
         return []
-    own = {(run.dataset, run.model) for run in claim.deciding_runs()}
-    others = [record for record in records if (run := record["run"])["stage"] == claim.stage
-              and (run["dataset"], run["model"]) not in own and claim.criterion in (None, run["criterion"])]
-    said = []
+    own = {(run.dataset, run.model) for run in judged.runs}
+    others = {record["key"]: record for record in records if (run := record["run"])["stage"] == claim.stage
+              and (run["dataset"], run["model"]) not in own and claim.criterion in (None, run["criterion"])}
+    frame, said = to_frame(others.values()), []
     for rival in claim.rivals if others else ():
-        pairs = differences(to_frame(others), claim.ours, rival, claim.metric)
+        pairs = differences(frame, claim.ours, rival, claim.metric)
         for (dataset, model), part in pairs.groupby(["dataset", "model"], sort=False):
             cells = {budget: paired(cell["difference"], claim.level, claim.margin) for budget, cell in part.groupby("budget")}
             told = [f"{points(one.mean)} {interval(one.low, one.high)} at {budget_name(budget)}"
@@ -163,7 +163,7 @@ def training(records: Iterable[Mapping[str, Any]]) -> str:
 
 def front_page(judged: Mapping[str, Judgement]) -> str:
     """The front page's answer as Markdown: an item a claim, the controls, and folded below every number behind them."""
-    records = {record["key"]: record for one in judged.values() for record in one.records}
+    records = {key: record for one in judged.values() for key, record in one.by_key.items()}
     claims = {name: one for name, one in judged.items() if name.startswith("C")}
     controls = {name: one for name, one in judged.items() if name not in claims}
     every = records.values()
@@ -178,7 +178,7 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
 
 def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:
     """The claim with its verdict, and below it what was found, network by network, and what stands beside it."""
-    runs = f", {share(judged.recorded, judged.expected, ' runs')}" if judged.recorded else ""
+    runs = f", {share(judged.recorded, judged.expected, ' planned runs recorded')}" if judged.recorded else ""
     told = [*answer(judged), " ".join([same_widths(judged), *wording.starved(judged)]).strip(), *beside(judged, records)]
     below = [f"  - {_bracketed(one)}" for one in told if one]
     return "\n".join([f"- **{name}, the claim:** {judged.claim.title}. **Found:** *{judged.told}*{runs}.", *below])

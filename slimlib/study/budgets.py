@@ -21,10 +21,14 @@ class Budget(NamedTuple):
         short = f"{self.value:g}"
         return f"{self.kind}:{short if float(short) == self.value else repr(float(self.value))}"
 
+    def argument(self) -> dict[str, float]:
+        """As an argument of `slimlib.plan_widths`: {"keep_macs": 0.35}."""
+        return {ARGUMENTS[self.kind]: self.value}
+
 
 def parse(text: str) -> Budget:
     """ "macs:0.35" is Budget("macs", 0.35). Raises SlimlibError for another kind, or a share outside (0, 1]."""
-    kind, _, share = text.partition(":")
+    kind, _, share = text.partition(":") if isinstance(text, str) else ("", "", "")
     try:
         value = float(share)
     except ValueError:

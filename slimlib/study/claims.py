@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class Claim:
     min_seeds: int = 5
     min_groups: int = 6
 
+    def within(self, profile: str) -> Claim:
+        """The claim as the runs of one profile alone decide it."""
+        return replace(self, runs=tuple(where for where in self.runs if where["profile"] == profile))
+
     def deciding_runs(self, root: str | Path | None = None) -> list[Run]:
         """All runs of the studies that decide, recorded or not: of a paired claim, those whose partners are planned as well."""
         stage = "sensitivity" if self.kind == "rank" else self.stage
@@ -62,11 +66,12 @@ class Claim:
                     found.setdefault(run)
         if self.kind == "rank":
             return list(found)
-        sides: dict[tuple[str, str, str | None], set[str]] = defaultdict(set)
-        for run in found:
-            sides[run.dataset, run.model, run.budget] |= set(self.sides(run))
-        return [run for run in found if self.sides(run) and len(sides[run.dataset, run.model, run.budget]) > 1
-                and self.ours in sides[run.dataset, run.model, run.budget]]
+        told = [(run, self.sides(run)) for run in found]
+        planned: dict[tuple[str, str, str | None], set[str]] = defaultdict(set)
+        for run, sides in told:
+            planned[run.dataset, run.model, run.budget].update(sides)
+        return [run for run, sides in told if sides and len(arms := planned[run.dataset, run.model, run.budget]) > 1
+                and self.ours in arms]
 
     def sides(self, run: Run) -> list[str]:
         """What a run is to a paired claim: ours, a rival, both, or nothing. All tilts make up the best one."""

@@ -62,7 +62,7 @@ class Evidence:
         return coverage(self.runs, self.records)
 
 
-def gather(profile: str, stage: str, studies: Sequence[str] | None = None, **axes: Any) -> Evidence:
+def gather(profile: str, stage: str, studies: str | Sequence[str] | None = None, **axes: Any) -> Evidence:
     """The runs of one stage in a profile, and their records: those missing are trained if the profile is live.
 
     studies   None means all studies of the profile in which the stage occurs
@@ -70,13 +70,13 @@ def gather(profile: str, stage: str, studies: Sequence[str] | None = None, **axe
               knows chooses among its networks; others take their place.
     """
     chosen = load_profile(profile)
+    studies = [studies] if isinstance(studies, str) else studies
     names = [name for name in studies or chosen.studies if any(g["stage"] == stage for g in chosen.studies.get(name, ()))]
     if studies is not None and len(names) < len(studies):
         wrong = next(name for name in studies if name not in names)
         raise SlimlibError(f"studies={wrong!r} has no runs of stage {stage!r} in profile {profile!r}; leave it out")
-    alone = (str, int, float)  # seed=0 is as good as seed=[0]
-    given = {axis: [value] if isinstance(value, alone) else value for axis, value in axes.items() if value is not None}
-    models = given.get("model")
+    given = {axis: value for axis, value in axes.items() if value is not None}
+    models = [given["model"]] if isinstance(given.get("model"), str) else given.get("model")
     if models is not None and set(models) <= {run.model for run in chosen.runs(names)}:
         del given["model"]
     else:

@@ -90,9 +90,10 @@ def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> l
         clear = [f"{plain_name(row['rule'])} on {network}, {_percent(row['ratio'])} removed (Spearman {signed(row['spearman'])}, "
                  f"p = {row['p']:.2g}, corrected for all comparisons {row['p_holm']:.2g})"
                  for network, row in zip(networks, few, strict=True) if not row["low"] <= 0 <= row["high"]]
+        rules = joined(dict.fromkeys(plain_name(row["rule"]) for row in few))
         only = f"these alone leave out zero: {'; '.join(clear)}" if clear else "none leaves out zero"
         said.append(f"{joined(names)}: of so few layers only a nearly perfect order can be told from chance. "
-                    f"The table has the coefficients; of their intervals {only}.")
+                    f"The table has the coefficients; of the intervals of {rules} {only}.")
     return said
 
 

@@ -39,9 +39,9 @@ def chosen(profile: Profile, keys: Iterable[str] | None = None, seeds: Iterable[
     runs = by_key(profile, keys) if keys else profile.runs()
     if seeds is None:
         return runs
-    wanted = set(seeds)
-    if unknown := wanted - set(profile.seeds):
-        raise SlimlibError(f"seed {min(unknown)} is not in profile {profile.name!r}; it has {', '.join(map(str, profile.seeds))}")
+    wanted, known = set(seeds), sorted({run.seed for run in profile.runs()})
+    if unknown := wanted - set(known):
+        raise SlimlibError(f"seed {min(unknown)} is not in profile {profile.name!r}; it has {', '.join(map(str, known))}")
     return [run for run in runs if run.seed in wanted]
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slimlib.errors import SlimlibError
 from slimlib.study import budgets
 from slimlib.study.claims import Claim, load_claims
 from slimlib.study.layers import correlations, too_few_layers
@@ -16,6 +18,7 @@ from slimlib.study.pairing import averaged_over_budgets, differences, with_best_
 from slimlib.study.profiles import load_profile
 from slimlib.study.runs import Run
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, holm, paired
+from slimlib.study.store import to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +47,11 @@ class Judgement:
     pairs: pd.DataFrame
     records: tuple[dict[str, Any], ...]
     runs: tuple[Run, ...]
+
+    @cached_property
+    def by_key(self) -> dict[str, dict[str, Any]]:
+        """The records by the keys of their runs, as `pairs` name them."""
+        return {record["key"]: record for record in self.records}
 
     @property
     def recorded(self) -> int:
@@ -90,8 +98,7 @@ def _family(claim: Claim, wanted: Mapping[str, Run], recorded: set[str], root: s
     verdict doesn't fade as these are made; the first record of another profile adds those of that one."""
     begun: dict[str, Run] = {}
     for profile in dict.fromkeys(where["profile"] for where in claim.runs):
-        part = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == profile))
-        runs = {run.key: run for run in part.deciding_runs(root) if run.key in wanted}
+        runs = {run.key: run for run in claim.within(profile).deciding_runs(root) if run.key in wanted}
         if recorded & set(runs):
             begun |= runs
     return claim.comparisons(begun.values())
@@ -104,21 +111,27 @@ def judge_all(
 
     profile   only this profile's runs count; None means all that the claims name. Claims it has no runs for are left out
     only      ids of claims; None means all
+
+    Raises SlimlibError for a profile or a claim that is not there, and for a profile that decides none where all are asked for.
     """
-    only = None if only is None else set(only)
+    claims, only = load_claims(root=root), None if only is None else set(only)
+    if unknown := (only or set()) - set(claims):
+        raise SlimlibError(f"only={min(unknown)!r} is no claim; book/claims.yml has {', '.join(claims)}")
+    if profile is not None:
+        load_profile(profile, root)  # which refuses a name that is not there
     read: dict[str, dict[str, Any] | None] = {}
     judged = {}
-    for name, claim in load_claims(root=root).items():
-        if only is not None and name not in only:
-            continue
-        if profile is not None:
-            claim = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == profile))
+    for name in [name for name in claims if only is None or name in only]:
+        claim = claims[name] if profile is None else claims[name].within(profile)
         stores = [load_profile(where["profile"], root).store() for where in claim.runs]
         for run in claim.deciding_runs(root):
             if run.key not in read:
                 read[run.key] = next((record for store in stores if (record := store.get(run)) is not None), None)
         if claim.runs:
             judged[name] = judge(claim, [record for record in read.values() if record is not None], root)
+    if not judged and only is None:
+        deciding = dict.fromkeys(where["profile"] for claim in claims.values() for where in claim.runs)
+        raise SlimlibError(f"profile={profile!r} decides no claim; choose one of {', '.join(deciding)}")
     return judged
 
 
@@ -140,8 +153,6 @@ def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim) -> str:
 def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run], family: int) -> tuple[pd.DataFrame, ...]:
     """Deciding comparison: one rival, data set, model and unit of budget, averaged over its budgets seed by seed."""
     import pandas as pd
-
-    from slimlib.study.store import to_frame
 
     frame = with_best_tilt(to_frame(records), wanted) if records else pd.DataFrame()
     expected: dict[tuple[str, str, str], list[str]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study.findings import auc_told, degree
-from slimlib.study.layers import layer_table
+from slimlib.study.layers import WHATEVER_THE_BUDGET, layer_table
 from slimlib.study.names import interval, joined, network_name, plain_name, signed
 
 if TYPE_CHECKING:
@@ -45,7 +45,9 @@ def with_ties(
     most = []
     for rule, told in table.iterrows():
         row = {"rule": rule} | told.to_dict() | same
-        which = row["dataset"], row["model"], row["rule"], row["budget"], row["ratio"]
+        # drops are of one ratio, and what a rule keeps of one budget, if of any
+        at = row["ratio"] if row["rule"] == "drop" else row["budget"] if row["rule"] not in WHATEVER_THE_BUDGET else None
+        which = row["dataset"], row["model"], row["rule"], at
         if which not in found:
             mine = [r for r in records if (r["run"]["dataset"], r["run"]["model"]) == which[:2]]
             layers = layer_table(mine, "depth" if row["rule"] == "drop" else row["rule"], row["budget"], row["ratio"])

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+WHATEVER_THE_BUDGET = ("depth", "neyman_score")
+"""Orders of layers that no budget changes."""
+
+
 def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None, ratio: float) -> pd.DataFrame:
     """One row a group: measured accuracy `drop` at a ratio, the rule's `score`, and `stage`, the group's full width.
 
@@ -34,7 +38,7 @@ def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None
             continue
         kept = pd.DataFrame(record["kept"])
         kept = kept[kept["rule"] == rule]
-        if budget != "any" and rule != "neyman_score":
+        if budget != "any" and rule not in WHATEVER_THE_BUDGET:
             kept = kept[kept["budget"] == budget]
         scores.append(kept.groupby("group")["value"].mean())
     table = pd.DataFrame(
@@ -115,15 +119,23 @@ def correlations(
         for rule in [*held[:1], "depth", *held[1:], "neyman_score"] if given is None else given:
             for budget in budgets:
                 for ratio in ratios:
+                    row = {"dataset": dataset, "model": model, "rule": rule, "budget": budget, "ratio": ratio}
+                    if rule in WHATEVER_THE_BUDGET and budget != budgets[0]:
+                        (same,) = (one for one in rows if row | {"budget": budgets[0]} == {name: one[name] for name in row})
+                        rows.append(same | row)
+                        continue
                     table = layer_table(mine, rule, budget, ratio)
-                    table = table[~table.index.isin(left_out)]
-                    found = rank_agreement(table["score"], table["drop"], table["stage"].tolist(), level).to_dict()
-                    row = {"dataset": dataset, "model": model, "rule": rule, "budget": budget, "ratio": ratio, **found}
-                    row |= {"low": row["spearman_low"], "high": row["spearman_high"]}
-                    over = gain(table["score"], np.arange(len(table)), table["drop"], level)
-                    row |= dict(zip(("over_depth", "over_depth_low", "over_depth_high"), over, strict=True))
-                    rows.append(row | {"median_drop": table["drop"].median(), "largest_drop": table["drop"].max()})
+                    rows.append(row | _agreement(table[~table.index.isin(left_out)], level))
     return pd.DataFrame(rows)
+
+
+def _agreement(table: pd.DataFrame, level: float) -> dict[str, float]:
+    """What `correlations` tells of one `layer_table`."""
+    found = rank_agreement(table["score"], table["drop"], table["stage"].tolist(), level).to_dict()
+    found |= {"low": found["spearman_low"], "high": found["spearman_high"]}
+    over = gain(table["score"], np.arange(len(table)), table["drop"], level)
+    found |= dict(zip(("over_depth", "over_depth_low", "over_depth_high"), over, strict=True))
+    return found | {"median_drop": table["drop"].median(), "largest_drop": table["drop"].max()}
 
 
 def known_and_unseen(

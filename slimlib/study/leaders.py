@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
-    """ "Highest mean: PCA (3AS) at 10 % of MACs; uniform at 40 % of MACs (not told apart from PCA (3AS))."
+    """ "Highest mean: PCA (3AS) at 10 % of MACs; uniform at 40 % of MACs (not told apart from the next, PCA (3AS))."
 
     Of the arms that have most seeds, over the seeds all of them have; below the seeds for an interval none is named. The next
     is that whose mean is second, by its paired interval.
@@ -34,7 +34,7 @@ def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
         close = len(others) and paired(wide[first[0]] - wide[others[0]], level).low <= 0
         for arm in first:
             best.setdefault(plain_name(arm), []).append(
-                budget_name(budget) + (f" (not told apart from {plain_name(others[0])})" if close else ""))
+                budget_name(budget) + (f" (not told apart from the next, {plain_name(others[0])})" if close else ""))
     everywhere = measured["budget"].nunique()
     doubted = any("(" in one for of in best.values() for one in of)
     told = "; ".join(f"{arm} at {'every budget' if len(of) == everywhere > 1 and not doubted else joined(of)}"

@@ -65,11 +65,21 @@ def name(arm: str) -> str:
 def in_order(arms: Iterable[str]) -> list[str]:
     """Arms in the order of ORDER, variants behind their rule, labels of one's own last."""
     def place(arm: str) -> tuple[int, float, str]:
-        bare = uncoupled(arm)
-        known = bare if bare in ORDER else bare.partition("(")[0]
-        return ORDER.index(known if known in ORDER else ORDER[-1]), tilt_power(bare) or 0.0, arm
+        known = _listed(arm)
+        return ORDER.index(known if known in ORDER else ORDER[-1]), tilt_power(uncoupled(arm)) or 0.0, arm
 
     return sorted(dict.fromkeys(arms), key=place)
+
+
+def is_arm(text: str) -> bool:
+    """Whether a rule of the book, or a variant of one, is called so."""
+    return _listed(text) in ORDER
+
+
+def _listed(arm: str) -> str:
+    """The entry of ORDER that an arm has, if it has one."""
+    bare = uncoupled(arm)
+    return bare if bare in ORDER else bare.partition("(")[0]
 
 
 def plain_name(arm: str) -> str:

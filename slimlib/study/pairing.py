@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slimlib.errors import SlimlibError
-from slimlib.study.names import tilt_power
+from slimlib.study.names import is_arm, tilt_power
 from slimlib.study.statistics import ACCURACY_DIGITS, paired
 
 if TYPE_CHECKING:
@@ -121,13 +121,18 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
     return pd.concat([frame, *added], ignore_index=True) if added else frame
 
 
-def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test_accuracy", level: float = 0.95):
+def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test_accuracy", level: float = 0.95) -> pd.DataFrame:
     """Every arm of a frame against one reference, budget by budget: `Paired` as columns, one row a cell and arm.
 
     frame   of `slimlib.study.to_frame`; columns of CELL, arm, n, mean, low, high, ... come back, keys of the runs last
+
+    Empty while the reference has no run yet. Raises SlimlibError for one that is neither in the frame nor a rule of the book.
     """
     import pandas as pd
 
+    if len(frame) and reference not in set(frame["arm"]) and not is_arm(reference):
+        there = ", ".join(dict.fromkeys(frame["arm"].dropna()))
+        raise SlimlibError(f"reference={reference!r} is no arm; there are {there}")
     rows = []
     for arm in dict.fromkeys(frame["arm"]) if len(frame) else ():
         if arm == reference:

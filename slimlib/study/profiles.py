@@ -48,7 +48,8 @@ class Profile:
         """The runs of one study or several, seeds outermost; of all studies, with all that they rest on, when None.
 
         Keywords replace an axis in every grid of the study, which is how a notebook's parameters reach its runs:
-        `runs("pruning", seeds=[7], budget="macs:0.3")`. Axes: dataset, model, stage, arms, criterion, budget, seeds.
+        `runs("pruning", seeds=[7], budget="macs:0.3")`. Axes: dataset, model, arms, criterion, budget, seeds; each a list, or
+        one alone: `seeds=7` is seed 7.
         """
         unknown = set(axes) - {*AXES, "seeds"}
         if unknown:
@@ -59,6 +60,8 @@ class Profile:
         for name in names:
             if name not in self.studies:
                 raise SlimlibError(f"study={name!r} is not in profile {self.name!r}; it has {', '.join(self.studies)}")
+        if isinstance(seed := axes.get("seeds"), int):
+            axes = {**axes, "seeds": [seed]}  # in a file a number is how many
         if axes:
             planned = {name: by_seed([{**grid, **axes} for grid in self.studies[name]], self.seeds) for name in names}
         else:

@@ -65,11 +65,17 @@ def rank_agreement(
         raise SlimlibError(f"x and y must be lists of equal length, three layers or more; not {x.shape} and {y.shape}")
     if not np.isfinite([x, y]).all():
         raise SlimlibError("x or y holds a value that is not finite; leave such layers out by name")
-    generator, n = np.random.default_rng(seed), len(x)
+    of = None if stages is None else tuple(stages)
+    return _rank_agreement(tuple(x.tolist()), tuple(y.tolist()), of, level, resamples, permutations, seed)
+
+
+@lru_cache(maxsize=1024)  # pages and claims ask for the same pairs
+def _rank_agreement(x: tuple[float, ...], y: tuple[float, ...], stages: tuple[Any, ...] | None, level: float,
+                    resamples: int, permutations: int, seed: int) -> RankAgreement:
+    x, y = np.array(x), np.array(y)
     rho, tau = _spearman(x, y), float(stats.kendalltau(x, y).statistic)
-    drawn = generator.integers(0, n, (resamples, n))
-    rhos = _spearman_rows(x[drawn], y[drawn])
-    taus = _kendall_of_draws(x, y, drawn)
+    rhos = _spearman_of_draws(x, y, resamples, seed)
+    taus = _kendall_of_draws(x, y, resamples, seed)
     p = _permutation_p(rho, _shuffled(x, y, permutations, seed))
     within = p_within = float("nan")
     if stages is not None:
@@ -82,7 +88,7 @@ def rank_agreement(
             null = [_shuffled(x[part], y[part], permutations, seed + 1 + i) for i, part in enumerate(parts)]
             p_within = _permutation_p(within, np.mean(null, axis=0))
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return RankAgreement(n, rho, *_quantiles(rhos, tails), tau, *_quantiles(taus, tails), p, within, p_within)
+    return RankAgreement(len(x), rho, *_quantiles(rhos, tails), tau, *_quantiles(taus, tails), p, within, p_within)
 
 
 def gain(x: Sequence[float], control: Sequence[float], y: Sequence[float], level: float = 0.95, resamples: int = RESAMPLES,
@@ -90,9 +96,24 @@ def gain(x: Sequence[float], control: Sequence[float], y: Sequence[float], level
     """How much better x orders the layers by y than `control` does: the difference of the two Spearman coefficients, and its
     percentile bootstrap interval over layers, the same layers for both."""
     x, control, y = (np.asarray(values, float) for values in (x, control, y))
-    drawn = np.random.default_rng(seed).integers(0, len(y), (resamples, len(y)))
-    gains = _spearman_rows(x[drawn], y[drawn]) - _spearman_rows(control[drawn], y[drawn])
+    gains = _spearman_of_draws(x, y, resamples, seed) - _spearman_of_draws(control, y, resamples, seed)
     return (_spearman(x, y) - _spearman(control, y), *_quantiles(gains, [(1 - level) / 2, (1 + level) / 2]))
+
+
+@lru_cache(maxsize=8)
+def _draws(n: int, resamples: int, seed: int) -> np.ndarray:
+    """n layers drawn again with replacement, one draw a row; the same for all pairs of quantities that are looked at."""
+    return np.random.default_rng(seed).integers(0, n, (resamples, n))
+
+
+@lru_cache(maxsize=64)
+def _centred_ranks_of_draws(values: tuple[float, ...], resamples: int, seed: int) -> np.ndarray:
+    """Kept, as the same drops and the same order by depth stand beside every rule."""
+    return _centred_ranks(np.array(values)[_draws(len(values), resamples, seed)])
+
+
+def _spearman_of_draws(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    return _correlated(*(_centred_ranks_of_draws(tuple(v.tolist()), resamples, seed) for v in (x, y)))
 
 
 @lru_cache(maxsize=8)
@@ -109,21 +130,30 @@ def _shuffled(x: np.ndarray, y: np.ndarray, permutations: int, seed: int) -> np.
 
 
 def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    return float(_spearman_rows(x[None], y[None])[0])
+    return float(_correlated(_centred_ranks(x[None]), _centred_ranks(y[None]))[0])
 
 
-def _spearman_rows(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Spearman's coefficient of each row of x with that row of y; nan for a constant row."""
-    a, b = (stats.rankdata(v, axis=1) for v in (x, y))
-    a, b = a - a.mean(1, keepdims=True), b - b.mean(1, keepdims=True)
+def _centred_ranks(rows: np.ndarray) -> np.ndarray:
+    ranks = stats.rankdata(rows, axis=1)
+    return ranks - ranks.mean(1, keepdims=True)
+
+
+def _correlated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The correlation of each row of a with that row of b, both centred; nan for a constant row."""
     scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
     return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
 
 
-def _kendall_of_draws(x: np.ndarray, y: np.ndarray, drawn: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b of each draw (rows of indices), by all pairs; nan where a draw is constant."""
-    pairs = drawn[:, :, None], drawn[:, None, :]
-    a, b = (np.sign(v[:, None] - v).astype(np.int8)[pairs] for v in (x, y))
+@lru_cache(maxsize=16)
+def _pairs_of_draws(values: tuple[float, ...], resamples: int, seed: int) -> np.ndarray:
+    """Which layer of each pair is higher, -1, 0 or 1, draw by draw."""
+    drawn, v = _draws(len(values), resamples, seed), np.array(values)
+    return np.sign(v[:, None] - v).astype(np.int8)[drawn[:, :, None], drawn[:, None, :]]
+
+
+def _kendall_of_draws(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Kendall's tau-b of each draw, by all pairs; nan where a draw is constant."""
+    a, b = (_pairs_of_draws(tuple(v.tolist()), resamples, seed) for v in (x, y))
     scale = np.sqrt(np.count_nonzero(a, axis=(1, 2)) * np.count_nonzero(b, axis=(1, 2)).astype(float))
     agreeing = (a * b).sum(axis=(1, 2), dtype=np.int64)
     return np.divide(agreeing, scale, out=np.full(len(a), np.nan), where=scale > 0)

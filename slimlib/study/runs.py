@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from slimlib.criteria import CRITERIA
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
+from slimlib.layout import COUPLINGS
 from slimlib.recipe import Recipe
 from slimlib.rules import RULES
 from slimlib.study import budgets
@@ -70,8 +72,10 @@ class Run:
 
     def __post_init__(self) -> None:
         self._to_one_form()
-        if self.stage not in STAGES:
-            raise SlimlibError(f"stage={self.stage!r} is unknown; choose one of {', '.join(STAGES)}")
+        known = {"stage": STAGES, "rule": (None, *RULES), "criterion": (None, *CRITERIA), "coupling": COUPLINGS}
+        for name, choices in known.items():
+            if (value := getattr(self, name)) not in choices:
+                raise SlimlibError(f"{name}={value!r} is unknown; choose one of {', '.join(filter(None, choices))}")
         slim, wants = self.stage in SLIM_STAGES, {}
         wants["rule"] = wants["budget"] = slim
         wants["criterion"] = self.stage in ("prune", "sensitivity")
@@ -115,7 +119,7 @@ class Run:
         """The folder of this run's record and checkpoint."""
         return f"{self.dataset}-{self.model}".replace(":", "-").replace("/", "-")
 
-    @property
+    @cached_property  # claims ask every run of a profile for it, again and again
     def arm(self) -> str | None:
         """The rule with what distinguishes its variants: "pca", "pca_uncentred", "pca_joint", "tilt(power=-0.5)"."""
         if self.rule is None:
@@ -130,11 +134,6 @@ class Run:
         split = dict(self.options).get("split")
         parts = (self.dataset, self.model, self.stage, self.arm, self.criterion, self.budget, split, f"seed {self.seed}")
         return " · ".join(part for part in parts if part)
-
-    def budget_arguments(self) -> dict[str, float]:
-        """The budget as an argument of `slimlib.plan_widths`: {"keep_macs": 0.35}."""
-        kind, value = budgets.parse(self.budget or "")
-        return {budgets.ARGUMENTS[kind]: value}
 
     def dense(self) -> Run:
         """The run that makes the dense network this one starts from. Pretrained weights know no seed."""

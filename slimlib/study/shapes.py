@@ -78,7 +78,7 @@ def alike(judged: Judgement, rival: str) -> dict[str, Any]:
     without any. Repeats are the differences in accuracy, absolute, of the pairs with equal widths: both runs are one and the same
     experiment, so each is what repeating a run does to its accuracy.
     """
-    records = {record["key"]: record for record in judged.records}
+    records = judged.by_key
     pairs = judged.pairs[judged.pairs["rival"] == rival] if len(judged.pairs) else judged.pairs
     sides = [(records[pair["key_ours"]], records[pair["key_rival"]], pair["difference"]) for pair in pairs.to_dict("records")]
     sides = [side for side in sides if all("widths" in record for record in side[:2])]
@@ -99,7 +99,7 @@ def of_comparison(table: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
 def other_cost(judged: Judgement, row: Mapping[str, Any]) -> tuple[str, float]:
     """What was not made equal in a deciding comparison: the other unit of cost, and how many times as much of it ours has as the
     rival (geometric mean over its pairs). Equal MACs are seldom equal parameters."""
-    records = {record["key"]: record for record in judged.records}
+    records = judged.by_key
     unit = "params" if row["unit"] == "macs" else "macs"
     pairs = of_comparison(judged.pairs, row)
     ratios = [records[pair["key_ours"]]["cost"][unit] / records[pair["key_rival"]]["cost"][unit]
@@ -145,6 +145,6 @@ def alike_in(judged: Judgement | None) -> list[str]:
         if found["pairs"]:
             share = 100 * found["difference"]
             said.append(f"{plain_name(judged.claim.ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
-                        f"{found['pairs']} cells. A layer differs by {share:.1f} % of its filters on average."
-                        + _repeated(found["repeats"]))
+                        f"{found['pairs']} cases (a budget and a seed each). A layer differs by {share:.1f} % of its filters "
+                        f"on average.{_repeated(found['repeats'])}")
     return said or ["No pair is recorded yet."]

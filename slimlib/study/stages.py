@@ -16,6 +16,7 @@ from slimlib.errors import SlimlibError
 from slimlib.fingerprint import fingerprint
 from slimlib.randomness import seeded
 from slimlib.splits import some
+from slimlib.study import budgets
 from slimlib.study.choices import kept_by_rules, rule_arguments
 from slimlib.study.networks import dense_network, loaded, published, same_start
 from slimlib.study.provenance import recorded
@@ -73,7 +74,7 @@ def _slim(run: Run, store: Store, progress: bool) -> dict[str, Any]:
         provenance["notes"] += same_start(run, store, told)
         with clock("plan"):
             # Filled, so that arms whose paths have coarse steps get as much of the budget as the others.
-            budget = run.budget_arguments()
+            budget = budgets.parse(run.budget).argument()
             how = budget | {"fill": "threshold" not in budget} | rule_arguments(run, store, data)
             plan = slimlib.plan_widths(dense, data.example_input, **how)
         metrics: dict[str, float] = {"dense_test_accuracy": told["test_accuracy"]}

@@ -13,8 +13,8 @@ A grid is one entry of a study:
       seeds: 5                          # optional; else the profile's
       seconds: 12                       # estimate of one run, until there are records to go by
 
-Every list is an axis and the grid is their product. The order is always seeds outermost, so that a profile that was
-interrupted is balanced: it has fewer seeds, not fewer rules.
+Data sets, models, arms, criteria and budgets may be lists, and the grid is their product. The order is always seeds outermost,
+so that a profile that was interrupted is balanced: it has fewer seeds, not fewer rules.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
 from slimlib.study.runs import Run
 
-AXES = ("dataset", "model", "stage", "arms", "criterion", "budget")
-_ENTRIES = {*AXES, "dense_recipe", "recipe", "distill", "coupling", "options", "seeds", "seconds"}
+AXES = ("dataset", "model", "arms", "criterion", "budget")
+_ENTRIES = {*AXES, "stage", "dense_recipe", "recipe", "distill", "coupling", "options", "seeds", "seconds"}
 
 
 def by_seed(grids: Sequence[Mapping[str, Any]], seeds: tuple[int, ...]) -> dict[int, list[Run]]:
@@ -42,6 +42,7 @@ def by_seed(grids: Sequence[Mapping[str, Any]], seeds: tuple[int, ...]) -> dict[
 
 
 def expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
+    """The runs of one grid and seed, in the order of its lists."""
     for dataset in _listed(grid["dataset"]):
         for model in _listed(grid["model"]):
             for budget in _listed(grid.get("budget")):
@@ -73,23 +74,29 @@ def _arm(arm: str | Mapping[str, Any] | None) -> dict[str, Any]:
 def read_grid(
     grid: Mapping[str, Any], recipes: Mapping[str, Recipe], distill: Mapping[str, Distill], where: str
 ) -> dict[str, Any]:
+    """A grid of a file, recipes in place of their names. Raises SlimlibError, saying ``where``, for what makes no runs."""
     only(grid, _ENTRIES, where)
     for name in ("dataset", "model", "stage", "seconds"):
         if name not in grid:
             raise SlimlibError(f"{where}: {name} is missing")
-    made = dict(grid)
+    read = dict(grid)
     for name, known in (("dense_recipe", recipes), ("recipe", recipes), ("distill", distill)):
         if name in grid:
             if grid[name] not in known:
                 raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
-            made[name] = known[grid[name]]
-    return made
+            read[name] = known[grid[name]]
+    try:
+        list(expand(read, seed=0))
+    except (TypeError, SlimlibError) as error:
+        raise SlimlibError(f"{where}: {error}") from error
+    return read
 
 
 def made(kind: type, values: Mapping[str, Any], where: str) -> Any:
+    """A recipe, or settings of distillation, from the entries of a file; errors say ``where`` it stands."""
     try:
         return kind(**values)
-    except TypeError as error:
+    except (TypeError, SlimlibError) as error:
         raise SlimlibError(f"{where}: {error}") from error
 
 

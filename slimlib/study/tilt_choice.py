@@ -21,9 +21,8 @@ def doubts(judged: Judgement) -> list[str]:
     """Sentences about a claim's best tilt: ends of the grid, and what the tilt that came second would change."""
     if "best_tilt" not in judged.claim.rivals or not judged.records:
         return []
-    planned = judged.claim.deciding_runs()
-    frame = with_best_tilt(to_frame(judged.records), planned)
-    return [*ends_of_the_grid(tilts(frame, planned)), *_with_the_second(judged, frame)]
+    frame = with_best_tilt(to_frame(judged.records), judged.runs)
+    return [*ends_of_the_grid(tilts(frame, judged.runs)), *_with_the_second(judged, frame)]
 
 
 def _with_the_second(judged: Judgement, frame: pd.DataFrame) -> list[str]:

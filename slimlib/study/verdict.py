@@ -35,7 +35,8 @@ def claim_table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
         }
         for name, one in judged.items()
     ]
-    return pd.DataFrame(rows).set_index("claim")
+    columns = ["claim", "what is claimed", "verdict", "effects", "runs recorded"]
+    return pd.DataFrame(rows, columns=columns).set_index("claim")
 
 
 def comparison_table(judged: Judgement) -> pd.DataFrame:
@@ -74,11 +75,11 @@ def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:
     claim, cells = judged.claim, judged.cells
     parts = [f"<p><strong>{html.escape(claim.id)}.</strong> <em>{html.escape(claim.statement.strip())}</em></p>"]
     if short := answers.answer(judged):
-        parts.append(f"<p>{_emphasised(' '.join([*short, answers.same_widths(judged)]).rstrip())}</p>")
+        parts.append(_listed(_emphasised(one) for one in [*short, answers.same_widths(judged)] if one))
     told = wording.summary(judged)
     parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
     if claim.kind == "paired" and len(judged.deciding):
-        parts.append(f"<p>{html.escape(' '.join([*alike_in(judged), *doubts(judged)]))}</p>")
+        parts.append(_listed(map(html.escape, [*alike_in(judged), *doubts(judged)])))
     parts += [f"<p>{html.escape(one)}</p>" for one in answers.beside(judged, records)]
     if len(judged.deciding):
         table = comparison_table(judged).reset_index().to_html(index=False, border=0)
@@ -87,17 +88,21 @@ def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:
         parts.append(_folded(f"{count} (p corrected for {family}), and what would change the verdict", table))
     if len(cells):
         cells = with_ties(cells, judged.records, claim.exclude) if claim.kind == "rank" else cells
-        said = [html.escape(findings.sentence(claim, row)) for row in cells.to_dict("records")]
+        # once each: a sentence on depth or V/T, which no budget changes, is that of every budget
+        said = dict.fromkeys(html.escape(findings.sentence(claim, row)) for row in cells.to_dict("records"))
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"
         kind += ", each interval for itself, deciding nothing" if claim.kind == "paired" else ""
-        items = "".join(f"<li>{one}</li>" for one in said)
-        parts.append(_folded(f"{kind}: {counted(len(said), 'finding')}", f"<ul>{items}</ul>"))
+        parts.append(_folded(f"{kind}: {counted(len(said), 'finding')}", _listed(said)))
     return f'<div style="margin-bottom: 1.5rem">{"".join(parts)}</div>'
 
 
 def _emphasised(markdown: str) -> str:
     """Text with *emphasis*, as HTML."""
     return re.sub(r"[*](.+?)[*]", r"<em>\1</em>", html.escape(markdown))
+
+
+def _listed(items: Iterable[str]) -> str:
+    return f"<ul>{''.join(f'<li>{one}</li>' for one in items)}</ul>"
 
 
 def _folded(title: str, content: str) -> str:
@@ -110,7 +115,7 @@ def missing(judged: Iterable[Judgement]) -> pd.DataFrame:
     records: dict[str, dict[str, Any]] = {}
     for one in judged:
         runs |= dict.fromkeys(one.runs)
-        records |= {record["key"]: record for record in one.records}
+        records |= one.by_key
     return coverage(runs, records.values())
 
 
@@ -129,7 +134,7 @@ def trace(judged: Mapping[str, Judgement]) -> pd.DataFrame:
 
     rows = []
     for name, one in judged.items():
-        records = {record["key"]: record for record in one.records}
+        records = one.by_key
         for pair in one.pairs.to_dict("records"):
             ours, rival = records[pair["key_ours"]], records[pair["key_rival"]]
             chosen = Run.from_dict(rival["run"]).arm  # another name than the rival's where the best of several was taken

@@ -54,7 +54,7 @@ def deciding_comparisons(judged: Mapping[str, Judgement]) -> pd.DataFrame:
 def at_a_glance(table: pd.DataFrame) -> Figure:
     """A line a claim, a mark a comparison with its interval, coloured by its verdict; to the right the verdict of the claim.
 
-    Differences in points are drawn on a scale that is even up to a tenth of a point and logarithmic beyond.
+    Differences in points are drawn on a scale that is linear up to a tenth of a point and logarithmic beyond.
 
     table   of :func:`deciding_comparisons`
     """
