@@ -18,7 +18,7 @@ import pytest
 
 from slimlib import study
 from slimlib.errors import SlimlibError
-from slimlib.study import answers, changes, findings, pairing, statistics, tilt_choice, verdict, wording
+from slimlib.study import answers, changes, figures, findings, pairing, statistics, tilt_choice, verdict, wording
 from slimlib.study.claims import Claim, changelog, load_claims
 from slimlib.study.evidence import coverage
 from slimlib.study.judgement import Judgement, decide, judge
@@ -702,6 +702,8 @@ def test_every_arm_against_one_reference():
 def test_a_table_of_arms_takes_the_level_that_is_asked_for():
     frame = study.to_frame(records_of(load_claims()["K1-chance"], {"pca": 0.01}, seeds=4))
     wide, narrow = (pairing.against(frame, "random", level=level).set_index(["arm", "budget"]) for level in (0.95, 0.5))
+    assert set(wide["level"]) == {0.95} and set(narrow["level"]) == {0.5}
+    assert "50 % t intervals" in figures.differences_by_rule(narrow.reset_index()).get_supxlabel()
     assert (wide["low"] < narrow["low"]).all() and (narrow["high"] < wide["high"]).all() and wide["mean"].equals(narrow["mean"])
 
 

@@ -11,7 +11,7 @@ from slimlib.study.claims import Claim
 from slimlib.study.evidence import share
 from slimlib.study.findings import STAGES
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points
+from slimlib.study.names import UNITS, budget_name, capital, counted, interval, joined, network_name, plain_name, points
 from slimlib.study.pairing import differences
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike, of_comparison, other_cost
@@ -51,7 +51,7 @@ def answer(judged: Judgement) -> list[str]:
     for (dataset, model), here in rows.groupby(["dataset", "model"], sort=False):
         against = "; ".join(_against(judged, rival, part) for rival, part in here.groupby("rival", sort=False))
         network = f"{network_name(dataset, model)}, {STAGES[claim.stage]}"
-        said.append(f"{_capital(plain_name(claim.ours))} widths on {network}: {against}.")
+        said.append(f"{capital(plain_name(claim.ours))} widths on {network}: {against}.")
     return said
 
 
@@ -187,7 +187,3 @@ def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) ->
 def _bracketed(text: str) -> str:
     """A bracket would begin a link."""
     return re.sub(r"([\[\]])", r"\\\1", text)
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]

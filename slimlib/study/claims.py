@@ -92,10 +92,7 @@ def load_claims(path: str | Path | None = None, root: str | Path | None = None) 
 
     path   of another file; root   of another project, whose profiles the claims name
     """
-    import yaml
-
-    path = Path(path) if path is not None else project_root(root) / "book" / "claims.yml"
-    told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    path, told = _read(path, root)
     profiles = profile_names(root)
     claims: dict[str, Claim] = {}
     for entry in told["claims"]:
@@ -111,22 +108,25 @@ def published_layers(path: str | Path | None = None) -> dict[str, list[dict[str,
 
     `exclude`, where it stands, names groups that are on neither side.
     """
-    import yaml
-
-    path = Path(path) if path is not None else project_root() / "book" / "claims.yml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["published_sensitivity"]
+    return _read(path)[1]["published_sensitivity"]
 
 
 def changelog(path: str | Path | None = None) -> list[dict[str, str]]:
     """What was changed in claims.yml after it was written: [{"date", "what"}], oldest first."""
-    import yaml
-
-    path = Path(path) if path is not None else project_root() / "book" / "claims.yml"
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))["changelog"] or []
+    path, told = _read(path)
+    entries = told["changelog"] or []
     for entry in entries:
         if not isinstance(entry, dict) or set(entry) != {"date", "what"}:
             raise SlimlibError(f"{path.name}: changelog entry {entry!r} must have a date and say what was changed")
     return [{name: str(value) for name, value in entry.items()} for entry in entries]
+
+
+def _read(path: str | Path | None, root: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
+    """A file of claims, by default that of the project, and what it says."""
+    import yaml
+
+    path = Path(path) if path is not None else project_root(root) / "book" / "claims.yml"
+    return path, yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _claim(entry: Mapping[str, Any], profiles: Sequence[str]) -> Claim:

@@ -87,6 +87,11 @@ def plain_name(arm: str) -> str:
     return name(arm).replace("$\\ell_1$", "l1")
 
 
+def capital(text: str) -> str:
+    """The text with a capital, as a sentence begins."""
+    return text[:1].upper() + text[1:]
+
+
 def budget_name(budget: str) -> str:
     """ "macs:0.35" is "35 % of MACs"."""
     kind, value = parse(budget)

@@ -141,6 +141,8 @@ def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test
         for cell, part in pairs.groupby(list(CELL), sort=False, dropna=False):
             found = paired(part["difference"], level).to_dict()
             keys = ", ".join([*part["key_ours"], *part["key_rival"]])
-            rows.append({**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, **found, "keys": keys})
-    columns = [*CELL, "arm", "reference", "n", "mean", "sd", "low", "high", "boot_low", "boot_high", "p", "agree", "keys"]
+            sides = {"arm": arm, "reference": reference, "level": level}
+            rows.append({**dict(zip(CELL, cell, strict=True)), **sides, **found, "keys": keys})
+    columns = [*CELL, "arm", "reference", "level", "n", "mean", "sd", "low", "high", "boot_low", "boot_high", "p", "agree",
+               "keys"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

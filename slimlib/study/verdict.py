@@ -11,7 +11,7 @@ from slimlib.study import answers, changes, findings, wording
 from slimlib.study.evidence import coverage, share
 from slimlib.study.judgement import Judgement
 from slimlib.study.layer_tables import beyond_depth, with_ties, within_stages
-from slimlib.study.names import UNITS, counted, interval, network_name, signed
+from slimlib.study.names import UNITS, capital, counted, interval, network_name, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike_in, other_cost
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
@@ -77,7 +77,7 @@ def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:
     if short := answers.answer(judged):
         parts.append(_listed(_emphasised(one) for one in [*short, answers.same_widths(judged)] if one))
     told = wording.summary(judged)
-    parts.append(f"<p>{html.escape(told[0].upper() + told[1:])} {html.escape(wording.closest(judged))}</p>")
+    parts.append(f"<p>{html.escape(capital(told))} {html.escape(wording.closest(judged))}</p>")
     if claim.kind == "paired" and len(judged.deciding):
         parts.append(_listed(map(html.escape, [*alike_in(judged), *doubts(judged)])))
     parts += [f"<p>{html.escape(one)}</p>" for one in answers.beside(judged, records)]

@@ -10,7 +10,7 @@ from slimlib.study.changes import nearest, would_change
 from slimlib.study.evidence import share
 from slimlib.study.findings import comparison, effect
 from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
-from slimlib.study.names import budget_name, counted, joined, network_name, plain_name, points, signed
+from slimlib.study.names import budget_name, capital, counted, joined, network_name, plain_name, points, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import STARVED, narrowest
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
@@ -75,7 +75,7 @@ def starved(judged: Judgement) -> list[str]:
         return []
     table = table[(table["kept"] <= STARVED) & table["arm"].isin([judged.claim.ours, *judged.claim.rivals])]
     least = table.loc[table.groupby("arm", sort=False)["kept"].idxmin()].to_dict("records") if len(table) else []
-    return [f"{plain_name(row['arm'])[0].upper()}{plain_name(row['arm'])[1:]} keeps as few as {row['width']} of "
+    return [f"{capital(plain_name(row['arm']))} keeps as few as {row['width']} of "
             f"{row['full_width']} filters of {row['layer']}." for row in least]
 
 

@@ -60,7 +60,7 @@ def accuracy_by_rule(
     return fig
 
 
-def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
+def differences_by_rule(table: pd.DataFrame) -> Figure:
     """Paired differences of every rule from one reference, with t intervals from three seeds on, one panel a budget.
 
     Of two seeds there is a dot each: their mean and standard deviation tell where both are.
@@ -100,7 +100,7 @@ def differences_by_rule(table: pd.DataFrame, level: float = 0.95) -> Figure:
             else:
                 axis.plot(mean, y, marker=marker, color=colour, markersize=6.5, linestyle="none")
         axis.set_xlim(-1.06 * reach, 1.06 * reach)
-    bars = f"bars: {100 * level:g} % t intervals"
+    bars = f"bars: {100 * table['level'].iloc[0]:g} % t intervals"
     drawn = {1: "one seed", 2: "dots: each seed, large: their mean"}.get(table["n"].max(), bars)
     drawn += "; with a head: beyond the panel" if goes_on else ""
     told = f"difference from {name(reference)}, percentage points; {drawn}"

@@ -72,7 +72,7 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
 NAMED = 10  # layers with a name in a scatter
 
 
-def agreement(layers: pd.DataFrame, ratio: float, label: str = "kept fraction", groups: str = "stage") -> Figure:
+def agreement(layers: pd.DataFrame, ratio: float, label: str = "kept fraction") -> Figure:
     """A rule's score against the measured drop, one mark a layer, by stage.
 
     layers  of `layers.layer_table` for `ratio`, the share of a layer's filters that was removed to measure its drop
@@ -84,7 +84,7 @@ def agreement(layers: pd.DataFrame, ratio: float, label: str = "kept fraction", 
         return nothing(f"{len(layers)} layers are too few for a scatter. {label}, and points lost: {listed}")
     fig, axis = plt.subplots(figsize=(WIDE, 3.7))
     looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
-    for (stage, part), (colour, marker) in zip(layers.groupby(groups, sort=False), cycle(looks), strict=False):
+    for (stage, part), (colour, marker) in zip(layers.groupby("stage", sort=False), cycle(looks), strict=False):
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
     axis.margins(0.08)
     axis.xaxis.set_major_locator(MaxNLocator(6))

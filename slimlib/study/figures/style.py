@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 
 from slimlib.errors import SlimlibError
-from slimlib.study.names import network_name, slug, uncoupled
+from slimlib.study.names import capital, network_name, slug, uncoupled
 from slimlib.study.profiles import load_profile
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def show(
     fig.set_layout_engine("none")  # a second pass of the layout would move things: the page has the drawing of the file
     beside = f"{target.parent.name}/{name}"
     links = f"{fig.get_label()} [Data (CSV)]({beside}.csv) · [drawing (SVG)]({beside}.svg)".strip()
-    told = "\n\n".join(filter(None, [title and f"{title[0].upper()}{title[1:]} (profile {profile}).", links]))
+    told = "\n\n".join(filter(None, [title and f"{capital(title)} (profile {profile}).", links]))
     fig._repr_mimebundle_ = lambda **_: {"text/markdown": told}  # IPython adds the image to what is given here
     plt.close(fig)  # the notebook's backend would show it a second time
     return fig
