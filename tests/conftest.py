@@ -11,6 +11,7 @@ from torch import nn
 
 from slimlib.masking import difference, masked
 from slimlib.outputs import tensors_in
+from slimlib.splits import Split
 from slimlib.surgery import cut
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores, and so do those that they start
@@ -122,6 +123,16 @@ def network(request):
 def chain():
     torch.manual_seed(0)
     return lively_norms(Chain()), torch.randn(2, 3, 16, 16)
+
+
+class InOrder:
+    """Labelled images that say no more than what a network is evaluated on must say."""
+
+    def __init__(self, split: Split) -> None:
+        self.device, self.in_order, self.count = split.device, split.in_order, len(split)
+
+    def __len__(self) -> int:
+        return self.count
 
 
 def project_with_profile(root: Path, text: str, seeds: int = 1) -> Path:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import slimlib
-from tests.conftest import Chain, Residual, lively_norms
+from tests.conftest import Chain, InOrder, Residual, lively_norms
 
 
 def snapshot(model: nn.Module) -> dict:
@@ -292,16 +292,6 @@ def small_model(outputs: int = 4) -> nn.Module:
 
 def loader(data: slimlib.data.Data) -> torch.utils.data.DataLoader:
     return torch.utils.data.DataLoader(list(zip(data.train.normalised(), data.train.labels, strict=True)), 4)
-
-
-class InOrder:
-    """Labelled images that say no more than what a network is evaluated on must say."""
-
-    def __init__(self, split):
-        self.device, self.in_order, self.count = split.device, split.in_order, len(split)
-
-    def __len__(self) -> int:
-        return self.count
 
 
 RECIPE = slimlib.Recipe(epochs=1, lr=0.1, batch_size=4, warmup=0.0)

@@ -13,7 +13,7 @@ from slimlib.criteria import choose_filters
 from slimlib.data import Split
 from slimlib.evaluation import evaluate
 from slimlib.surgery import cut
-from tests.conftest import MODELS, lively_norms
+from tests.conftest import MODELS, InOrder, lively_norms
 
 
 @torch.no_grad()
@@ -93,16 +93,6 @@ def test_a_scan_removes_by_the_criterion_that_it_is_given(criterion):
         keep = choose_filters(model, layout, {row.group: row.width}, criterion)
         assert row.accuracy == evaluate(cut(model, layout, keep), split)
     assert table["accuracy"].tolist() != by_l1["accuracy"].tolist(), "or the criterion would not be missed"
-
-
-class InOrder:
-    """Labelled images that say no more than what a network is evaluated on must say."""
-
-    def __init__(self, split):
-        self.device, self.in_order, self.count = split.device, split.in_order, len(split)
-
-    def __len__(self):
-        return self.count
 
 
 def test_a_scan_asks_no_more_of_images_than_an_evaluation_does():

@@ -7,6 +7,7 @@ import pandas as pd
 
 from slimlib import study
 from slimlib.study import answers, shapes
+from slimlib.study.judgement import Judgement
 
 FULL = {"conv1": 20, "conv2": 50, "fc1": 500}
 
@@ -55,19 +56,23 @@ def test_arms_are_compared_pair_by_pair():
     pairs = pd.DataFrame({"rival": "best_tilt", "key_ours": [keys[0], keys[2]], "key_rival": [keys[1], keys[3]],
                           "difference": [-0.0004, 0.5]})
     claim = SimpleNamespace(kind="paired", ours="pca", rivals=("best_tilt", "random"))  # no record calls itself the best tilt
-    judged = SimpleNamespace(claim=claim, records=records, pairs=pairs)
+
+    def of(pairs):
+        return Judgement(claim, "inconclusive", pairs, pairs, pairs, tuple(records), ())
+
+    judged = of(pairs)
     found = shapes.alike(judged, "best_tilt")
     assert (found["pairs"], found["equal"]) == (2, 1) and math.isclose(found["difference"], 0.05 / 6)
     assert found["repeats"] == [0.0004]  # of the pair with equal widths alone
     (told,) = shapes.alike_in(judged)
-    assert "PCA (3AS) and best tilt chose the same widths in 1 of 2 cells" in told and "0.8 % of its filters" in told
+    assert "PCA (3AS) and best tilt chose the same widths in 1 of 2 cases" in told and "0.8 % of its filters" in told
     assert "differ by 0.04 points at most, 0.04 on average" in told
-    agreeing = SimpleNamespace(claim=claim, records=records, pairs=pairs.assign(difference=[0.0, 0.5]))
+    agreeing = of(pairs.assign(difference=[0.0, 0.5]))
     assert "made twice" not in shapes.alike_in(agreeing)[0]
     assert shapes.alike_in(None) == ["No pair is recorded yet."]
     assert math.isnan(shapes.alike(judged, "random")["difference"])
     assert answers.same_widths(judged) == ""
-    same = SimpleNamespace(claim=claim, records=records, pairs=pairs[:1])
+    same = of(pairs[:1])
     assert answers.same_widths(same) == "The widths are the same in 1 of 1 cases, so hardly anything was tested."
 
 

@@ -77,7 +77,7 @@ def averaged_over_budgets(paired_rows: pd.DataFrame, budgets: Sequence[str] | No
 
     budgets   those that count; None means all that occur
     """
-    wide = paired_rows.pivot_table(index="seed", columns="budget", values="difference")
+    wide = paired_rows.groupby(["seed", "budget"])["difference"].mean().unstack()
     if budgets is not None:
         wide = wide.reindex(columns=list(budgets))
     return wide.dropna().mean(axis=1).to_numpy()
@@ -100,12 +100,12 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
         if run.arm == "uniform" or tilt_power(run.arm or "") is not None:
             competing[tuple(getattr(run, axis) for axis in CELL)].add(run.arm)
     added = []
-    for cell, tilts in competing.items():
+    for cell, tilts in ((cell, tilts) for cell, tilts in competing.items() if len(tilts) > 1):
         # a criterion may be None, which equals nothing in a frame
         here = np.logical_and.reduce([frame[axis].isna() if value is None else frame[axis] == value
                                       for axis, value in zip(CELL, cell, strict=True)])
         rows = frame[here & frame["arm"].isin(tilts)]
-        if len(tilts) > 1 and set(rows["arm"]) == tilts:
+        if set(rows["arm"]) == tilts:
             seeds = set.intersection(*(set(one["seed"]) for _, one in rows.groupby("arm")))
             common = rows[rows["seed"].isin(seeds)]
             if not common.empty:
