@@ -24,7 +24,7 @@ book: $(READY)  ## run the quick notebooks, build the book in _build/html
 
 # two processes of one thread each are sooner done than one of two threads
 test: $(READY)  ## run the whole test suite
-	@$(BIN)/python -m pytest --durations=15 --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --durations=15 --numprocesses=2 --dist=loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 bench: $(READY)  ## measure the speed of slimlib on this machine, beside limits and rivals
 	@$(BIN)/python -m slimlib bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,12 @@ from slimlib.surgery import cut
 if "PYTEST_XDIST_WORKER" in os.environ:  # several test processes share the cores, and so do those that they start
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", min(2, os.cpu_count() or 1))))
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests first, then those with many: no process is left alone with a long file at the end."""
+    files, slow = (Counter(item.path for item in some) for some in (items, [i for i in items if i.get_closest_marker("slow")]))
+    items.sort(key=lambda item: (-slow[item.path], -files[item.path]))  # stable: the tests of a file stay together, in order
 
 
 @pytest.fixture
