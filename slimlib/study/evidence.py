@@ -65,7 +65,7 @@ class Evidence:
 def gather(profile: str, stage: str, studies: str | Sequence[str] | None = None, **axes: Any) -> Evidence:
     """The runs of one stage in a profile, and their records: those missing are trained if the profile is live.
 
-    studies   None means all studies of the profile in which the stage occurs
+    studies   one or several; None means all studies of the profile in which the stage occurs
     axes      as of `Profile.runs`; None leaves the axis as the profile has it. A list of models that the profile
               knows chooses among its networks; others take their place.
     """

@@ -15,7 +15,6 @@ from slimlib.study.statistics import holm
 if TYPE_CHECKING:
     import pandas as pd
 
-
 WHATEVER_THE_BUDGET = ("depth", "neyman_score")
 """Orders of layers that no budget changes."""
 
@@ -119,12 +118,8 @@ def correlations(
         for rule in [*held[:1], "depth", *held[1:], "neyman_score"] if given is None else given:
             for budget in budgets:
                 for ratio in ratios:
-                    row = {"dataset": dataset, "model": model, "rule": rule, "budget": budget, "ratio": ratio}
-                    if rule in WHATEVER_THE_BUDGET and budget != budgets[0]:
-                        (same,) = (one for one in rows if row | {"budget": budgets[0]} == {name: one[name] for name in row})
-                        rows.append(same | row)
-                        continue
                     table = layer_table(mine, rule, budget, ratio)
+                    row = {"dataset": dataset, "model": model, "rule": rule, "budget": budget, "ratio": ratio}
                     rows.append(row | _agreement(table[~table.index.isin(left_out)], level))
     return pd.DataFrame(rows)
 

@@ -100,7 +100,9 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
         if run.arm == "uniform" or tilt_power(run.arm or "") is not None:
             competing[tuple(getattr(run, axis) for axis in CELL)].add(run.arm)
     added = []
-    for cell, tilts in ((cell, tilts) for cell, tilts in competing.items() if len(tilts) > 1):
+    for cell, tilts in competing.items():
+        if len(tilts) == 1:
+            continue  # nothing to choose from
         # a criterion may be None, which equals nothing in a frame
         here = np.logical_and.reduce([frame[axis].isna() if value is None else frame[axis] == value
                                       for axis, value in zip(CELL, cell, strict=True)])

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from slimlib.distillation import Distill
@@ -85,17 +86,21 @@ def read_grid(
             if grid[name] not in known:
                 raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
             read[name] = known[grid[name]]
-    try:
+    with _errors_say(where):
         list(expand(read, seed=0))
-    except (TypeError, SlimlibError) as error:
-        raise SlimlibError(f"{where}: {error}") from error
     return read
 
 
 def made(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """A recipe, or settings of distillation, from the entries of a file; errors say ``where`` it stands."""
-    try:
+    with _errors_say(where):
         return kind(**values)
+
+
+@contextmanager
+def _errors_say(where: str) -> Iterator[None]:
+    try:
+        yield
     except (TypeError, SlimlibError) as error:
         raise SlimlibError(f"{where}: {error}") from error
 
