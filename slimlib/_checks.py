@@ -7,8 +7,8 @@ from torch import nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from slimlib.arguments import A_MODEL, kind
-from slimlib.errors import SlimlibError
-from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
+from slimlib.errors import SlimlibError, counted
+from slimlib.layout import LAYERS, PER_CHANNEL_NORMS, declared, filters_and_inputs
 
 
 def check(model: nn.Module, example_input: torch.Tensor) -> None:
@@ -39,6 +39,11 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
             if isinstance(m, LAYERS) and not m.weight.is_floating_point():
                 raise SlimlibError(f"model: the weight of {name} is of {m.weight.dtype}; give the model as it was before it was "
                                    "quantised")
+            if isinstance(m, LAYERS) and filters_and_inputs(m) != (told := declared(m)):
+                filters, inputs = filters_and_inputs(m)
+                raise SlimlibError(f"model: the weight of {name or 'the model'} has {counted(filters, 'filter')} on "
+                                   f"{counted(inputs, 'input')}, but the layer says {told[0]} on {told[1]}; let it say what its "
+                                   "weight has (out_channels, in_channels, out_features, in_features)")
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, torch.Tensor) and tensor.is_meta:
             raise SlimlibError(f"model: {name} is on the meta device, without values; load weights first, or build it on another")

@@ -9,7 +9,7 @@ from torch import nn
 from torch_pruning.dependency import index_mapping
 from torch_pruning.ops import OPTYPE
 
-from slimlib._operations import signed, sliced_axis
+from slimlib._operations import as_signed, sliced_axis
 from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
 
 _LOCK = RLock()  # the mends are made in the module that all threads share
@@ -106,7 +106,7 @@ def _nearest(node, way: str) -> nn.Module | None:
 def _run(grad_fn) -> tuple[int, int, int]:
     """Start, stop and step of a slice, from the front."""
     size = grad_fn._saved_self_sym_sizes[sliced_axis(grad_fn)[0]]
-    return slice(signed(grad_fn._saved_start), signed(grad_fn._saved_end), grad_fn._saved_step).indices(size)
+    return slice(as_signed(grad_fn._saved_start), as_signed(grad_fn._saved_end), grad_fn._saved_step).indices(size)
 
 
 def without_slopes(graph) -> None:

@@ -37,7 +37,7 @@ def padding_of(grad_fn) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return pad[at : at + 2], pad[:at]
 
 
-def signed(number: int) -> int:
+def as_signed(number: int) -> int:
     """A place that autograd keeps unsigned, where it was counted from the end: -8, not 2**64 - 8."""
     return number - 2**64 if number >= 2**63 else number
 
@@ -45,7 +45,7 @@ def signed(number: int) -> int:
 def sliced_axis(grad_fn) -> tuple[int, int]:
     """The axis that a slice cuts, from the front, and how many axes there are."""
     axes = len(grad_fn._saved_self_sym_sizes)
-    return signed(grad_fn._saved_dim) % axes, axes
+    return as_signed(grad_fn._saved_dim) % axes, axes
 
 
 def _through_batch_norm(node):

@@ -8,7 +8,7 @@ from torch import nn
 from torch_pruning.ops import OPTYPE
 
 from slimlib._forward import ForwardFacts
-from slimlib._operations import padding_of, signed
+from slimlib._operations import as_signed, padding_of
 from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
 
 PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.SyncBatchNorm,
@@ -92,7 +92,7 @@ def _behind_channels(grad_fn, name: str) -> bool:
     """Does pooling leave the first two axes alone? A mean says its axes (unsigned: -1 is 2**64 - 1), the others how many."""
     if name.startswith("Mean"):
         axes = len(getattr(grad_fn, "_saved_self_sym_sizes", ()))
-        dims = [signed(d) % axes for d in getattr(grad_fn, "_saved_dim", ())] if axes > 2 else []
+        dims = [as_signed(d) % axes for d in getattr(grad_fn, "_saved_dim", ())] if axes > 2 else []
         return bool(dims) and min(dims) >= 2
     pooled = re.search(r"(\d)D", name, re.IGNORECASE)
     return not pooled or len(grad_fn._input_metadata[0].shape) == int(pooled[1]) + 2

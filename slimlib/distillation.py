@@ -110,7 +110,8 @@ class Distiller(nn.Module):
 
     def _feature_shapes(self, model: nn.Module, example_input: Tensor, who: str) -> dict[str, torch.Size]:
         # in evaluation mode, so that the trial leaves the statistics of the normalisation alone
-        with torch.no_grad(), evaluation_mode(model), recorded(model, self.layers) as features, passing(example_input, who=who):
+        features_of = recorded_features(model, self.layers)
+        with torch.no_grad(), evaluation_mode(model), features_of as features, passing(example_input, who=who):
             model(example_input)
         if odd := [name for name in self.layers if not isinstance(features.get(name), Tensor)]:
             raise SlimlibError(f"layer {odd[0]!r} of the {who} gives no tensor to learn from: it is not called in evaluation, or "
@@ -134,7 +135,7 @@ class Distiller(nn.Module):
 
 
 @contextmanager
-def recorded(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+def recorded_features(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Within the context, each forward pass of ``model`` puts the outputs of the named modules into the dictionary.
 
     As they were written: what is done to them in place afterwards, as by ReLU(inplace=True), is not seen.

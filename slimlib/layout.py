@@ -100,20 +100,25 @@ def sizes_of(model: nn.Module, beside: Container[str] = ()) -> dict[str, str]:
 
 def _size(module: nn.Module) -> str:
     if isinstance(module, LAYERS):
-        (filters, inputs), groups = _filters_and_inputs(module), getattr(module, "groups", 1)
+        (filters, inputs), groups = filters_and_inputs(module), getattr(module, "groups", 1)
         what = "channel" if isinstance(module, CONV) else "input"
         return f"{counted(filters, 'filter')} on {counted(inputs, what)}" + (f" in {groups} groups" if groups > 1 else "")
     channels = getattr(module, "num_features", getattr(module, "num_parameters", None))  # of a norm, of a PReLU
     return "no channels" if channels is None else counted(channels, "channel")
 
 
-def _filters_and_inputs(layer: nn.Module) -> tuple[int, int]:
+def filters_and_inputs(layer: nn.Module) -> tuple[int, int]:
     """As its weight has them, which somebody may have cut by hand; as the layer says where that is computed at each pass
     (weight_norm) or has no shape yet."""
     weight = layer._parameters.get("weight")
     if weight is not None and not is_lazy(weight):
         first, second = weight.shape[0], weight.shape[1] * getattr(layer, "groups", 1)
         return (second, first) if getattr(layer, "transposed", False) else (first, second)
+    return declared(layer)
+
+
+def declared(layer: nn.Module) -> tuple[int, int]:
+    """Filters and inputs as the layer's attributes say."""
     return (layer.out_channels, layer.in_channels) if isinstance(layer, CONV) else (layer.out_features, layer.in_features)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.batches import in_channels_last
-from slimlib.distillation import Distill, Distiller, recorded
+from slimlib.distillation import Distill, Distiller, recorded_features
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import logits_of
 from slimlib.fingerprint import fingerprint
@@ -41,7 +41,7 @@ class Lesson:
         if self.distiller.layers and recipe.compile:
             raise SlimlibError(f"compile={recipe.compile!r} cannot be combined with hints or attention transfer, which "
                                "look inside the network: give compile=False")
-        self.features = [stack.enter_context(recorded(model, self.distiller.layers)) for model in (student, teacher)]
+        self.features = [stack.enter_context(recorded_features(model, self.distiller.layers)) for model in (student, teacher)]
         same_images = recipe.augment == "none" and not self.distiller.layers
         self.known = self._answers(data, recipe.batch_size) if same_images else None
 

@@ -22,6 +22,7 @@ from slimlib.layout import Layout
 from slimlib.tracing import trace
 
 TOLERANCE = 1e-12  # of the threshold: r_i and t are both rounded, so "equal" must not depend on the last bit
+GRAM_ROWS = 256  # of a Gram matrix that one product makes: more spare less above the diagonal
 
 
 def spectra(
@@ -102,11 +103,11 @@ def _descending(ascending: torch.Tensor, of: Scatter) -> np.ndarray:
     return np.concatenate([values[:of.rank], np.zeros(of.n - of.rank)])  # beyond the rank bound there is rounding, not variance
 
 
-def _lower_gram(x: torch.Tensor, block: int = 256) -> torch.Tensor:
+def _lower_gram(x: torch.Tensor) -> torch.Tensor:
     """x x^T, blocks above the diagonal left zero: the eigenvalue routine reads the lower half, and the upper costs as much."""
     gram = x.new_zeros(len(x), len(x))
-    for start in range(0, len(x), block):
-        stop = min(start + block, len(x))
+    for start in range(0, len(x), GRAM_ROWS):
+        stop = min(start + GRAM_ROWS, len(x))
         gram[start:stop, :stop] = x[start:stop] @ x[:stop].T
     return gram
 

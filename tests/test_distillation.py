@@ -11,7 +11,7 @@ from torch import nn
 import slimlib
 from slimlib import lesson
 from slimlib._torchvision import import_torchvision
-from slimlib.distillation import Distiller, attention_loss, hint_loss, kd_loss, recorded
+from slimlib.distillation import Distiller, attention_loss, hint_loss, kd_loss, recorded_features
 from tests.conftest import Chain, lively_norms
 
 TEMPERATURES = (1.0, 2.5, 4.0, 20.0)
@@ -115,7 +115,7 @@ def test_the_whole_loss_equals_torchdistill(reference, kind):
     x, labels = torch.randn(6, 3, 16, 16), torch.randint(5, (6,))
     student = slimlib.thin(teacher, slimlib.plan_widths(teacher, x, keep_macs=0.5))
     distiller = Distiller(student, teacher, how, x)
-    with recorded(student, distiller.layers) as ours, recorded(teacher, distiller.layers) as theirs:
+    with recorded_features(student, distiller.layers) as ours, recorded_features(teacher, distiller.layers) as theirs:
         logits, answer = student(x), teacher(x).detach()
         got = distiller(logits, nn.functional.cross_entropy(logits, labels), answer, ours, theirs)
     want = torchdistill_loss(reference, student, teacher, distiller, how, x, labels)
@@ -163,7 +163,7 @@ def test_a_look_at_the_shapes_leaves_both_networks_as_they_were():
 def test_features_are_those_that_a_layer_wrote_whatever_is_done_to_them_in_place():
     model = nn.Sequential(OrderedDict(norm=nn.BatchNorm2d(3), relu=nn.ReLU(inplace=True)))
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    with recorded(model, ["norm", "relu"]) as features:
+    with recorded_features(model, ["norm", "relu"]) as features:
         model(x * 1)
     assert features["norm"].min() < 0 == features["relu"].min()
     assert torch.equal(features["norm"].relu(), features["relu"])

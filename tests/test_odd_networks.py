@@ -398,6 +398,26 @@ def test_a_quantised_layer_is_refused():
         slimlib.trace(model, torch.randn(IMAGES))
 
 
+@pytest.mark.parametrize("make,size,inputs", [
+    (lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)), IMAGES, 3),
+    (lambda: nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4)), TOKENS, 12),
+], ids=["convolution", "linear layer"])  # fmt: skip
+def test_a_layer_cut_by_hand_must_say_so(make, size, inputs):
+    model = make()
+    for name, value in model[0].named_parameters():
+        setattr(model[0], name, nn.Parameter(value.detach()[:5]))
+    model[2].weight = nn.Parameter(model[2].weight.detach()[:, :5])
+    assert model(torch.randn(size)) is not None, "torch does not mind"
+    told = f"the weight of 0 has 5 filters on {inputs} inputs, but the layer says 8 on {inputs}; let it say what its weight has"
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.trace(model, torch.randn(size))
+    model[0].__dict__["out_channels" if len(size) == 4 else "out_features"] = 5
+    with pytest.raises(slimlib.SlimlibError, match="the weight of 2 has 4 filters on 5 inputs, but the layer says 4 on 8"):
+        slimlib.trace(model, torch.randn(size))
+    model[2].__dict__["in_channels" if len(size) == 4 else "in_features"] = 5
+    assert slimlib.trace(model, torch.randn(size)).slimmable()[0].width == 5
+
+
 @pytest.mark.parametrize("activation,told", [
     (nn.LeakyReLU(0.25), {"negative_slope": 0.25}), (nn.Hardtanh(-1, 1), {"min_val": -1, "max_val": 1}),
     (nn.ELU(3.0), {"alpha": 3.0}), (nn.GELU("tanh"), {"approximate": "tanh"}), (nn.Softplus(2.0, 5.0), {"beta": 2.0}),

@@ -42,7 +42,7 @@ def test_the_code_of_a_record_is_that_which_lay_there_when_the_study_began(tmp_p
             store.save_checkpoint(run, torch.nn.Linear(1, 1))
         return {"metrics": {}, "provenance": told}
 
-    monkeypatch.setitem(stages.STAGES, "dense", dense)
+    monkeypatch.setitem(stages.MAKERS, "dense", dense)
     if start == "ensure":
         (record,) = execution.ensure([RUN], store, progress=False)
     else:

@@ -656,8 +656,8 @@ def test_what_several_runs_need_is_tried_once_and_its_failure_names_them_all(tmp
         store.save_checkpoint(run, torch.nn.Linear(1, 1))
         return fake(run)
 
-    monkeypatch.setitem(stages.STAGES, "dense", dense)
-    monkeypatch.setitem(stages.STAGES, "prune", lambda run, store, progress: fake(run))
+    monkeypatch.setitem(stages.MAKERS, "dense", dense)
+    monkeypatch.setitem(stages.MAKERS, "prune", lambda run, store, progress: fake(run))
     rules = ("pca", "uniform", "random", "permuted", "global_l1", "neyman", "pca_at_init")
     runs = [pruned(rule=rule, seed=seed) for seed in (0, 1) for rule in rules]
     with pytest.raises(SlimlibError, match="7 of 14 runs failed") as caught:
@@ -676,7 +676,7 @@ def test_what_is_no_failure_of_a_run_ends_the_call(tmp_path, monkeypatch):
     def broken(run, store, progress):
         raise KeyError("a fault of the program")
 
-    monkeypatch.setitem(stages.STAGES, "dense", broken)
+    monkeypatch.setitem(stages.MAKERS, "dense", broken)
     with pytest.raises(KeyError):
         study.ensure(TINY_RUNS, Store(tmp_path / "records", tmp_path / "cache"), progress=False)
 

@@ -29,7 +29,7 @@ def test_a_loss_that_diverges_in_all_of_them_keeps_no_later_run_waiting(tmp_path
     def dense(run, store, progress):
         raise Diverged("the loss became nan")
 
-    monkeypatch.setitem(stages.STAGES, "dense", dense)
+    monkeypatch.setitem(stages.MAKERS, "dense", dense)
     monkeypatch.setattr(World, "current", classmethod(lambda cls: Pair(0, 2)))
     with pytest.raises(SlimlibError, match="2 of 2 runs failed"):
         execution.ensure(RUNS, Store(tmp_path / "records", tmp_path / "cache"), progress=False)
@@ -70,7 +70,7 @@ def test_a_failure_ends_processes_that_train_together_at_once(tmp_path, monkeypa
         tried.append(run)
         raise SlimlibError("cut.JPEG cannot be read")
 
-    monkeypatch.setitem(stages.STAGES, "dense", dense)
+    monkeypatch.setitem(stages.MAKERS, "dense", dense)
     monkeypatch.setattr(World, "current", classmethod(lambda cls: World() if alone else Pair(0, 2)))
     with pytest.raises(SlimlibError, match="2 of 2 runs failed" if alone else r"^cut\.JPEG cannot be read$"):
         execution.ensure(RUNS, Store(tmp_path / "records", tmp_path / "cache"), progress=False)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets, wording
 from slimlib.study.claims import Claim
-from slimlib.study.evidence import share
-from slimlib.study.findings import STAGES
+from slimlib.study.evidence import n_of
+from slimlib.study.findings import STAGE_NAMES
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, capital, counted, interval, joined, network_name, plain_name, points
 from slimlib.study.pairing import differences
@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 UNDECIDED = "not yet told apart from"
 NOTABLE = 1.5
 """Times by which two arms must differ in the cost that was not made equal for it to be told."""
+MOST = 0.8
+"""Share of a mean over budgets from which on one of them is said to make most of it."""
+NEARLY_ALWAYS = 0.9
+"""Share of the cases in which two arms have the same widths from which on their comparison is said to test hardly anything."""
 
 
 def outcome(row: Mapping[str, Any], margin: float) -> str:
@@ -50,7 +54,7 @@ def answer(judged: Judgement) -> list[str]:
     said = []
     for (dataset, model), here in rows.groupby(["dataset", "model"], sort=False):
         against = "; ".join(_against(judged, rival, part) for rival, part in here.groupby("rival", sort=False))
-        network = f"{network_name(dataset, model)}, {STAGES[claim.stage]}"
+        network = f"{network_name(dataset, model)}, {STAGE_NAMES[claim.stage]}"
         said.append(f"{capital(plain_name(claim.ours))} widths on {network}: {against}.")
     return said
 
@@ -92,13 +96,13 @@ def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return told
 
 
-def _the_one_budget(judged: Judgement, row: Mapping[str, Any], most: float = 0.8) -> str | None:
+def _the_one_budget(judged: Judgement, row: Mapping[str, Any]) -> str | None:
     """The budget at which most of a mean over several arises, if there is one and the mean matters."""
     cells = of_comparison(judged.cells, row)
     if len(cells) < 2 or abs(row["mean"]) <= judged.claim.margin:
         return None
     parts = cells.set_index("budget")["mean"] / (len(cells) * row["mean"])
-    return parts.idxmax() if parts.max() >= most else None
+    return parts.idxmax() if parts.max() >= MOST else None
 
 
 def _answer_by_rank(judged: Judgement) -> str:
@@ -114,11 +118,11 @@ def _answer_by_rank(judged: Judgement) -> str:
             f"worse in *{less}*.")
 
 
-def same_widths(judged: Judgement, at_least: float = 0.9) -> str:
+def same_widths(judged: Judgement) -> str:
     """That two arms were nearly always given the same widths, so that their comparison could hardly test anything."""
     for rival in judged.claim.rivals if judged.claim.kind == "paired" else ():
         found = alike(judged, rival)
-        if found["pairs"] and found["equal"] >= at_least * found["pairs"]:
+        if found["pairs"] and found["equal"] >= NEARLY_ALWAYS * found["pairs"]:
             return f"The widths are the same in {found['equal']} of {found['pairs']} cases, so hardly anything was tested."
     return ""
 
@@ -178,7 +182,7 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
 
 def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:
     """The claim with its verdict, and below it what was found, network by network, and what stands beside it."""
-    runs = f", {share(judged.recorded, judged.expected, ' planned runs recorded')}" if judged.recorded else ""
+    runs = f", {n_of(judged.recorded, judged.expected, ' planned runs recorded')}" if judged.recorded else ""
     told = [*answer(judged), " ".join([same_widths(judged), *wording.starved(judged)]).strip(), *beside(judged, records)]
     below = [f"  - {_bracketed(one)}" for one in told if one]
     return "\n".join([f"- **{name}, the claim:** {judged.claim.title}. **Found:** *{judged.told}*{runs}.", *below])

@@ -31,7 +31,7 @@ class Evidence:
         if not self.runs:
             return f"Profile {self.profile.name} ({kind}) has no such runs."
         took = duration(sum(record["provenance"]["seconds"] for record in self.records))
-        told = f"Profile {self.profile.name} ({kind}): {share(len(self.records), len(self.runs))}"
+        told = f"Profile {self.profile.name} ({kind}): {n_of(len(self.records), len(self.runs))}"
         return told + (f", in {took} of computing." if self.records else ".")
 
     def _repr_markdown_(self) -> str:
@@ -99,7 +99,7 @@ def coverage(runs: Iterable[Run], records: Iterable[dict[str, Any]]) -> pd.DataF
         missing = [run for run in of if run.key not in there]
         seeds = sorted({run.seed for run in of})
         whole = [seed for seed in seeds if seed not in {run.seed for run in missing}]
-        row = {"network": network, "stage": stage, "runs recorded": share(len(of) - len(missing), len(of), "")}
+        row = {"network": network, "stage": stage, "runs recorded": n_of(len(of) - len(missing), len(of), "")}
         row |= {"complete seeds": f"{len(whole)} of {len(seeds)}"}
         row["missing"] = "all of them" if len(missing) == len(of) else _missing(missing)
         rows.append(row)
@@ -117,6 +117,6 @@ def _missing(missing: Sequence[Run]) -> str:
     return "; ".join(f"seed {seed}: {count}" for seed, count in sorted(counts.items())) or "nothing"
 
 
-def share(recorded: int, expected: int, what: str = " runs recorded") -> str:
+def n_of(recorded: int, expected: int, what: str = " runs recorded") -> str:
     """ "312 of 450 runs recorded"."""
     return f"{recorded} of {expected}{what}"

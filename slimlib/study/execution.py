@@ -16,7 +16,7 @@ from slimlib.study.locks import RunBusy
 from slimlib.study.networks import dense_network, loaded
 from slimlib.study.provenance import code_version
 from slimlib.study.runs import RECIPE_VERSION, Run, with_needs
-from slimlib.study.stages import STAGES
+from slimlib.study.stages import MAKERS
 from slimlib.study.store import Store
 
 
@@ -39,7 +39,7 @@ def execute(run: Run, store: Store, progress: bool = True, wait: bool = True) ->
         record = world.agreed(store.get(run))
         if world.agreed(record is not None and not _weights_missing(run, store)):
             return record
-        made = STAGES[run.stage](run, store, progress)
+        made = MAKERS[run.stage](run, store, progress)
         if record is None and world.rank == 0:  # else only the checkpoint was gone, and the evidence stays as it was
             store.put(run, {"recipe_version": RECIPE_VERSION, **made})
         world.agreed()
@@ -109,11 +109,11 @@ def _work_off(missing: list[Run], store: Store, bar: Any) -> dict[Run, str]:
     return {run: why for run, why in failed.items() if run in wanted}
 
 
-def trained(run: Run, store: Store, progress: bool = True) -> tuple[torch.nn.Module, Any]:
+def trained(run: Run, store: Store) -> tuple[torch.nn.Module, Any]:
     """A copy of the dense network of a run, in evaluation mode, and its data as it wants them; trained first if need be."""
     if run.stage != "dense":
         raise SlimlibError(f"stage={run.stage!r}: only a dense run has a network to load")
-    execute(run, store, progress)
+    execute(run, store)
     network, data, _ = dense_network(run, store, loaded(run.dataset))
     return copied(network), data  # the one that is kept serves the runs to come, whose records name its fingerprint
 

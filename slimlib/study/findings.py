@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 LAYERS_FOR_INTERVAL = 6
 """Layers on each side of a published list from which on an AUC has an interval."""
+LAYERS_FOR_A_SENTENCE = 8
+"""Layers of a network from which on its order of layers is told in a sentence of its own."""
+CLOSE = 1.5
+"""Times the least score up to which the largest is hardly above it."""
 
-STAGES = {"prune": "pruned and fine-tuned", "distill": "distilled", "scratch": "trained from scratch"}
+STAGE_NAMES = {"prune": "pruned and fine-tuned", "distill": "distilled", "scratch": "trained from scratch"}
 
 
 def comparison(claim: Claim, row: Mapping[str, Any]) -> str:
@@ -38,11 +42,12 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     else:
         shares = [f"{100 * budgets.parse(budget).value:g}" for budget in row["budgets"].split(", ")]
         where = f"averaged over budgets of {joined(shares)} % of {UNITS[row['unit']]}"
+    where = f"{network}, {STAGE_NAMES[claim.stage]}, {where}"
     ours, rival = plain_name(claim.ours), plain_name(row["rival"])
     if row["mean"] == 0 and row.get("sd") == 0:
-        return f"{network}, {STAGES[claim.stage]}, {where}: {ours} and {rival} widths are equal in every seed (n = {row['n']})"
+        return f"{where}: {ours} and {rival} widths are equal in every seed (n = {row['n']})"
     compared = _compared(row["mean"])
-    told = f"{network}, {STAGES[claim.stage]}, {where}: {ours} widths are {compared} {rival} widths"
+    told = f"{where}: {ours} widths are {compared} {rival} widths"
     if row["n"] < SEEDS_FOR_INTERVAL:
         return f"{told} ({counted(row['n'], 'seed')}, so no interval)"
     # seeds of published weights repeat the fine-tuning only
@@ -78,12 +83,12 @@ def tied(row: Mapping[str, Any], layers: int) -> str:
     return f"; {row['tied']:.0f} of {layers} layers tied at {row['tied_at']:.2f}" if row.get("tied", 0) > layers / 2 else ""
 
 
-def orders(claim: Claim, rows: Iterable[Mapping[str, Any]], least: int = 8) -> list[str]:
-    """`sentence` of each rule and network; those of fewer layers than ``least`` share one, as hardly any order of so few is told
-    from chance, and what is has its coefficient beside it."""
+def orders(claim: Claim, rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """`sentence` of each rule and network; those of fewer layers than `LAYERS_FOR_A_SENTENCE` share one, as
+    hardly any order of so few is told from chance, and what is has its coefficient beside it."""
     rows = list(rows)
-    said = [f"{sentence(claim, row)}." for row in rows if row["n"] >= least]
-    few = [row for row in rows if row["n"] < least]
+    said = [f"{sentence(claim, row)}." for row in rows if row["n"] >= LAYERS_FOR_A_SENTENCE]
+    few = [row for row in rows if row["n"] < LAYERS_FOR_A_SENTENCE]
     if few:
         networks = [network_name(row["dataset"], row["model"]) for row in few]
         names = dict.fromkeys(f"{network} ({row['n']} layers)" for network, row in zip(networks, few, strict=True))
@@ -124,10 +129,10 @@ def _place(auc: float) -> str:
     return "below almost all others"
 
 
-def nearly_equal(scores: Sequence[float], at_most: float = 1.5) -> list[str]:
+def nearly_equal(scores: Sequence[float]) -> list[str]:
     """What V/T of a network's layers says of its widths where the largest is hardly above the least; else nothing."""
     least, most = min(scores), max(scores)
-    if not most <= at_most * least:
+    if not most <= CLOSE * least:
         return []
     return [f"V/T lies between {least:.2f} and {most:.2f} in all {counted(len(scores), 'layer')}. A width goes with its root, "
             f"so it makes widths differ by at most {100 * ((most / least) ** 0.5 - 1):.0f} %. An order of values so close says "

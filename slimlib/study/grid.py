@@ -8,16 +8,15 @@ from typing import Any
 from slimlib.errors import SlimlibError
 from slimlib.study.profiles import Profile
 from slimlib.study.runs import Run
-from slimlib.study.store import Store
 
 
-def jobs(profile: Profile, store: Store | None = None, runs: Iterable[Run] | None = None) -> list[dict[str, Any]]:
+def jobs(profile: Profile, runs: Iterable[Run] | None = None) -> list[dict[str, Any]]:
     """Those of the profile's runs (or of `runs`) that have no record yet, what is needed before what needs it, as plain values.
 
     key, label, seconds (the profile's estimate), record (the path of its record, from the project's root) and needs (the
     paths of the records it starts from, whether they are there or not).
     """
-    store, estimates = store or profile.store(), profile.estimates()
+    store, estimates = profile.store(), profile.estimates()
 
     def path(run: Run) -> str:
         return store.path(run).relative_to(profile.root).as_posix()

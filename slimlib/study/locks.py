@@ -32,7 +32,7 @@ class RunBusy(Exception):
 
 
 @contextmanager
-def locked(path: Path, label: str, wait: bool = True, poll: float = 0.5) -> Iterator[None]:
+def locked(path: Path, label: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock file; others wait, or get `RunBusy`, which names the `label`, when wait=False.
 
     The lock of a process that has died, as after kill -9, is taken over. Should two processes ever take over the
@@ -45,7 +45,7 @@ def locked(path: Path, label: str, wait: bool = True, poll: float = 0.5) -> Iter
             continue
         if not wait:
             raise RunBusy(f"{label} is being run by another process ({_read(path)})")
-        time.sleep(poll)
+        time.sleep(0.5)
     with _kept_fresh(path):
         try:
             yield

@@ -75,9 +75,9 @@ class Profile:
         """Each study's runs by seed, made once: claims ask for them again and again."""
         return {name: by_seed(grids, self.seeds) for name, grids in self.studies.items()}
 
-    def store(self, cache: str | Path | None = None) -> Store:
+    def store(self) -> Store:
         """The store of this profile's records."""
-        return Store(self.root / self.records, cache, strict=self.evidence)
+        return Store(self.root / self.records, strict=self.evidence)
 
     @property
     def figure_data(self) -> Path:

@@ -91,12 +91,12 @@ def _rank_agreement(x: tuple[float, ...], y: tuple[float, ...], stages: tuple[An
     return RankAgreement(len(x), rho, *_quantiles(rhos, tails), tau, *_quantiles(taus, tails), p, within, p_within)
 
 
-def gain(x: Sequence[float], control: Sequence[float], y: Sequence[float], level: float = 0.95, resamples: int = RESAMPLES,
-         seed: int = 0) -> tuple[float, float, float]:
+def gain(x: Sequence[float], control: Sequence[float], y: Sequence[float],
+         level: float = 0.95) -> tuple[float, float, float]:
     """How much better x orders the layers by y than `control` does: the difference of the two Spearman coefficients, and its
     percentile bootstrap interval over layers, the same layers for both."""
     x, control, y = (np.asarray(values, float) for values in (x, control, y))
-    gains = _spearman_of_draws(x, y, resamples, seed) - _spearman_of_draws(control, y, resamples, seed)
+    gains = _spearman_of_draws(x, y, RESAMPLES, 0) - _spearman_of_draws(control, y, RESAMPLES, 0)
     return (_spearman(x, y) - _spearman(control, y), *_quantiles(gains, [(1 - level) / 2, (1 + level) / 2]))
 
 

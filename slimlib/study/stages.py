@@ -144,7 +144,7 @@ def _sensitivity(run: Run, store: Store, progress: bool) -> dict[str, Any]:
     }
 
 
-STAGES = {"dense": _dense, "prune": _slim, "distill": _slim, "scratch": _slim, "sensitivity": _sensitivity}
+MAKERS = {"dense": _dense, "prune": _slim, "distill": _slim, "scratch": _slim, "sensitivity": _sensitivity}
 
 
 def _accuracies(model: torch.nn.Module, data: Any) -> dict[str, float]:

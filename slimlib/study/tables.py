@@ -47,11 +47,11 @@ def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
 
 
-def means(frame: pd.DataFrame, metric: str = "test_accuracy") -> pd.DataFrame:
+def means(frame: pd.DataFrame) -> pd.DataFrame:
     """Arms by budgets: mean over seeds ± standard deviation, in percent, and the number of seeds."""
     told = {}
     for (arm, budget), part in frame.groupby(["arm", "budget"]) if len(frame) else ():
-        values = 100 * part[metric].dropna()
+        values = 100 * part["test_accuracy"].dropna()
         spread = f" ± {values.std(ddof=1):.2f}" if len(values) > 1 else ""
         told[arm, budget] = f"{values.mean():.2f}{spread} ({len(values)})"
     return _arms_by_budgets(told)

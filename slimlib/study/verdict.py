@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study import answers, changes, findings, wording
-from slimlib.study.evidence import coverage, share
+from slimlib.study.evidence import coverage, n_of
 from slimlib.study.judgement import Judgement
 from slimlib.study.layer_tables import beyond_depth, with_ties, within_stages
 from slimlib.study.names import UNITS, capital, counted, interval, network_name, signed
@@ -31,7 +31,7 @@ def claim_table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
             "what is claimed": one.claim.title,
             "verdict": one.told,
             "effects": wording.effects(one) or "–",
-            "runs recorded": share(one.recorded, one.expected, ""),
+            "runs recorded": n_of(one.recorded, one.expected, ""),
         }
         for name, one in judged.items()
     ]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from slimlib.study.changes import nearest, would_change
-from slimlib.study.evidence import share
+from slimlib.study.evidence import n_of
 from slimlib.study.findings import comparison, effect
 from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
 from slimlib.study.names import budget_name, capital, counted, joined, network_name, plain_name, points, signed
@@ -24,7 +24,7 @@ def summary(judged: Judgement) -> str:
     """The verdict on a claim in two or three sentences: what was found against each rival, then what is missing."""
     profiles = dict.fromkeys(where["profile"] for where in judged.claim.runs)
     of = f"profile{'s' * (len(profiles) > 1)} {joined(profiles)}"
-    runs = share(judged.recorded, judged.expected, f" runs are recorded ({of})")
+    runs = n_of(judged.recorded, judged.expected, f" runs are recorded ({of})")
     if judged.deciding.empty:
         return f"{judged.told}. {runs}; no comparison can be made."
     return f"{judged.told}. {found(judged)} {runs}."

@@ -10,7 +10,7 @@ import numpy as np
 from slimlib.study.figures.style import BLACK, GREY
 
 
-def place_labels(axis: Any, points: Mapping[str, tuple[float, float]], fontsize: float = 8) -> None:
+def place_labels(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
     """Name points of a finished panel so that no name leaves the panel, covers a mark or meets another name.
 
     Each name goes to the first free place around its point, the nearest first, from the topmost point down; where none is
@@ -27,7 +27,7 @@ def place_labels(axis: Any, points: Mapping[str, tuple[float, float]], fontsize:
     marks = [Bbox.from_bounds(x - 3.5 * scale, y - 3.5 * scale, 7 * scale, 7 * scale) for x, y in np.concatenate(drawn)]
     taken: list[Bbox] = []
     for told, point in sorted(points.items(), key=lambda item: -item[1][1]):
-        text = axis.annotate(told, point, xytext=(0, 0), textcoords="offset points", fontsize=fontsize, color=BLACK)
+        text = axis.annotate(told, point, xytext=(0, 0), textcoords="offset points", fontsize=8, color=BLACK)
         size = text.get_window_extent()
         found = []
         for away in (5, 12, 20, 30, 42):

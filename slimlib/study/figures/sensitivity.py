@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def sensitivity_curves(table: pd.DataFrame, columns: int | None = None) -> Figure:
+def sensitivity_curves(table: pd.DataFrame) -> Figure:
     """Small multiples: accuracy against the share of one layer's filters that is pruned, one panel a layer."""
     layers = list(dict.fromkeys(table["group"]))
-    columns = columns or (len(layers) if len(layers) <= 6 else 5 if len(layers) <= 15 else 7)
+    columns = len(layers) if len(layers) <= 6 else 5 if len(layers) <= 15 else 7
     rows, height = -(-len(layers) // columns), 1.3 if len(layers) <= 15 else 1.05
     fig, axes = plt.subplots(rows, columns, figsize=(WIDE, 0.5 + height * rows), sharex=True, sharey=True, squeeze=False)
     for axis, layer in zip(axes.flat, layers, strict=False):
