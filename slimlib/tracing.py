@@ -23,6 +23,7 @@ from torch import nn
 from slimlib._checks import check
 from slimlib._probing import probed
 from slimlib.arguments import A_MODEL, kind
+from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, Group, Layout, Member, is_depthwise, must_be_of, sizes_of
 from slimlib.modes import buffers_kept, evaluation_mode, unmarked
 
@@ -41,12 +42,18 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
 def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torch.Tensor) -> Layout:
     """The layout that a caller has, else read anew. Raises SlimlibError where it is another network's, such as that of this one
-    before it was pruned, with the layer that tells them apart."""
+    before it was pruned, with the layer that tells them apart, and where it was read at another size: multiply-adds would be
+    counted at that one."""
     if layout is None:
         return trace(model, example_input)
     kind("model", model, nn.Module, A_MODEL)
     kind("layout", layout, Layout, "what slimlib.trace returns for this network")
+    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     must_be_of(layout, model, "layout", "give what slimlib.trace returns for this network")
+    here, there = tuple(example_input.shape[1:]), layout.example_shape[1:]
+    if here != there:
+        raise SlimlibError(f"layout: it was traced with an example of shape {there} beside the batch, this one has {here}; give "
+                           "what slimlib.trace returns for this one")
     return layout
 
 

@@ -30,6 +30,12 @@ def images(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
 
 
+def labelled(x):
+    """As images of a data set, of which all are of the first class."""
+    pixels = (255 * x.sigmoid()).to(torch.uint8).contiguous(memory_format=torch.channels_last)
+    return data.Split(pixels, torch.zeros(len(x), dtype=torch.int64), mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
 def over_time(middle):
     torch.manual_seed(0)
     return Net(lambda m, x: m.c(m.b(middle(m.a(x).relu())).relu().mean(2)), a=nn.Conv1d(4, 16, 3, padding=1),
@@ -485,6 +491,19 @@ def test_any_network_is_the_one_that_its_layout_is_of(make, x):
     model = make().eval()
     layout = slimlib.trace(model, x)
     assert given_or_traced(layout, model, x) is layout is given_or_traced(layout, copy.deepcopy(model), x)
+
+
+def test_a_layout_is_of_the_size_at_which_it_was_traced():
+    """Of any batch size, but a plan of another image size would tell the multiply-adds of the one that was traced."""
+    model = two(torch.relu)
+    layout = slimlib.trace(model, images(2, 3, 12, 12))
+    assert slimlib.plan_widths(model, images(5, 3, 12, 12), keep_macs=0.7, layout=layout).widths
+    for use in (lambda x: slimlib.plan_widths(model, x, keep_macs=0.7, layout=layout),
+                lambda x: slimlib.sensitivity(model, labelled(x), layout=layout, progress=False)):
+        with pytest.raises(slimlib.SlimlibError, match=r"with an example of shape \(3, 12, 12\) .* this one has \(3, 24, 24\)"):
+            use(images(2, 3, 24, 24))
+    with pytest.raises(slimlib.SlimlibError, match=r"^example_input is of type list; give a tensor, batch first"):
+        slimlib.width_path(model, [1, 2], layout=layout)
 
 
 def test_what_is_no_layout_is_named():
