@@ -21,7 +21,7 @@ from slimlib.rules import RULES
 from slimlib.run_command import assignment
 from slimlib.spectrum import cumulative, eigenvalues, scatter, width_at
 from slimlib.study.claims import load_claims
-from slimlib.study.judgement import decide
+from slimlib.study.deciding import decide
 from slimlib.study.names import plain_name
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import zlib
 from dataclasses import replace
 from types import SimpleNamespace
@@ -124,8 +126,14 @@ def test_intervals_of_both_coefficients_are_quantiles_over_drawn_layers():
 
 def test_p_values_by_counting_all_orders():
     three = [1, 2, 3]  # of their 6 orders one agrees wholly and one is the reverse
-    assert ranks.rank_agreement(three, three).p == pytest.approx(1 / 3, abs=0.01)
-    assert ranks.rank_agreement(three, three[::-1]).p == pytest.approx(1 / 3, abs=0.01), "two-sided"
+    assert ranks.rank_agreement(three, three).p == pytest.approx(1 / 3)
+    assert ranks.rank_agreement(three, three[::-1]).p == pytest.approx(1 / 3), "two-sided"
+    nine = range(9)
+    assert ranks.rank_agreement(nine, nine).p == 2 / math.factorial(9), "all their orders, however few permutations are asked for"
+    tied = np.array([1.0, 2, 2, 3, 5, 4]), np.array([2.0, 1, 3, 3, 4, 6])
+    every = [stats.spearmanr(order, tied[1]).statistic for order in itertools.permutations(tied[0])]
+    as_far = np.abs(every) >= abs(stats.spearmanr(*tied).statistic) - 1e-12
+    assert ranks.rank_agreement(*tied).p == pytest.approx(np.mean(as_far))
     # two stages of 3, shuffled apart: both must agree wholly, or both be reversed: 2 of 36
     found = ranks.rank_agreement([1, 2, 3, 4, 5, 6], [4, 5, 6, 1, 2, 3], [0, 0, 0, 1, 1, 1])
     assert found.within == pytest.approx(1) and found.p_within == pytest.approx(2 / 36, abs=0.005)
@@ -149,7 +157,7 @@ def test_a_trend_between_stages_counts_for_nothing_within():
 
 def test_permutation_p_is_uniform_without_effect():
     generator = np.random.default_rng(3)
-    draw = lambda: generator.normal(size=9)  # noqa: E731
+    draw = lambda: generator.normal(size=ranks.EVERY_ORDER + 1)  # noqa: E731
     p = [ranks.rank_agreement(draw(), draw(), permutations=199, resamples=9, seed=seed).p for seed in range(150)]
     assert stats.kstest(p, "uniform").pvalue > 0.01
 

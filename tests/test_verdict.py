@@ -18,10 +18,11 @@ import pytest
 
 from slimlib import study
 from slimlib.errors import SlimlibError
-from slimlib.study import answers, changes, figures, findings, pairing, statistics, tilt_choice, verdict, wording
+from slimlib.study import answers, changes, deciding, figures, findings, pairing, statistics, tilt_choice, verdict, wording
 from slimlib.study.claims import Claim, changelog, load_claims
+from slimlib.study.deciding import decide
 from slimlib.study.evidence import coverage
-from slimlib.study.judgement import Judgement, decide, judge
+from slimlib.study.judgement import Judgement, judge
 from slimlib.study.runs import SLIM_STAGES
 from tests.conftest import project_with_profile
 
@@ -211,13 +212,17 @@ def test_doubts_starved_layers_and_images_that_were_read_are_told():
     claim = load_claims()["C1-pruning"]
     found = judge(claim, records_of(claim, {"pca": 0.005}))
     assert "disagree" not in wording.found(found)
-    doubtful = replace(found, deciding=found.deciding.assign(agree=[False, True, True, True]))
+    doubtful = replace(found, deciding=found.deciding.assign(agree=[False, False, True, True],
+                                                             boot_verdict=["inconclusive", *found.deciding["verdict"][1:]]))
     told = wording.found(doubtful)
     assert "The t and the bootstrap interval lead to different verdicts against uniform, LeNet-5 on MNIST, MACs." in told
+    assert told.count("against uniform, LeNet-5 on MNIST, MACs.") == 1, "where Holm's p decides, no verdict is other"
+    assert "In 1 of 4 comparisons one of the two intervals leaves out zero, or the margin, and the other does not" in told
     assert "(+0.50 points; at equal MACs the bootstrap interval says otherwise)" in re.sub(
         r"\+0\.\d\d to \+0\.\d\d", "+0.50", *answers.answer(doubtful))
     table = verdict.comparison_table(doubtful)
     assert table["bootstrap"].str.endswith(", which says otherwise").tolist() == [True, False, False, False]
+    assert table["bootstrap"].str.endswith(", which alone says otherwise").tolist() == [False, True, False, False]
     run = claim.deciding_runs()[0]
     chosen = [{"run": run.but(rule=rule).to_dict(), "widths": {"conv1": width}, "full_widths": {"conv1": 20}}
               for rule, width in (("pca", 1), ("uniform", 2), ("random", 1))]
@@ -308,9 +313,11 @@ def test_what_would_change_a_verdict_does_change_it_and_less_does_not(effects):
                     record["metrics"]["test_accuracy"] += share * by * (1 if row["verdict"] == "supported" else -1)
             after = judge(claim, moved).deciding.to_dict("records")[at]
             assert (after["verdict"] != row["verdict"]) is changed, (row["rival"], row["unit"])
-    if not any(row["verdict"] == "inconclusive" for row in before):
-        shifts = [changes.least_shift(claim, before, at) for at in range(len(before))]
-        assert changes.nearest(claim, before) == int(np.argmin(shifts))
+    still_open = [row["verdict"] == "inconclusive" for row in before]
+    shifts = [np.inf if left else changes.least_shift(claim, before, at) for at, left in enumerate(still_open)]
+    *others, last = changes.nearest(claim, before)
+    assert len(others) == any(still_open) and all(still_open[at] for at in others)
+    assert last == int(np.argmin(shifts)), "of the decided ones, that which the least change turns"
 
 
 def test_what_would_change_a_rank_verdict():
@@ -783,8 +790,40 @@ def test_what_the_second_tilt_would_change_is_told_where_validation_images_hardl
     (said,) = [one for one in tilt_choice.doubts(judge(laptop, records)) if "with the next one" in one]
     assert "On published ResNet-20 on CIFAR-10 at equal MACs the best tilt leads" in said and "(at 50 % of MACs)" in said
     # 0.2 points over the first tilt at both budgets; over the second one, which takes its place at half the MACs, 1.0 there
-    assert said.endswith("the difference is +0.60 [+0.60, +0.60] points instead of +0.20 [+0.20, +0.20].")
+    assert said.endswith("the difference is +0.60 [+0.60, +0.60] points instead of +0.20 [+0.20, +0.20], "
+                         "which changes no verdict.")
     assert html.escape(said) in verdict.report(judge(laptop, records))
     clear = [record | {"metrics": record["metrics"] | {"val_accuracy": 0.9 + 0.01 * (record["run"]["options"] == {"power": 1.0})}}
              for record in records]
     assert not [one for one in tilt_choice.doubts(judge(laptop, clear)) if "with the next one" in one]
+
+
+@pytest.mark.parametrize("elsewhere,whole", [(-0.02, "not supported instead of mixed"),
+                                             (0.02, "mixed instead of supported")])
+def test_a_verdict_that_turns_with_the_second_tilt_is_told_as_turned(elsewhere, whole):
+    """On ResNet-20 at equal MACs the rule gains 0.2 points over the first tilt, which hardly leads at half the MACs, and loses
+    to the second one. ``elsewhere``: what it gains over all tilts in the other comparisons."""
+    claim = load_claims()["C4"]
+    laptop = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == "laptop"))
+    records = []
+    for run in laptop.deciding_runs():
+        record = {"key": run.key, "run": run.to_dict(), **made(run, {})}
+        here, noise = run.model == "resnet20:pretrained" and run.budget.startswith("macs"), 1e-5 * (-1) ** run.seed
+        first, second, lead = run.arm == "tilt(power=1.0)", run.arm == "tilt(power=0.5)", 0.01
+        if here and run.budget == "macs:0.5":
+            lead = 3e-5 - 10 * noise
+        record["metrics"]["val_accuracy"] = 0.9 + (lead if first else 0 if second else -0.1)
+        ours = (0.002 if here else elsewhere) + noise
+        record["metrics"]["test_accuracy"] = 0.5 + (ours if run.arm == "neyman" else 0.02 if second and here else 0)
+        records.append(record)
+    (said,) = [one for one in tilt_choice.doubts(judge(laptop, records)) if "with the next one" in one]
+    assert "points instead of +0.20" in said
+    assert said.endswith(f", and the verdict would be not supported instead of supported, that on the whole claim {whole}.")
+
+
+@pytest.mark.parametrize("verdicts,family,whole", [
+    (["supported"] * 3, 3, "supported"), (["supported"] * 3, 4, "inconclusive"), (["not supported"], 1, "not supported"),
+    (["supported", "not supported"], 9, "mixed"), (["supported", "inconclusive"], 2, "inconclusive"), ([], 0, "inconclusive"),
+])  # fmt: skip
+def test_the_verdict_on_a_whole_claim(verdicts, family, whole):
+    assert deciding.as_a_whole(verdicts, family) == whole

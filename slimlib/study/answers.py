@@ -92,7 +92,7 @@ def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         unit, ratio = other_cost(judged, row)
         if not 1 / NOTABLE < ratio < NOTABLE:
             told.append(f"{at[row['unit']]}with {ratio:.2g} times the {UNITS[unit]}")
-    told += [f"{at[row['unit']]}the bootstrap interval says otherwise" for row in enough if not row["agree"]]
+    told += [f"{at[row['unit']]}the bootstrap interval says otherwise" for row in enough if row["boot_verdict"] != row["verdict"]]
     return told
 
 

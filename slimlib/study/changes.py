@@ -8,7 +8,7 @@ from typing import Any
 from scipy import stats
 
 from slimlib.study.claims import Claim
-from slimlib.study.judgement import decide
+from slimlib.study.deciding import decide
 from slimlib.study.names import counted
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, t_test
 
@@ -34,14 +34,17 @@ def would_change(claim: Claim, rows: Rows, at: int) -> str:
     return f"a mean {way} by {100 * by:.2f} points, at the same spread"
 
 
-def nearest(claim: Claim, rows: Rows) -> int:
-    """The comparison whose verdict would change first: of those left open, else of all."""
+def nearest(claim: Claim, rows: Rows) -> list[int]:
+    """The comparisons whose verdict would change first: that of those left open, by seeds or p, and that of those decided, by the
+    size of the effect. Either may be missing."""
     still_open = [at for at, row in enumerate(rows) if row["verdict"] == INCONCLUSIVE]
-    if not still_open:
-        return min(range(len(rows)), key=lambda at: least_shift(claim, rows, at))
-    if claim.kind == "rank":
-        return min(still_open, key=lambda at: _last_if_missing(rows[at]["p"]))
-    return min(still_open, key=lambda at: (least_seeds(claim, rows, at)[0], _last_if_missing(rows[at]["p"])))
+    decided = [at for at in range(len(rows)) if at not in still_open]
+    found = []
+    if still_open and claim.kind == "rank":
+        found.append(min(still_open, key=lambda at: _last_if_missing(rows[at]["p"])))
+    elif still_open:
+        found.append(min(still_open, key=lambda at: (least_seeds(claim, rows, at)[0], _last_if_missing(rows[at]["p"]))))
+    return [*found, *([min(decided, key=lambda at: least_shift(claim, rows, at))] if decided else [])]
 
 
 def least_shift(claim: Claim, rows: Rows, at: int) -> float:

@@ -8,22 +8,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from slimlib.errors import SlimlibError
 from slimlib.study import budgets
 from slimlib.study.claims import Claim, load_claims
+from slimlib.study.deciding import as_a_whole, by_bootstrap, decide
 from slimlib.study.layers import correlations, too_few_layers
 from slimlib.study.pairing import averaged_over_budgets, differences, with_best_tilt
 from slimlib.study.profiles import load_profile
 from slimlib.study.runs import Run
-from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, holm, paired
+from slimlib.study.statistics import paired
 from slimlib.study.store import to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MIXED = "mixed"
 NO_EVIDENCE = "no evidence yet"
 
 
@@ -84,12 +82,7 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
         used = [record for record in used if (record["run"]["dataset"], record["run"]["model"]) not in few]
     family = _family(claim, {run.key: run for run in wanted}, {record["key"] for record in used}, root)
     rows, cells, pairs = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted, family)
-    found = set(rows["verdict"]) if len(rows) else set()
-    overall = next(iter(found)) if len(found) == 1 else INCONCLUSIVE
-    if {SUPPORTED, NOT_SUPPORTED} <= found:
-        overall = MIXED
-    elif len(rows) < family:
-        overall = INCONCLUSIVE
+    overall = as_a_whole(rows["verdict"] if len(rows) else (), family)
     return Judgement(claim, overall, rows, cells, pairs, tuple(used), tuple(wanted))
 
 
@@ -135,21 +128,6 @@ def judge_all(
     return judged
 
 
-def decide(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
-    """(Holm's p, verdict) of each deciding comparison, by the rules in book/claims.yml: the p of all are corrected together, and
-    for those of their `family` that are still to be made."""
-    enough = [claim.kind == "rank" or row["n"] >= claim.min_seeds for row in rows]
-    family = max([len(rows), *(row.get("family", 0) for row in rows)])
-    adjusted = holm([row["p"] if ok else np.nan for row, ok in zip(rows, enough, strict=True)], family)
-    return [(p, _decided(row, p, claim) if ok else INCONCLUSIVE) for row, p, ok in zip(rows, adjusted, enough, strict=True)]
-
-
-def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim) -> str:
-    if row["low"] > 0 and p_holm <= 1 - claim.level:
-        return SUPPORTED
-    return NOT_SUPPORTED if row["high"] < claim.margin else INCONCLUSIVE
-
-
 def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run], family: int) -> tuple[pd.DataFrame, ...]:
     """Deciding comparison: one rival, data set, model and unit of budget, averaged over its budgets seed by seed."""
     import pandas as pd
@@ -177,7 +155,8 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
                 rows.append(
                     {**head, "budgets": ", ".join(wanted_budgets), **paired(together, claim.level, claim.margin).to_dict()}
                 )
-    rows = [row | {"p_holm": p, "verdict": found} for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
+    rows = [row | {"p_holm": p, "verdict": found, "boot_verdict": by_bootstrap(row, p, claim)}
+            for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
     return pd.DataFrame(rows), pd.DataFrame(cells), pd.concat(all_pairs) if all_pairs else pd.DataFrame()
 
 

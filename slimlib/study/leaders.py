@@ -31,10 +31,10 @@ def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
         means = wide.mean()
         first = in_order(means.index[means == means.max()])
         others = means.drop(first).sort_values(ascending=False, kind="stable").index
-        close = len(others) and paired(wide[first[0]] - wide[others[0]], level).low <= 0
+        close = [arm for arm in others if means[arm] == means[others[0]] and paired(wide[first[0]] - wide[arm], level).low <= 0]
         for arm in first:
-            best.setdefault(plain_name(arm), []).append(
-                budget_name(budget) + (f" (not told apart from the next, {plain_name(others[0])})" if close else ""))
+            doubt = f" (not told apart from the next, {joined(map(plain_name, in_order(close)))})" if close else ""
+            best.setdefault(plain_name(arm), []).append(budget_name(budget) + doubt)
     everywhere = measured["budget"].nunique()
     doubted = any("(" in one for of in best.values() for one in of)
     told = "; ".join(f"{arm} at {'every budget' if len(of) == everywhere > 1 and not doubted else joined(of)}"

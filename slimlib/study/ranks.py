@@ -15,10 +15,13 @@ import numpy as np
 from scipy import stats
 
 from slimlib.errors import SlimlibError
+from slimlib.study.resampling import kendall_of_draws, permutation_p, quantiles, shuffled, spearman, spearman_of_draws
 
 RESAMPLES = 1999
 COUNTED = 10_000
 """Arrangements of layers that are counted one by one."""
+EVERY_ORDER = 9
+"""Layers up to which all their orders are counted: 9! are 362,880."""
 PERMUTATIONS = 49_999
 """So many that the least p there can be, 1 in 50,000, stays below .05 when it is corrected for all that a page looks at."""
 
@@ -58,7 +61,8 @@ def rank_agreement(
 ) -> RankAgreement:
     """Rank correlation of x and y, one value a layer, pooled and within `stages` (one label a layer).
 
-    Two-sided permutation p-values, (1 + as extreme) / (1 + permutations), which are never below 1 / (1 + permutations).
+    Two-sided permutation p-values: of up to `EVERY_ORDER` layers p counts all their orders, and is exact; else, and within
+    stages, (1 + as extreme) / (1 + permutations), which is never below 1 / (1 + permutations).
     """
     x, y = np.asarray(x, float), np.asarray(y, float)
     if x.shape != y.shape or x.ndim != 1 or len(x) < 3:
@@ -73,10 +77,11 @@ def rank_agreement(
 def _rank_agreement(x: tuple[float, ...], y: tuple[float, ...], stages: tuple[Any, ...] | None, level: float,
                     resamples: int, permutations: int, seed: int) -> RankAgreement:
     x, y = np.array(x), np.array(y)
-    rho, tau = _spearman(x, y), float(stats.kendalltau(x, y).statistic)
-    rhos = _spearman_of_draws(x, y, resamples, seed)
-    taus = _kendall_of_draws(x, y, resamples, seed)
-    p = _permutation_p(rho, _shuffled(x, y, permutations, seed))
+    rho, tau = spearman(x, y), float(stats.kendalltau(x, y).statistic)
+    rhos = spearman_of_draws(x, y, resamples, seed)
+    taus = kendall_of_draws(x, y, resamples, seed)
+    every = len(x) <= EVERY_ORDER
+    p = permutation_p(rho, shuffled(x, y, None if every else permutations, seed), every)
     within = p_within = float("nan")
     if stages is not None:
         parts = [
@@ -84,11 +89,11 @@ def _rank_agreement(x: tuple[float, ...], y: tuple[float, ...], stages: tuple[An
         ]
         parts = [part for part in parts if np.ptp(x[part]) > 0 and np.ptp(y[part]) > 0]
         if parts:
-            within = float(np.mean([_spearman(x[part], y[part]) for part in parts]))
-            null = [_shuffled(x[part], y[part], permutations, seed + 1 + i) for i, part in enumerate(parts)]
-            p_within = _permutation_p(within, np.mean(null, axis=0))
+            within = float(np.mean([spearman(x[part], y[part]) for part in parts]))
+            null = [shuffled(x[part], y[part], permutations, seed + 1 + i) for i, part in enumerate(parts)]
+            p_within = permutation_p(within, np.mean(null, axis=0))
     tails = [(1 - level) / 2, (1 + level) / 2]
-    return RankAgreement(len(x), rho, *_quantiles(rhos, tails), tau, *_quantiles(taus, tails), p, within, p_within)
+    return RankAgreement(len(x), rho, *quantiles(rhos, tails), tau, *quantiles(taus, tails), p, within, p_within)
 
 
 def gain(x: Sequence[float], control: Sequence[float], y: Sequence[float],
@@ -96,78 +101,8 @@ def gain(x: Sequence[float], control: Sequence[float], y: Sequence[float],
     """How much better x orders the layers by y than `control` does: the difference of the two Spearman coefficients, and its
     percentile bootstrap interval over layers, the same layers for both."""
     x, control, y = (np.asarray(values, float) for values in (x, control, y))
-    gains = _spearman_of_draws(x, y, RESAMPLES, 0) - _spearman_of_draws(control, y, RESAMPLES, 0)
-    return (_spearman(x, y) - _spearman(control, y), *_quantiles(gains, [(1 - level) / 2, (1 + level) / 2]))
-
-
-@lru_cache(maxsize=8)
-def _draws(n: int, resamples: int, seed: int) -> np.ndarray:
-    """n layers drawn again with replacement, one draw a row; the same for all pairs of quantities that are looked at."""
-    return np.random.default_rng(seed).integers(0, n, (resamples, n))
-
-
-@lru_cache(maxsize=64)
-def _centred_ranks_of_draws(values: tuple[float, ...], resamples: int, seed: int) -> np.ndarray:
-    """Kept, as the same drops and the same order by depth stand beside every rule."""
-    return _centred_ranks(np.array(values)[_draws(len(values), resamples, seed)])
-
-
-def _spearman_of_draws(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    return _correlated(*(_centred_ranks_of_draws(tuple(v.tolist()), resamples, seed) for v in (x, y)))
-
-
-@lru_cache(maxsize=8)
-def _orders(n: int, permutations: int, seed: int) -> np.ndarray:
-    """Random orders of n layers, one a row; the same for all pairs of quantities that are looked at."""
-    return np.random.default_rng(seed).permuted(np.tile(np.arange(n), (permutations, 1)), axis=1)
-
-
-def _shuffled(x: np.ndarray, y: np.ndarray, permutations: int, seed: int) -> np.ndarray:
-    """Spearman's coefficients of x with y in random orders."""
-    a, b = (ranks - ranks.mean() for ranks in map(stats.rankdata, (x, y)))
-    scale = np.sqrt((a**2).sum() * (b**2).sum())
-    return b[_orders(len(x), permutations, seed)] @ a / scale if scale > 0 else np.full(permutations, np.nan)
-
-
-def _spearman(x: np.ndarray, y: np.ndarray) -> float:
-    return float(_correlated(_centred_ranks(x[None]), _centred_ranks(y[None]))[0])
-
-
-def _centred_ranks(rows: np.ndarray) -> np.ndarray:
-    ranks = stats.rankdata(rows, axis=1)
-    return ranks - ranks.mean(1, keepdims=True)
-
-
-def _correlated(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The correlation of each row of a with that row of b, both centred; nan for a constant row."""
-    scale = np.sqrt((a**2).sum(1) * (b**2).sum(1))
-    return np.divide((a * b).sum(1), scale, out=np.full(len(a), np.nan), where=scale > 0)
-
-
-@lru_cache(maxsize=16)
-def _pairs_of_draws(values: tuple[float, ...], resamples: int, seed: int) -> np.ndarray:
-    """Which layer of each pair is higher, -1, 0 or 1, draw by draw."""
-    drawn, v = _draws(len(values), resamples, seed), np.array(values)
-    return np.sign(v[:, None] - v).astype(np.int8)[drawn[:, :, None], drawn[:, None, :]]
-
-
-def _kendall_of_draws(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """Kendall's tau-b of each draw, by all pairs; nan where a draw is constant."""
-    a, b = (_pairs_of_draws(tuple(v.tolist()), resamples, seed) for v in (x, y))
-    scale = np.sqrt(np.count_nonzero(a, axis=(1, 2)) * np.count_nonzero(b, axis=(1, 2)).astype(float))
-    agreeing = (a * b).sum(axis=(1, 2), dtype=np.int64)
-    return np.divide(agreeing, scale, out=np.full(len(a), np.nan), where=scale > 0)
-
-
-def _permutation_p(found: float, null: np.ndarray) -> float:
-    if not np.isfinite(found):
-        return float("nan")
-    return float((1 + (np.abs(null) >= abs(found) - 1e-12).sum()) / (1 + len(null)))
-
-
-def _quantiles(values: np.ndarray, at: list[float]) -> tuple[float, float]:
-    values = values[np.isfinite(values)]
-    return tuple(np.quantile(values, at).tolist()) if len(values) else (float("nan"), float("nan"))
+    gains = spearman_of_draws(x, y, RESAMPLES, 0) - spearman_of_draws(control, y, RESAMPLES, 0)
+    return (spearman(x, y) - spearman(control, y), *quantiles(gains, [(1 - level) / 2, (1 + level) / 2]))
 
 
 def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, seed: int = 0) -> dict[str, float]:

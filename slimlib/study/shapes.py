@@ -113,7 +113,7 @@ def _repeated(gaps: list[float]) -> str:
         return ""
     most, mean = 100 * max(gaps), 100 * sum(gaps) / len(gaps)
     return (f" Two runs with equal widths are one experiment made twice. Their accuracies still differ by {most:.2f} points at "
-            f"most, {mean:.2f} on average: so much is rounding, magnified by training.")
+            f"most, {mean:.2f} on average: so much a repetition changes here.")
 
 
 def twins(records: Iterable[dict[str, Any]]) -> list[str]:

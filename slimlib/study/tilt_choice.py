@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from slimlib.study.deciding import as_a_whole, decide
 from slimlib.study.findings import effect, ends_of_the_grid
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, joined, network_name
 from slimlib.study.pairing import averaged_over_budgets, differences, with_best_tilt
-from slimlib.study.statistics import paired
+from slimlib.study.statistics import Paired, paired
 from slimlib.study.store import to_frame
 from slimlib.study.tables import tilts
 
@@ -22,14 +23,15 @@ def doubts(judged: Judgement) -> list[str]:
     if "best_tilt" not in judged.claim.rivals or not judged.records:
         return []
     frame = with_best_tilt(to_frame(judged.records), judged.runs)
-    return [*ends_of_the_grid(tilts(frame, judged.runs)), *_with_the_second(judged, frame)]
+    return [*ends_of_the_grid(tilts(frame, judged.runs)), *with_the_second(judged)]
 
 
-def _with_the_second(judged: Judgement, frame: pd.DataFrame) -> list[str]:
+def with_the_second(judged: Judgement) -> list[str]:
     """Each comparison once more, the second tilt in the place of the first where its lead on validation images is within one
     standard error: the control pays for such a choice by chance, and the rule beside it makes none."""
     import pandas as pd
 
+    frame = with_best_tilt(to_frame(judged.records), judged.runs) if judged.records else pd.DataFrame()
     if "lead" not in frame:
         return []
     close = (frame["arm"] == "best_tilt") & (frame["lead"] <= frame["lead_error"])
@@ -39,7 +41,8 @@ def _with_the_second(judged: Judgement, frame: pd.DataFrame) -> list[str]:
     swapped = pd.concat([frame[~close], taken], ignore_index=True)
     claim, said = judged.claim, []
     pairs = differences(swapped, claim.ours, "best_tilt", claim.metric)
-    for row in judged.deciding.to_dict("records"):
+    rows = judged.deciding.to_dict("records")
+    for place, row in enumerate(rows):
         here = {name: row[name] for name in ("dataset", "model")}
         together = row["budgets"].split(", ")
         at = _of(seconds, here)
@@ -51,8 +54,18 @@ def _with_the_second(judged: Judgement, frame: pd.DataFrame) -> list[str]:
         where = f"On {network_name(**here)} at equal {UNITS[row['unit']]}"
         said.append(f"{where} the best tilt leads the next, on validation images, by no more than one standard error (at "
                     f"{budgets}); with the next one there the difference is {effect(found.to_dict())} points instead of "
-                    f"{effect(row)}.")
+                    f"{effect(row)}, {_verdicts_with(judged, rows, place, found)}.")
     return said
+
+
+def _verdicts_with(judged: Judgement, rows: list[dict[str, Any]], place: int, found: Paired) -> str:
+    """What another result of one comparison makes of its verdict and of the claim's, the others staying as they are."""
+    changed = [verdict for _, verdict in decide(judged.claim, [*rows[:place], rows[place] | found.to_dict(), *rows[place + 1 :]])]
+    if changed[place] == rows[place]["verdict"]:
+        return "which changes no verdict" if changed == [row["verdict"] for row in rows] else "which changes another's verdict"
+    told = f"and the verdict would be {changed[place]} instead of {rows[place]['verdict']}"
+    whole = as_a_whole(changed, rows[place]["family"])
+    return told if whole == judged.verdict else f"{told}, that on the whole claim {whole} instead of {judged.verdict}"
 
 
 def _of(frame: pd.DataFrame, network: Mapping[str, str]) -> pd.DataFrame:

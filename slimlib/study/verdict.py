@@ -61,10 +61,13 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
 
 
 def _bootstrap(row: Mapping[str, Any]) -> str:
-    """The second interval, and whether it would lead to another verdict."""
+    """The second interval, and whether it would lead to another verdict, or would if Holm's p were not asked for."""
     if row["n"] < SEEDS_FOR_INTERVAL:
         return ""
-    return interval(row["boot_low"], row["boot_high"]) + ("" if row["agree"] else ", which says otherwise")
+    doubt = "" if row["agree"] else ", which alone says otherwise"
+    if row["boot_verdict"] != row["verdict"]:
+        doubt = ", which says otherwise"
+    return interval(row["boot_low"], row["boot_high"]) + doubt
 
 
 def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from slimlib.study.changes import nearest, would_change
+from slimlib.study.deciding import MIXED
 from slimlib.study.evidence import n_of
 from slimlib.study.findings import comparison, effect
-from slimlib.study.judgement import MIXED, NO_EVIDENCE, Judgement
+from slimlib.study.judgement import NO_EVIDENCE, Judgement
 from slimlib.study.names import budget_name, capital, counted, joined, network_name, plain_name, points, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import STARVED, narrowest
@@ -47,9 +48,21 @@ def found(judged: Judgement) -> str:
     else:
         parts = rows.groupby("rival", sort=False)
         told = "; ".join(f"against {plain_name(rival)}, {_counts(part)} ({_points(part, judged.cells)})" for rival, part in parts)
-    doubt = [comparison(claim, row) for row in rows.to_dict("records") if not row.get("agree", True)]
-    doubtful = f"The t and the bootstrap interval lead to different verdicts {'; '.join(doubt)}." if doubt else ""
-    return " ".join(filter(None, [f"On {networks}: {told}.", undecided(judged), doubtful, *starved(judged), *reading(judged)]))
+    return " ".join(filter(None, [f"On {networks}: {told}.", undecided(judged), *bootstrapped(judged), *starved(judged),
+                                  *reading(judged)]))
+
+
+def bootstrapped(judged: Judgement) -> list[str]:
+    """Where the bootstrap interval in the place of the t interval would lead to another verdict, and in how many comparisons it
+    only stands otherwise to zero or to the margin."""
+    rows = judged.deciding.to_dict("records") if judged.claim.kind == "paired" else []
+    other = [comparison(judged.claim, row) for row in rows if row["boot_verdict"] != row["verdict"]]
+    alone = sum(not row["agree"] and row["boot_verdict"] == row["verdict"] for row in rows)
+    said = [f"The t and the bootstrap interval lead to different verdicts {'; '.join(other)}."] if other else []
+    if alone:
+        said.append(f"In {alone} of {len(rows)} comparisons one of the two intervals leaves out zero, or the margin, and the "
+                    "other does not; as Holm's p is asked for as well, no verdict changes with it.")
+    return said
 
 
 def undecided(judged: Judgement) -> str:
@@ -139,12 +152,12 @@ def effects(judged: Judgement) -> str:
 
 
 def closest(judged: Judgement) -> str:
-    """The deciding comparison whose verdict would change first, and with what."""
+    """The deciding comparison whose verdict would change first, and with what: of those left open, and of those decided."""
     rows, claim = judged.deciding.to_dict("records"), judged.claim
-    if not rows:
-        return ""
-    at = nearest(claim, rows)
-    return f"Closest to another verdict: {comparison(claim, rows[at])}. It would take {would_change(claim, rows, at)}."
+    places = nearest(claim, rows)
+    of = [f", of those {which}" if len(places) > 1 else "" for which in ("left open", "decided")]
+    return " ".join(f"Closest to another verdict{which}: {comparison(claim, rows[at])}. "
+                    f"It would take {would_change(claim, rows, at)}." for which, at in zip(of, places, strict=False))
 
 
 def _counts(rows: pd.DataFrame) -> str:
