@@ -56,9 +56,9 @@ class Distill:
 
 
 def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(teacher / T) || softmax(student / T)), the mean over the batch: a scalar.
+    """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)), the mean over the batch: a scalar; tau is the temperature.
 
-    Hinton, Vinyals and Dean (2015), section 2. The factor T^2 keeps the gradient's size when T is changed. Their
+    Hinton, Vinyals and Dean (2015), section 2. The factor tau^2 keeps the gradient's size when tau is changed. Their
     cross-entropy and this divergence differ by the entropy of the teacher, which has no gradient. Logits: (N, classes).
     """
     student = F.log_softmax(student_logits / temperature, dim=1)

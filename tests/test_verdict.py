@@ -106,9 +106,9 @@ def test_outcomes_tell_more_than_verdicts(row, said):
 def test_answers_are_short_and_say_what_the_numbers_say():
     claim = load_claims()["C1-pruning"]
     better = judge(claim, records_of(claim, {"pca": 0.005}))
-    size = r"\(\+0\.[45]\d to \+0\.5\d points\)"
+    size = r"\(means \+0\.[45]\d and \+0\.5\d points\)"
     (told,) = answers.answer(better)
-    ours = r"PCA \(3AS\) widths on LeNet-5 on MNIST, pruned and fine-tuned: "
+    ours = r"Widths by PCA \(3AS\) on LeNet-5 on MNIST, pruned and fine-tuned: "
     assert re.match(rf"{ours}\*better than\* uniform {size}; \*better than\* global l1 {size}\.", told)
     # units of cost are named where only one is recorded, and where they differ
     records = records_of(claim, {"uniform": -0.005, "global_l1": 0.005})
@@ -192,7 +192,7 @@ def test_a_sentence_says_what_its_numbers_say():
     rank |= {"over_depth": -0.2, "over_depth_low": -0.5, "over_depth_high": 0.1, "within": 0.1, "p_within": 0.4}
     said = findings.sentence(load_claims()["C2"], rank | {"spearman": -0.4, "low": -0.7, "high": 0.05})
     assert "published ResNet-56 on CIFAR-10" in said and "tends to run against" in said and "Spearman −0.40" in said
-    assert "against depth alone −0.20 [−0.50, +0.10]; within stages +0.10, p = 0.4" in said
+    assert "less that of depth alone: −0.20 [−0.50, +0.10]; within stages +0.10, p = 0.4" in said
 
 
 @pytest.mark.parametrize("rho, told", [
@@ -219,7 +219,7 @@ def test_doubts_starved_layers_and_images_that_were_read_are_told():
     assert told.count("against uniform, LeNet-5 on MNIST, MACs.") == 1, "where Holm's p decides, no verdict is other"
     assert "In 1 of 4 comparisons one of the two intervals leaves out zero, or the margin, and the other does not" in told
     assert "(+0.50 points; at equal MACs the bootstrap interval says otherwise)" in re.sub(
-        r"\+0\.\d\d to \+0\.\d\d", "+0.50", *answers.answer(doubtful))
+        r"means \+0\.\d\d and \+0\.\d\d", "+0.50", *answers.answer(doubtful))
     table = verdict.comparison_table(doubtful)
     assert table["bootstrap"].str.endswith(", which says otherwise").tolist() == [True, False, False, False]
     assert table["bootstrap"].str.endswith(", which alone says otherwise").tolist() == [False, True, False, False]

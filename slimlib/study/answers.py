@@ -11,7 +11,7 @@ from slimlib.study.claims import Claim
 from slimlib.study.evidence import n_of
 from slimlib.study.findings import STAGE_NAMES
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import UNITS, budget_name, capital, counted, interval, joined, network_name, plain_name, points
+from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points
 from slimlib.study.pairing import differences
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike, of_comparison, other_cost
@@ -55,12 +55,12 @@ def answer(judged: Judgement) -> list[str]:
     for (dataset, model), here in rows.groupby(["dataset", "model"], sort=False):
         against = "; ".join(_against(judged, rival, part) for rival, part in here.groupby("rival", sort=False))
         network = f"{network_name(dataset, model)}, {STAGE_NAMES[claim.stage]}"
-        said.append(f"{capital(plain_name(claim.ours))} widths on {network}: {against}.")
+        said.append(f"Widths by {plain_name(claim.ours)} on {network}: {against}.")
     return said
 
 
 def _against(judged: Judgement, rival: str, rows: pd.DataFrame) -> str:
-    """ "*no better than* uniform (−0.02 to +0.01 points)"; units of cost apart only where they differ or one is missing."""
+    """ "*no better than* uniform (means −0.02 and +0.01 points)"; costs apart only where they differ or one is missing."""
     by_outcome: dict[tuple[str, bool], list[dict[str, Any]]] = {}
     for row in rows.to_dict("records"):
         by_outcome.setdefault((outcome(row, judged.claim.margin), row["n"] >= judged.claim.min_seeds), []).append(row)
@@ -72,11 +72,11 @@ def _against(judged: Judgement, rival: str, rows: pd.DataFrame) -> str:
 
 
 def _size(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> str:
-    """ "−0.02 to +0.01 points"; of too few seeds, which say nothing of a size, their number."""
+    """ "means −0.02 and +0.01 points"; of too few seeds, which say nothing of a size, their number."""
     if (least := min(row["n"] for row in rows)) < claim.min_seeds:
         return f"{least} of {counted(claim.min_seeds, 'seed')}"
     low, high = (points(pick(row["mean"] for row in rows)) for pick in (min, max))
-    return f"{low if low == high else f'{low} to {high}'} points"
+    return f"{low} points" if low == high else f"means {low} {'and' if len(rows) == 2 else 'to'} {high} points"
 
 
 def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:

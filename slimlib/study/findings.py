@@ -72,7 +72,7 @@ def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     told = f"{orders} when {_percent(row['ratio'])} of a layer is removed"
     found = f"Spearman {signed(row['spearman'])}, {_percent(claim.level)} interval {interval(row['low'], row['high'], 1)}"
     within = "" if row["within"] != row["within"] else f"; within stages {signed(row['within'])}, p = {row['p_within']:.2g}"
-    more = f"; against depth alone {signed(row['over_depth'])} {interval(row['over_depth_low'], row['over_depth_high'], 1)}"
+    more = f"; less that of depth alone: {signed(row['over_depth'])} {interval(row['over_depth_low'], row['over_depth_high'], 1)}"
     more = "" if row["rule"] == "depth" else more
     return f"{told} ({found}, n = {row['n']} layers{tied(row, row['n'])}{_chance(claim, row)}{more}{within})"
 

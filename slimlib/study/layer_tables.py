@@ -25,10 +25,10 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
         told = {"network": network_name(row["dataset"], row["model"]), "rule": plain_name(row["rule"]), "layers": row["n"]}
         told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
         told |= {"Kendall": f"{signed(row['kendall'])} {interval(row['kendall_low'], row['kendall_high'], 1)}"}
-        told |= {"against depth alone": beyond_depth(row), "within stages (p)": within_stages(row)}
+        told |= {"Spearman less depth's": beyond_depth(row), "within stages (p)": within_stages(row)}
         told |= {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
         rows.append(told)
-    columns = ["network", "rule", "layers", "Spearman", "Kendall", "against depth alone", "within stages (p)", "p", "p (Holm)"]
+    columns = ["network", "rule", "layers", "Spearman", "Kendall", "Spearman less depth's", "within stages (p)", "p", "p (Holm)"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
 
 

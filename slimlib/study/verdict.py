@@ -52,7 +52,7 @@ def comparison_table(judged: Judgement) -> pd.DataFrame:
             told |= {"the other cost, ours over the rival's": f"{ratio:.2f} ({UNITS[unit]})"}
         else:
             told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
-            told |= {"against depth alone": beyond_depth(row), "within stages (p)": within_stages(row)}
+            told |= {"Spearman less depth's": beyond_depth(row), "within stages (p)": within_stages(row)}
             told |= {"drop in points, median and largest": f"{100 * row['median_drop']:.2f}, {100 * row['largest_drop']:.2f}"}
         p = "–" if row["p_holm"] != row["p_holm"] else f"{row['p_holm']:.2g}"  # none before there are seeds enough
         told |= {"n": row["n"], "p (Holm)": p, "verdict": row["verdict"]}

@@ -52,7 +52,7 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
     left.set_yticks(range(len(drops)), drops.index, fontsize=8)
     left.set(xlabel="share of filters removed", title="measured: loss of accuracy (points)")
     left.grid(False)
-    fig.colorbar(image, ax=left, shrink=0.85)
+    fig.colorbar(image, ax=left, shrink=0.85, ticks=MaxNLocator(3))  # near the top of a root scale more would meet
     for arm, fractions in kept.items():
         colour, marker = look(arm)
         right.plot(
@@ -88,7 +88,7 @@ def agreement(layers: pd.DataFrame, ratio: float, label: str = "kept fraction") 
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
     axis.margins(0.08)
     axis.xaxis.set_major_locator(MaxNLocator(6))
-    axis.set(xlabel=label, ylabel=f"loss of accuracy without {ratio:.0%} of the layer (points)")
+    axis.set(xlabel=label, ylabel=f"loss without {ratio:.0%} of the layer (points)")
     fig.legend(loc="outside right upper")
     named = layers.nlargest(NAMED, "drop")
     if len(named) < len(layers):
