@@ -43,6 +43,7 @@ def test_correlations_of_known_orders_with_and_without_a_layer():
     assert table.loc[("a", "uniform"), ["over_depth", "over_depth_low", "over_depth_high"]].tolist() == pytest.approx([-2] * 3)
     assert table.loc[("a", "pca"), "over_depth"] == 0, "no better than depth alone"
     told = layer_tables.correlations(table.reset_index().assign(p_holm=0.5))
+    assert told["without one layer"].iloc[0] == "+1.00 to +1.00"
     assert told["Spearman"].iloc[0].startswith("+1.00 [") and told["Spearman less depth's"].iloc[2] == "−2.00 [−2.00, −2.00]"
     figures.correlation_forest(table.reset_index())
     figures.correlation_forest(table.reset_index().iloc[:0])

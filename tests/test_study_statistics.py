@@ -181,6 +181,15 @@ def test_what_one_order_explains_beyond_another():
     assert value == low == high == 0
 
 
+def test_an_agreement_that_hangs_on_one_layer_is_seen_by_leaving_it_out():
+    x, y = [1, 2, 3, 4, 10], [4, 3, 2, 1, 10]  # reversed but for the last layer
+    low, high = ranks.without_one(x, y)
+    each = [stats.spearmanr(np.delete(x, at), np.delete(y, at)).statistic for at in range(5)]
+    assert (low, high) == pytest.approx((min(each), max(each))) and low < -0.99 and high > 0
+    assert ranks.without_one([1, 1, 2], [1, 2, 3]) == pytest.approx((1, 1)), "where one side is constant there is no order"
+    assert np.isnan(ranks.without_one([1, 1, 1], [1, 2, 3])).all()
+
+
 def test_rank_agreement_refuses_what_it_cannot_rank():
     with pytest.raises(SlimlibError, match="three layers"):
         ranks.rank_agreement([1, 2], [1, 2])

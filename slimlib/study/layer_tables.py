@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 def correlations(table: pd.DataFrame) -> pd.DataFrame:
-    """Networks and rules by coefficients: Spearman and Kendall with intervals, beyond depth, within stages, p-values.
+    """Networks and rules by coefficients: Spearman and Kendall with intervals, the reach with one layer left out, beyond
+    depth, within stages, p-values.
 
     table   of `layers.correlations`, one row a network and rule, with p_holm
     """
@@ -24,11 +25,13 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     for row in table.to_dict("records"):
         told = {"network": network_name(row["dataset"], row["model"]), "rule": plain_name(row["rule"]), "layers": row["n"]}
         told |= {"Spearman": f"{signed(row['spearman'])} {interval(row['low'], row['high'], 1)}"}
+        told |= {"without one layer": f"{signed(row['without_low'])} to {signed(row['without_high'])}"}
         told |= {"Kendall": f"{signed(row['kendall'])} {interval(row['kendall_low'], row['kendall_high'], 1)}"}
         told |= {"Spearman less depth's": beyond_depth(row), "within stages (p)": within_stages(row)}
         told |= {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
         rows.append(told)
-    columns = ["network", "rule", "layers", "Spearman", "Kendall", "Spearman less depth's", "within stages (p)", "p", "p (Holm)"]
+    columns = ["network", "rule", "layers", "Spearman", "without one layer", "Kendall", "Spearman less depth's",
+               "within stages (p)", "p", "p (Holm)"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
 
 

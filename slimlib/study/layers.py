@@ -9,7 +9,7 @@ import numpy as np
 
 from slimlib.errors import SlimlibError
 from slimlib.study.evidence import Evidence
-from slimlib.study.ranks import auc, gain, rank_agreement
+from slimlib.study.ranks import auc, gain, rank_agreement, without_one
 from slimlib.study.statistics import holm
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _agreement(table: pd.DataFrame, level: float) -> dict[str, float]:
     found |= {"low": found["spearman_low"], "high": found["spearman_high"]}
     over = gain(table["score"], np.arange(len(table)), table["drop"], level)
     found |= dict(zip(("over_depth", "over_depth_low", "over_depth_high"), over, strict=True))
+    found |= dict(zip(("without_low", "without_high"), without_one(table["score"], table["drop"]), strict=True))
     return found | {"median_drop": table["drop"].median(), "largest_drop": table["drop"].max()}
 
 

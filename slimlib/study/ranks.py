@@ -105,6 +105,13 @@ def gain(x: Sequence[float], control: Sequence[float], y: Sequence[float],
     return (spearman(x, y) - spearman(control, y), *quantiles(gains, [(1 - level) / 2, (1 + level) / 2]))
 
 
+def without_one(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """Spearman's coefficient with each layer left out in turn, the least and the greatest: does it hang on one layer?"""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    found = [spearman(np.delete(x, at), np.delete(y, at)) for at in range(len(x))]
+    return quantiles(np.array(found), [0.0, 1.0])
+
+
 def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, seed: int = 0) -> dict[str, float]:
     """Area under the ROC curve: the chance that a positive layer scores above a negative one, ties counting half.
 
