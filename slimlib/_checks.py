@@ -17,6 +17,21 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
     kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     if example_input.dim() < 1 or not len(example_input):
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} holds no example; give one batch, batch first")
+    check_layers(model)
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if isinstance(tensor, torch.Tensor) and tensor.is_meta:
+            raise SlimlibError(f"model: {name} is on the meta device, without values; load weights first, or build it on another")
+    _check_inference(model)
+    tensors = dict(model.named_parameters())
+    for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities
+        tensors |= {f"{name}.{k}": b for k, b in m.named_buffers()} if isinstance(m, PER_CHANNEL_NORMS) else {}
+    for name, t in tensors.items():
+        if not (torch.isfinite(t.detach().sum()) or torch.isfinite(t).all()):  # the sum tells it faster, if it does
+            raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
+
+
+def check_layers(model: nn.Module) -> None:
+    """Refuse, by name, a network of which a layer is not plain. What is in the weights is not looked at."""
     for name, m in model.named_modules():  # first, as the layers within a script are not of torch's classes
         if isinstance(m, torch.jit.ScriptModule):
             raise SlimlibError(f"model: {name or 'the model'} is a ScriptModule, into which no hook can look; give the module it "
@@ -44,16 +59,6 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
                 raise SlimlibError(f"model: the weight of {name or 'the model'} has {counted(filters, 'filter')} on "
                                    f"{counted(inputs, 'input')}, but the layer says {told[0]} on {told[1]}; let it say what its "
                                    "weight has (out_channels, in_channels, out_features, in_features)")
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-            raise SlimlibError(f"model: {name} is on the meta device, without values; load weights first, or build it on another")
-    _check_inference(model)
-    tensors = dict(model.named_parameters())
-    for name, m in model.named_modules():  # of the buffers only these: a mask may well hold infinities
-        tensors |= {f"{name}.{k}": b for k, b in m.named_buffers()} if isinstance(m, PER_CHANNEL_NORMS) else {}
-    for name, t in tensors.items():
-        if not (torch.isfinite(t.detach().sum()) or torch.isfinite(t).all()):  # the sum tells it faster, if it does
-            raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
 
 
 def _check_inference(model: nn.Module) -> None:

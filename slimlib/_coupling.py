@@ -12,7 +12,7 @@ from torch_pruning.ops import OPTYPE
 from slimlib._forward import ForwardFacts
 from slimlib._index_mapping import is_slice_of_channels
 from slimlib._probing import NEEDED, NO_RUN
-from slimlib._trust import doubt_about, is_attention, over_positions
+from slimlib._trust import DOUBTFUL, doubt_about, is_attention, over_positions
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS, Member, is_depthwise
 
 REFUSED = {
@@ -27,6 +27,7 @@ REFUSED = {
 }
 MEETING = "several of its channels meet in one channel of {} (a gate over halves)"
 LAST_AXIS = "a Linear layer on the last axis beside layers that have their channels on another"
+ACROSS = "its channels pass through a response normalisation, which mixes neighbours"
 ATTENTION = "it is the width of an attention product, which is scaled by it and whose multiply-adds plans count as constant"
 PAD = ("it meets a padding that adds channels (zero-padded, option A shortcuts) or may do so; only the inner layers of its "
        "blocks can be slimmed")
@@ -139,8 +140,10 @@ def read_group(graph, items: list[_Touched], names, width: int, facts: ForwardFa
         operation = doubt_about(node, names, facts)
         if operation == "pad":
             raw.reason = PAD
+        elif node.grad_fn in facts.across:
+            raw.reason = raw.reason or ACROSS
         else:
-            doubt = doubt or operation
+            doubt = operation if doubt in ("", *DOUBTFUL.values()) and operation else doubt  # what is of all channels says more
         pooling = pooling or over_positions(node)
     if between and not raw.reason:  # where they meet in a layer too, its name says more
         raw.reason = MEETING.format("what is made of them between layers")

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from slimlib._watch import WITH_NUMBERS, Watch, tensors_among
 from slimlib.errors import SlimlibError, first_line
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS
 from slimlib.outputs import tensors_in
 from slimlib.randomness import seeded
-
-_SHAPED_ALIKE = re.compile("_like$|^new_")  # operations that read no number of what they are given
 
 
 @dataclass(kw_only=True)
@@ -29,8 +26,11 @@ class ForwardFacts:
     positions: dict[str, float]  # layer -> multiply-adds per weight element and example
     fixed_macs: int  # multiply-adds outside Conv and Linear modules, per example
     constants: set  # autograd's nodes of operations that also take a tensor which no layer makes
-    numbers: set  # and of those that also take a number
-    severed: bool  # something is taken out of autograd's graph and computed with (detach, no_grad), which the graph does not show
+    numbers: set  # and of those that also take a number, or a tensor that was made of numbers alone
+    reckoned: bool  # some sum, product or quotient does: the number may be worked out of the width of any layer
+    broadcast: set  # autograd's nodes of operations that combine tensors of unequal numbers of axes
+    across: set  # and of those that mix neighbouring channels by so little that no trial need see it
+    severed: bool  # something is read out of autograd's graph (detach, argmax, a comparison), which the graph does not show
     read_outside: set[str]  # layers whose weight is read otherwise than by calling them
     unread: bool  # something is computed that no output depends on, of which the graph of the outputs knows nothing
     detached: bool  # so has some output no gradient, and the graph does not tell what it is made of
@@ -50,7 +50,7 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     try:
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
         # with its own draws, should it draw in evaluation, and an example of its own, should it write over that
-        with seeded(0), FlopCounterMode(display=False) as counter, _Watch() as seen:
+        with seeded(0), FlopCounterMode(display=False) as counter, Watch(model.buffers()) as seen:
             output = model(example_input.clone())
     except (torch.OutOfMemoryError, MemoryError):
         raise
@@ -75,7 +75,8 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     ends = [tensor.clone() for tensor in outputs]
     return ForwardFacts(
         order=calls.order, calls=dict(calls.calls), positions=dict(calls.positions), last_axis=calls.last_axis, fixed_macs=fixed,
-        constants=seen.constants, numbers=seen.numbers, severed=seen.severed, unread=unread, detached=detached,
+        constants=seen.constants, numbers=seen.numbers, reckoned=any(WITH_NUMBERS.match(node.name()) for node in seen.numbers),
+        broadcast=seen.broadcast, across=seen.across, severed=seen.severed, unread=unread, detached=detached,
         read_outside=_read_outside(model, calls.calls, leaves), idle=_idle(model, calls.order, leaves),
         ends={tensor.grad_fn for tensor in ends},
     ), ends
@@ -103,7 +104,7 @@ class _Calls:
             self.order.setdefault(name, len(self.order))
             self.calls[name] += 1
             if isinstance(module, LAYERS):
-                self._layer(name, module, next(_tensors((*inputs, *named.values()))), tensors_in(output)[0])
+                self._layer(name, module, next(tensors_among((*inputs, *named.values()))), tensors_in(output)[0])
         return record
 
     def _layer(self, name: str, module: nn.Module, read: torch.Tensor, written: torch.Tensor) -> None:
@@ -139,45 +140,3 @@ def _read_outside(model: nn.Module, calls: Mapping[str, int], leaves: Mapping[in
     """Layers whose weight more operations read than calls of the layer do: a decoder that is its encoder transposed."""
     return {name for name, m in model.named_modules()
             if isinstance(m, LAYERS) and leaves.get(id(m.weight), 0) > calls.get(name, 0) > 0}
-
-
-class _Watch(TorchFunctionMode):
-    """Notes autograd's nodes of all operations, and of those that combine what layers made with a tensor that none did: the
-    graph shows no trace of that tensor, and where it has one entry a channel (a scale kept as a buffer, the network's input),
-    the channels cannot go. And of those that take a number, which may be worked out of their count; and whether anything is
-    taken out of autograd's graph, which shows nothing of what becomes of it."""
-
-    def __init__(self):
-        super().__init__()
-        self.made: set = set()
-        self.constants: set = set()
-        self.numbers: set = set()
-        self.as_tensors: dict[int, torch.Tensor] = {}  # numbers that were made tensors of, kept so that their ids stay theirs
-        self.severed = False
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        results, given = list(_tensors((result,))), (*args, *kwargs.values())
-        made = [tensor.grad_fn for tensor in results if tensor.grad_fn is not None]
-        self.made.update(made)
-        taken = list(_tensors(given))
-        if made and any(not t.requires_grad and t.numel() > 1 for t in taken):
-            self.constants.update(made)
-        number = any(isinstance(v, (int, float)) for v in given) or any(id(t) in self.as_tensors for t in taken)
-        if made and number:
-            self.numbers.update(made)
-        if all(id(t) in self.as_tensors for t in taken):  # torch.tensor(8 ** -0.5), and what is worked out of it
-            self.as_tensors |= {id(t): t for t in results if t.numel() == 1 and not t.requires_grad}
-        if any(t.requires_grad for t in taken) and not _SHAPED_ALIKE.search(getattr(func, "__name__", "")):
-            self.severed |= any(t.is_floating_point() and not t.requires_grad for t in results)
-        return result
-
-
-def _tensors(values: Iterable[object]) -> Iterator[torch.Tensor]:
-    """The tensors among the values, and in the lists among them: as operations take and return them."""
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (inner for inner in value if isinstance(inner, torch.Tensor))

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from slimlib._trust import DOUBTFUL
 from slimlib.copying import copied
 from slimlib.cost import cost_model
 from slimlib.cutting import Keep, cut
@@ -30,8 +31,9 @@ def probed(
     """Thin the doubtful groups; refuse those at which the network fails or differs from zero-masking the same channels, or has
     not the multiply-adds that plans would promise.
 
-    All are tried at once, and halves of them where that goes wrong, so a network without fault costs one probe; or two, where
-    it computes what no output depends on (``unread``): there a fault shows only when too few channels are left.
+    All are tried at once, with about half of their channels, and halves of them where that goes wrong, so a network without fault
+    costs one probe; or two, with two channels left where an operation may be of all of them (a maximum, the five largest), and
+    with one where something is computed that no output depends on (``unread``), where a fault shows only when too few are left.
     """
     groups = list(layout.groups)
     asked = [i for i in doubtful if not groups[i].reason and groups[i].width > groups[i].blocks]
@@ -42,14 +44,15 @@ def probed(
         noise = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0))
         example_input = noise.to(example_input)
     lively, other = _lively(model), _shuffled(example_input)
-    pending = [(asked, narrow) for narrow in ((False, True) if unread else (False,))]
+    of_all = [i for i in asked if doubtful[i] not in DOUBTFUL.values()]
+    pending = [(asked, None), *([(of_all, 2)] if of_all else []), *([(asked, 1)] if unread else [])]
     while pending:
-        batch, narrow = pending.pop()
+        batch, left = pending.pop()
         batch = [i for i in batch if not groups[i].reason]
         with unmarked(model):  # by hooks that know the model and not its copies
-            fault = _fault(lively, layout, [groups[i] for i in batch], example_input, other, narrow) if batch else ""
+            fault = _fault(lively, layout, [groups[i] for i in batch], example_input, other, left) if batch else ""
         if fault and len(batch) > 1:
-            pending += [(batch[: len(batch) // 2], narrow), (batch[len(batch) // 2 :], narrow)]
+            pending += [(batch[: len(batch) // 2], left), (batch[len(batch) // 2 :], left)]
         elif fault:
             (i,) = batch
             groups[i] = replace(groups[i], reason=fault.format(doubtful[i]))
@@ -88,16 +91,17 @@ def _shuffled(x: torch.Tensor) -> torch.Tensor | None:
 
 
 def _fault(
-    model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor, other: torch.Tensor | None, narrow: bool
-) -> str:
+    model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor, other: torch.Tensor | None,
+    left: int | None,
+) -> str:  # fmt: skip
     """What goes wrong when the groups are thinned, with a place for the doubtful operation, or "".
 
-    ``narrow``: thinned to one channel a block, else to about half.
+    ``left``: channels that stay in each block; None for about half.
     """
     turn: dict[tuple[int, int], int] = defaultdict(int)
     keep = {}
     for g in groups:  # groups of one width get other numbers of channels: else one that binds two of them would not be seen
-        keep[g.name] = _some(g, None if narrow else turn[g.width, g.blocks])
+        keep[g.name] = _some(g, turn[g.width, g.blocks], left)
         turn[g.width, g.blocks] += 1
     whole, thin = masked(model, layout, keep).eval(), cut(model, layout, keep).eval()
     try:  # the network's own code alone: a fault of slimlib must not pass for one of the network
@@ -165,18 +169,17 @@ def _counted(network: nn.Module, example_input: torch.Tensor) -> tuple[list[torc
     return [tensor.detach() for tensor in outputs], counter.get_total_flops() / 2 / len(example_input)
 
 
-def _some(g: Group, turn: int | None) -> np.ndarray:
-    """About half of the channels, others in each block, so that a wrong index is seen: what survives it survives any choice.
+def _some(g: Group, turn: int, left: int | None = None) -> np.ndarray:
+    """About half of the channels, others in each block, so that a wrong index is seen; or as many as are to be ``left``.
 
     Neither the first nor the last is among them where that can be, as they would stand in for themselves in a slice. How many is
-    no multiple of 2 or 3 where that can be, so that a reshape into parts is seen; another number each ``turn``, one a block for
-    None.
+    no multiple of 2 or 3 where that can be, so that a reshape into parts is seen; another number each ``turn``.
     """
     size = g.width // g.blocks
     inner = size - 2 if size > 2 else size
     able = range(1, inner + (size > 2))
     counts = sorted(able, key=lambda c: (c == 1, c % 2 == 0 and g.blocks == 1, c % 3 == 0, abs(c - size / 2))) or [1]
-    count = 1 if turn is None else counts[turn % len(counts)]
+    count = min(left, len(able)) if left else counts[turn % len(counts)]
     runs = [np.flatnonzero(g.block_of == b) for b in range(g.blocks)]
     chosen = [((np.arange(count) * inner // count + b % 2) % inner + 1) % size for b in range(g.blocks)]
     return np.sort(np.concatenate([run[places] for run, places in zip(runs, chosen, strict=True)]))

@@ -92,7 +92,8 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
         groups.append(raw)
     for about_all, operation in ((facts.unread, "something that is computed and not read"),
                                  (facts.detached, "an output without a gradient"),
-                                 (facts.severed, "something that is computed without gradients (detach, no_grad)")):
+                                 (facts.severed, "something that is computed without gradients (detach, argmax, a comparison)"),
+                                 (facts.reckoned, "a number that is worked out of the width")):
         doubtful = (dict.fromkeys(range(len(groups)), operation) if about_all else {}) | doubtful
     called = {names[m] for m in layers}
     for name, module in model.named_modules():

@@ -9,6 +9,7 @@ from torch_pruning.ops import OPTYPE
 
 from slimlib._forward import ForwardFacts
 from slimlib._operations import as_signed, padding_of
+from slimlib._watch import WITH_NUMBERS
 from slimlib.layout import LAYERS, PER_CHANNEL_NORMS
 
 PLAIN_FORWARDS = {t.forward for t in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm2d, nn.SyncBatchNorm,
@@ -26,7 +27,6 @@ TRUSTED = re.compile(
 POOLING = re.compile(
     r"^(Mean|MaxPool\w*|AvgPool\w*|AdaptiveAvgPool\w*|AdaptiveMaxPool\w*|MkldnnAdaptive\w*|Upsample\w*)Backward\d*$"
 )
-WITH_NUMBERS = re.compile(r"^(Add|Sub|Mul|Div)Backward\d*$")
 
 
 def is_attention(node) -> bool:
@@ -58,6 +58,8 @@ def doubt_about(node, names, facts: ForwardFacts) -> str:
         return f"a tensor that no layer makes, in the operation {name}"
     if WITH_NUMBERS.match(name) and node.grad_fn in facts.numbers:
         return f"a number in the operation {name}"  # it may be worked out of the width, as in attention by hand
+    if WITH_NUMBERS.match(name) and node.grad_fn in facts.broadcast:
+        return f"a tensor of other axes, in the operation {name}"  # of which none need be that of the channels
     if node.type == OPTYPE.CONCAT:
         return "" if node.module.offsets is not None else "a concatenation"
     if name.startswith(("ConstantPad", "Pad")):

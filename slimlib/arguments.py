@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import isfinite
 from numbers import Integral, Real
+from pathlib import Path
+
+import numpy as np
 
 from slimlib.errors import SlimlibError
 
@@ -52,6 +55,19 @@ def seed(name: str, value: object, bits: int = 64) -> int:
     if not isinstance(value, Integral) or not 0 <= value < 2**bits:
         raise SlimlibError(f"{name}={value!r} must be a whole number from 0 to 2**{bits} - 1")
     return int(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """``value`` as a bool, if it is True or False: a number would be counted with, and any word be true."""
+    if not isinstance(value, bool | np.bool_):
+        raise SlimlibError(f"{name}={value!r} must be True or False")
+    return bool(value)
+
+
+def path(name: str, value: object) -> Path:
+    """``value`` as a path."""
+    kind(name, value, (str, Path), "the name of a file")
+    return Path(value)
 
 
 def name_of(function: Callable) -> str:

@@ -18,7 +18,7 @@ UNITS = ("macs", "params")
 
 
 def must_be_unit(unit: str) -> None:
-    if unit not in UNITS:
+    if not isinstance(unit, str) or unit not in UNITS:
         raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
 
 

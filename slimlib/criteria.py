@@ -77,7 +77,7 @@ def choose_filters(
     model: nn.Module, layout: Layout, widths: Mapping[str, int], criterion: str | Criterion = "l1", seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Group -> its ``widths[group]`` best channels, ascending; equally many from each block. Ties go to the lower index."""
-    if not callable(criterion) and criterion not in CRITERIA:
+    if not callable(criterion) and not (isinstance(criterion, str) and criterion in CRITERIA):
         raise SlimlibError(f"criterion={criterion!r} is not known; use one of {', '.join(CRITERIA)}, or give a function")
     seed = arguments.seed("seed", seed)
     score = criterion if callable(criterion) else CRITERIA[criterion]

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+from slimlib import arguments
 from slimlib.errors import SlimlibError, first_line
 
 
@@ -42,7 +43,7 @@ def _umask() -> int:
 @contextmanager
 def saving(path: str | Path) -> Iterator[Path]:
     """:func:`replacing` for a file that a user has named: its folder must be there, and what forbids writing is refused."""
-    path = Path(path)
+    path = arguments.path("path", path)
     folder_must_exist(path)
     try:
         with replacing(path) as temporary:
@@ -73,5 +74,5 @@ def cache_folder(variable: str, below: str = "") -> Path:
 
 def must_exist(path: str | Path, parameter: str = "path") -> None:
     """Refuse, by the name of its ``parameter``, a file to read that is not there."""
-    if not Path(path).is_file():
+    if not arguments.path(parameter, path).is_file():
         raise SlimlibError(f"{parameter}={str(path)!r}: no such file")

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from slimlib._checks import check_layers
 from slimlib.arguments import kind
 from slimlib.cost import cost_model
 from slimlib.cutting import Keep
@@ -30,6 +31,8 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     kind("model", model, nn.Module, "a torch.nn.Module, and the plan after it")
     kind("plan", plan, WidthPlan, "what plan_widths returns; WidthPlan.load reads one from a file, and plan_from_widths makes "
                                   "one of widths by name")
+    if plan.layout is not None:
+        check_layers(model)
     layout = plan.layout or trace(model, _input_like(plan, _first_weight(model)))
     for name, full in plan.full_widths.items():
         width = _width(model, name)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from slimlib import arguments
+from slimlib.arguments import A_MODEL, kind
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 from slimlib.randomness import seeded
@@ -19,6 +21,10 @@ def fresh_copy(model: nn.Module, seed: int = 0, reset: Callable[[nn.Module], Non
 
     Raises SlimlibError naming the parameters that no layer can draw; pass ``reset`` then.
     """
+    kind("model", model, nn.Module, A_MODEL)
+    seed = arguments.seed("seed", seed)
+    if reset is not None:
+        kind("reset", reset, Callable, "a function that draws the weights of the network that it is given")
     network = copied(model)
     frozen = [p for p in network.parameters() if not p.requires_grad and (p.is_floating_point() or p.is_complex())]
     before = [(p.detach().clone(), p._version) for p in frozen]

@@ -58,8 +58,8 @@ def measure(
     import pandas as pd
 
     batch_sizes, on = [int(b) for b in batch_sizes], devices() if on is None else [on] if isinstance(on, str) else list(on)
-    if not models or not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or (threads is not None and threads < 1):
-        told = f"models={list(models)}, batch_sizes={batch_sizes}, repeats={repeats}, threads={threads}"
+    if not models or not on or not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or (threads is not None and threads < 1):
+        told = f"models={list(models)}, on={on}, batch_sizes={batch_sizes}, repeats={repeats}, threads={threads}"
         raise SlimlibError(f"{told}: give at least one of each, all above 0")
     if missing := [device for device in on if device not in devices()]:
         raise SlimlibError(f"on={missing[0]!r} cannot be measured here; there is {', '.join(devices())}")

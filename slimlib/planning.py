@@ -59,7 +59,7 @@ def width_path(
     _check_options(rule, choose, options)
     must_be_unit(unit)
     min_width, round_to = count("min_width", min_width), count("round_to", round_to)
-    seed = arguments.seed("seed", seed)
+    seed, center = arguments.seed("seed", seed), arguments.flag("center", center)
     kind("skip", skip, Iterable, "names of layers, such as skip=['conv1'], or leave it out")
     if spectra is not None:
         by_name("spectra", spectra, "what slimlib.spectra returns: the eigenvalues of each group by name")
@@ -109,7 +109,7 @@ def _dtype(example_input: torch.Tensor) -> str:
 def _named(rule: str | Rule) -> tuple[str, Rule]:
     if callable(rule):
         return name_of(rule), rule
-    if rule not in RULES:
+    if not isinstance(rule, str) or rule not in RULES:
         raise SlimlibError(f"rule={rule!r} is not known; use one of {', '.join(RULES)}, or give a function")
     return rule, RULES[rule]
 

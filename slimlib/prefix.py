@@ -41,7 +41,7 @@ class SharedPrefix:
             return evaluate(other, self.split, self.batch_size)
         self._move_on(self._first(set(changed)))
         try:
-            return evaluate(self._part(other, self.reached, None), self.answers, self.batch_size)
+            return evaluate(_Quiet(self._part(other, self.reached, None)), self.answers, self.batch_size)
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, SlimlibError):
@@ -76,6 +76,17 @@ class SharedPrefix:
         if stop is not None:
             part.output(known[self.nodes[stop]])
         return fx.GraphModule(model, part)
+
+
+class _Quiet(nn.Module):
+    """A traced part, called so that torch.fx does not print an error that is caught: its ``__call__`` does before it raises."""
+
+    def __init__(self, part: fx.GraphModule):
+        super().__init__()
+        self.part = part
+
+    def forward(self, x: Tensor) -> object:
+        return self.part.forward(x)
 
 
 def _bottlenecks(nodes: list[fx.Node]) -> list[int]:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from slimlib import criteria, spectrum
-from slimlib.arguments import by_name, number
+from slimlib.arguments import by_name, flag, number
 from slimlib.cost import CostModel
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows
@@ -58,7 +58,7 @@ def pca_budgeted(r: Request, folded: bool = False) -> Removals:
 
     ``folded`` takes the spectra with BatchNorm folded in.
     """
-    values = r.spectra(folded=folded)
+    values = r.spectra(folded=flag("folded", folded))
     return Removals(r.full, cheapest_first(r.costs, r.unit, r.full, lambda g, w: values[g][w - 1]))
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.arguments import share
+from slimlib.arguments import flag, share
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows
 from slimlib.layout import Layout
@@ -36,6 +36,7 @@ def spectra(
 
     Raises SlimlibError for a network whose layout cannot be read, see :func:`slimlib.trace`, and where there is nothing to fold.
     """
+    center, folded = flag("center", center), flag("folded", folded)
     return layout_spectra(model, trace(model, example_input), center, coupling, folded)
 
 

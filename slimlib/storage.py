@@ -77,6 +77,7 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
     Returns ``model``. Raises SlimlibError naming the entries that are missing, not known or of another shape; the model is
     left as it was then.
     """
+    kind("model", model, nn.Module, A_MODEL)
     tensors, own = read_weights(path), model.state_dict()
     if all(name.startswith("module.") for name in tensors) and not all(name.startswith("module.") for name in own):
         tensors = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}

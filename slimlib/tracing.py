@@ -48,8 +48,10 @@ def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torc
         return trace(model, example_input)
     kind("model", model, nn.Module, A_MODEL)
     kind("layout", layout, Layout, "what slimlib.trace returns for this network")
-    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     must_be_of(layout, model, "layout", "give what slimlib.trace returns for this network")
+    if example_input is None:  # all that is read of it is in the layout
+        return layout
+    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     here, there = tuple(example_input.shape[1:]), layout.example_shape[1:]
     if here != there:
         raise SlimlibError(f"layout: it was traced with an example of shape {there} beside the batch, this one has {here}; give "

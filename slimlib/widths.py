@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from slimlib.arguments import share
+from slimlib.arguments import flag, share
 from slimlib.cost import UNITS, CostModel
 from slimlib.errors import SlimlibError, counted
 from slimlib.filling import fill_up
@@ -85,7 +85,7 @@ class WidthPath:
         if len(given) != 1:
             raise SlimlibError(f"give exactly one of keep_macs, keep_params and threshold, not {sorted(given) or 'none'}")
         (name, value), = given.items()
-        value = share(name, value)
+        value, fill = share(name, value), flag("fill", fill)
         if name == "threshold":
             if fill:
                 raise SlimlibError(f"fill=True with threshold={value}: a threshold leaves no budget to fill; give keep_macs or "
@@ -163,7 +163,9 @@ class WidthPath:
 
     def plan_of(self, widths: np.ndarray, level: float | None = None, step: int = 0) -> WidthPlan:
         """The plan with these widths, in the order of ``groups``; ``step`` of the path, from which the next wider is sought."""
-        full, name = self.full, [g.name for g in self.groups]
+        full, name, widths = self.full, [g.name for g in self.groups], np.asarray(widths)
+        if widths.shape != full.shape or widths.dtype.kind not in "iu" or (widths < 1).any() or (widths > full).any():
+            raise SlimlibError(f"widths={widths.tolist()} must be whole numbers, one a group, from 1 to {full.tolist()}")
         widest = self.widths(len(self) - 1)
         bound = {g.name: int(k) for g, k in zip(self.groups, widest, strict=True) if k < g.width}
         return WidthPlan(

@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -504,6 +505,94 @@ def test_a_layout_is_of_the_size_at_which_it_was_traced():
             use(images(2, 3, 24, 24))
     with pytest.raises(slimlib.SlimlibError, match=r"^example_input is of type list; give a tensor, batch first"):
         slimlib.width_path(model, [1, 2], layout=layout)
+
+
+FROM_A_WIDTH = {
+    "the number": lambda h: h.shape[1] ** -0.5,
+    "numpy's": lambda h: np.float32(h.shape[1] ** -0.5),
+    "a whole number of numpy's": lambda h: np.int64(h.shape[1]),
+    "a tensor of its like": lambda h: h.new_tensor(h.shape[1] ** -0.5),
+    "filled": lambda h: h.new_full((), h.shape[1] ** -0.5),
+    "a tensor of numpy's": lambda h: torch.from_numpy(np.array(h.shape[1], np.float32)),
+    "by a constructor": lambda h: torch.FloatTensor([h.shape[1]]) ** -0.5,
+    "a sum of ones": lambda h: torch.ones(h.shape[1]).sum(),
+    "one of several": lambda h: torch.tensor([1.0, h.shape[1] ** -0.5])[1],
+    "the last of a count": lambda h: torch.arange(h.shape[1] + 1)[-1].float().rsqrt(),
+}
+
+
+@pytest.mark.parametrize("number", FROM_A_WIDTH.values(), ids=FROM_A_WIDTH)
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["on its own channels", "on those of another layer"])
+def test_a_number_that_is_worked_out_of_a_width_keeps_the_layer_whole(number, elsewhere):
+    torch.manual_seed(0)
+
+    def forward(m, x):
+        h = m.a(x).relu()
+        return m.c(pooled(m.b(h) * number(h) if elsewhere else m.b(h * number(h)).relu()))
+
+    model = Net(forward, a=conv(3, 16), b=conv(16, 8), c=nn.Linear(8, 5)).eval()
+    layout = slimlib.trace(model, images(2, 3, 12, 12))
+    assert "a number" in layout.whole()["a"] and [g.name for g in layout.slimmable()] == ["b"]
+
+
+def test_a_number_that_no_width_makes_costs_no_layer():
+    halved = lambda m, x: m.c(pooled(m.b(m.a(x).relu() * 0.5) / m.scale))  # noqa: E731
+    model = Net(halved, a=conv(3, 16), b=conv(16, 8), c=nn.Linear(8, 5)).eval()
+    model.register_buffer("scale", torch.tensor(3.0))
+    assert [g.name for g in slimlib.trace(model, images(2, 3, 12, 12)).slimmable()] == ["a", "b"]
+
+
+READ_OUT = {
+    "the highest channel": lambda m, h: m.e(h.argmax(1)).movedim(-1, 1),
+    "a share of active channels": lambda m, h: (h > 0).float().mean(1, keepdim=True),
+    "active channels in a layer": lambda m, h: m.d((h > 0).float()).sigmoid(),
+}
+
+
+@pytest.mark.parametrize("read", READ_OUT.values(), ids=READ_OUT)
+def test_features_that_are_read_through_a_comparison_are_seen(read):
+    torch.manual_seed(0)
+
+    def forward(m, x):
+        h = m.a(x)
+        return m.c(pooled(m.b(h.relu()) + read(m, h)))
+
+    model = Net(forward, a=conv(3, 16), b=conv(16, 8), d=conv(16, 8), e=nn.Embedding(16, 8), c=nn.Linear(8, 5)).eval()
+    whole = slimlib.trace(model, images(2, 3, 12, 12)).whole("joint")
+    assert "without gradients (detach, argmax, a comparison)" in whole["a"]
+
+
+@pytest.mark.parametrize("middle", [
+    lambda h: h * h.topk(8, 1).values.mean(1, keepdim=True), lambda h: h * h.amax(1, keepdim=True),
+], ids=["of the eight largest", "of the largest"])  # fmt: skip
+def test_what_only_few_channels_would_change_is_tried_with_few(middle):
+    assert "a" in slimlib.trace(two(middle, width=64), images(2, 3, 12, 12)).whole()
+
+
+def test_a_response_normalisation_mixes_channels_whatever_the_scale_of_the_example():
+    for scale in (1e-3, 1.0, 255.0):
+        assert "a" in slimlib.trace(two(nn.LocalResponseNorm(5)), scale * images(2, 3, 12, 12)).whole()
+
+
+def test_a_vector_along_another_axis_of_the_same_length_is_no_channel():
+    model = Net(lambda m, x: m.c(pooled(m.b((m.a(x) + m.d(x.mean((0, 2, 3)))).relu()))), a=conv(3, 12), d=nn.Linear(3, 12),
+                b=conv(12, 8), c=nn.Linear(8, 5)).eval()  # fmt: skip
+    x = images(2, 3, 12, 12)
+    slim = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.9, coupling="joint", rule="uniform"))
+    assert slim(x).shape == (2, 5) and "a" in slimlib.trace(model, x).whole("joint")
+
+
+@pytest.mark.parametrize("computed", [
+    lambda layer: nn.utils.prune.l1_unstructured(layer, "weight", 0.3), nn.utils.spectral_norm,
+    nn.utils.parametrizations.spectral_norm, nn.utils.parametrizations.orthogonal, nn.utils.parametrizations.weight_norm,
+], ids=["a mask", "spectral_norm", "parametrised", "orthogonal", "weight_norm"])  # fmt: skip
+def test_weights_that_came_to_be_computed_are_named_though_a_plan_is_at_hand(computed):
+    model, x = two(torch.relu), images(2, 3, 12, 12)
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5, rule="uniform")
+    computed(model.a)
+    for use in (slimlib.prune, slimlib.thin):
+        with pytest.raises(slimlib.SlimlibError, match="the weight of a is computed from other tensors at each pass"):
+            use(model, plan)
 
 
 def test_what_is_no_layout_is_named():

@@ -322,6 +322,40 @@ OF_ANOTHER_KIND = {
     "images that cannot be chosen from": (
         lambda m, d: slimlib.calibrate_batchnorm(m, InOrder(d.val)),
         "^split is of type InOrder; give a split of the data, such as data.train, .* labels, first, sample and normalised$"),
+    "centring by a number": (lambda m, d: slimlib.spectra(m, d.example_input, center=20), "^center=20 must be True or False"),
+    "centring of a plan": (
+        lambda m, d: slimlib.plan_widths(m, d.example_input, threshold=0.9, center="a"),
+        "^center='a' must be True or False"),
+    "folding by a number": (
+        lambda m, d: slimlib.plan_widths(m, d.example_input, keep_macs=0.7, rule="pca_budgeted", folded=2),
+        "^folded=2 must be True or False"),
+    "filling by a word": (
+        lambda m, d: slimlib.plan_widths(m, d.example_input, keep_macs=0.7, fill="a"),
+        "^fill='a' must be True or False"),
+    "widths of nothing": (
+        lambda m, d: (lambda path: path.plan_of(0 * path.full))(slimlib.width_path(m, d.example_input)),
+        r"^widths=\[0.*\] must be whole numbers, one a group, from 1 to \["),
+    "no seed of fresh weights": (
+        lambda m, d: slimlib.thin(m, slimlib.plan_widths(m, d.example_input, keep_macs=0.7), seed=None),
+        "^seed=None must be a whole number from 0"),
+    "a number that draws weights": (
+        lambda m, d: slimlib.thin(m, slimlib.plan_widths(m, d.example_input, keep_macs=0.7), reset=1),
+        "^reset is of type int; give a function that draws"),
+    "a file of no name": (
+        lambda m, d: slimlib.plan_widths(m, d.example_input, keep_macs=0.7).save(None),
+        "^path is of type NoneType; give the n"),
+    "a number for a file": (lambda m, d: slimlib.load(1, lambda: m), "^path is of type int; give the name of a file"),
+    "weights for a name": (lambda m, d: slimlib.storage.load_weights("m", "w.pt"), "^model is of type str; give a torch"),
+    "a list of rules": (
+        lambda m, d: slimlib.plan_widths(m, d.example_input, keep_macs=0.7, rule=["pca"]),
+        r"^rule=\['pca'\] is not known"),
+    "a list of criteria": (
+        lambda m, d: slimlib.prune(m, slimlib.plan_widths(m, d.example_input, keep_macs=0.7), ["l1"]),
+        r"^criterion=\['l1'\] is not known"),
+    "couplings in an array": (
+        lambda m, d: slimlib.plan_widths(m, d.example_input, keep_macs=0.7, coupling=np.zeros(2)),
+        "^coupling=array.* is not known"),
+    "units in an array": (lambda m, d: slimlib.width_path(m, d.example_input, unit=np.zeros(2)), "^unit=array.* is not known"),
     "a seed of a criterion": (
         lambda m, d: slimlib.prune(m, slimlib.plan_widths(m, d.example_input, keep_macs=0.7), "random", seed=-1),
         r"^seed=-1 must be a whole number from 0 to 2\*\*64 - 1$"),

@@ -15,7 +15,7 @@ MODULES = {f"slimlib.{path.stem}": path for path in FOLDER.glob("*.py") if path.
 LINES = 200
 
 LAYERS = {  # each may import what stands in its own and in those before it; a package belongs to one as a whole
-    "method": """_checks _coupling _forward _index_mapping _operations _probing _tracing _trust arguments calibration
+    "method": """_checks _coupling _forward _index_mapping _operations _probing _tracing _trust _watch arguments calibration
         channel_statistics copying cost criteria cutting errors files filling filters fitting fresh layout masking measuring modes
         moments outputs passing planning plans published randomness request responses rules sampling spectrum steps storage
         surgery tracing widths""",
