@@ -106,7 +106,7 @@ def test_outcomes_tell_more_than_verdicts(row, said):
 def test_answers_are_short_and_say_what_the_numbers_say():
     claim = load_claims()["C1-pruning"]
     better = judge(claim, records_of(claim, {"pca": 0.005}))
-    size = r"\(means \+0\.[45]\d and \+0\.5\d points\)"
+    size = r"\(means \+0\.[45]\d and \+0\.[45]\d points\)"
     (told,) = answers.answer(better)
     ours = r"Widths by PCA \(3AS\) on LeNet-5 on MNIST, pruned and fine-tuned: "
     assert re.match(rf"{ours}\*better than\* uniform {size}; \*better than\* global l1 {size}\.", told)

@@ -72,11 +72,11 @@ def _against(judged: Judgement, rival: str, rows: pd.DataFrame) -> str:
 
 
 def _size(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> str:
-    """ "means −0.02 and +0.01 points"; of too few seeds, which say nothing of a size, their number."""
+    """ "means −0.02 and +0.01 points", at equal MACs and at equal parameters; of too few seeds, their number."""
     if (least := min(row["n"] for row in rows)) < claim.min_seeds:
         return f"{least} of {counted(claim.min_seeds, 'seed')}"
-    low, high = (points(pick(row["mean"] for row in rows)) for pick in (min, max))
-    return f"{low} points" if low == high else f"means {low} {'and' if len(rows) == 2 else 'to'} {high} points"
+    means = [points(row["mean"]) for row in sorted(rows, key=lambda row: list(UNITS).index(row["unit"]))]
+    return f"{means[0]} points" if len(set(means)) == 1 else f"means {joined(means)} points"
 
 
 def _notes(judged: Judgement, rows: Sequence[Mapping[str, Any]]) -> list[str]:
