@@ -162,7 +162,9 @@ class WidthPath:
         return self.plan_of(self._rounded(self.steps.at(threshold)), threshold, min(step, len(self) - 1))
 
     def plan_of(self, widths: np.ndarray, level: float | None = None, step: int = 0) -> WidthPlan:
-        """The plan with these widths, in the order of ``groups``; ``step`` of the path, from which the next wider is sought."""
+        """The plan with these widths, in the order of ``groups``; ``step`` of the path, from which the next wider is sought.
+
+        Raises SlimlibError for widths that are not whole numbers from 1 to the full ones, one a group."""
         full, name, widths = self.full, [g.name for g in self.groups], np.asarray(widths)
         if widths.shape != full.shape or widths.dtype.kind not in "iu" or (widths < 1).any() or (widths > full).any():
             raise SlimlibError(f"widths={widths.tolist()} must be whole numbers, one a group, from 1 to {full.tolist()}")

@@ -31,7 +31,8 @@ class Judgement:
 
     verdict  "supported" or "not supported" when all deciding comparisons say so, those still to be made included; "mixed" when
              they contradict each other, else "inconclusive"
-    deciding one row a comparison that decides; p_holm is corrected for `family`, and "supported" needs p_holm too
+    deciding one row a comparison that decides; p_holm is corrected for `family`, and "supported" needs p_holm too;
+             boot_verdict of a paired one: what the bootstrap interval would lead to in the place of the t interval
     cells    the same at each single budget, uncorrected, for the reader
     pairs    what a paired claim rests on: one row a rival, cell and seed, with the difference and both runs' keys
     runs     that decide it, of networks that can

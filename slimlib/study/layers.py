@@ -100,7 +100,8 @@ def correlations(
     """Rank agreement of each rule's choice with the measured drop: `RankAgreement` as columns.
 
     One row a network, rule, budget and ratio; `low` and `high` are Spearman's interval. `over_depth` is how much higher the
-    coefficient is than that of depth alone, with its interval; `median_drop` and `largest_drop` are of the layers' accuracy,
+    coefficient is than that of depth alone, with its interval; `without_low` and `without_high` are its reach when each layer in
+    turn is left out; `median_drop` and `largest_drop` are of the layers' accuracy,
     as an order of drops that are next to nothing is next to chance. Networks with fewer layers than
     `min_groups` are left out. `exclude` holds groups to leave out by architecture. `rules` None means every rule that
     the network's records hold at all budgets, between the controls "depth" and "neyman_score".

@@ -22,6 +22,7 @@ def _centred_ranks_of_draws(values: tuple[float, ...], resamples: int, seed: int
 
 
 def spearman_of_draws(x: np.ndarray, y: np.ndarray, resamples: int, seed: int) -> np.ndarray:
+    """Spearman's coefficient of x with y, one value a layer, in each draw: shape (resamples,); nan where a draw is constant."""
     return _correlated(*(_centred_ranks_of_draws(tuple(v.tolist()), resamples, seed) for v in (x, y)))
 
 
@@ -45,6 +46,7 @@ def shuffled(x: np.ndarray, y: np.ndarray, permutations: int | None, seed: int) 
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """Spearman's coefficient, ties with mean ranks; nan where x or y is constant."""
     return float(_correlated(_centred_ranks(x[None]), _centred_ranks(y[None]))[0])
 
 
@@ -83,5 +85,6 @@ def permutation_p(found: float, null: np.ndarray, every: bool = False) -> float:
 
 
 def quantiles(values: np.ndarray, at: list[float]) -> tuple[float, float]:
+    """Two quantiles of those values that are finite; nan where none is."""
     values = values[np.isfinite(values)]
     return tuple(np.quantile(values, at).tolist()) if len(values) else (float("nan"), float("nan"))

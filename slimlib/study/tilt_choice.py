@@ -22,8 +22,7 @@ def doubts(judged: Judgement) -> list[str]:
     """Sentences about a claim's best tilt: ends of the grid, and what the tilt that came second would change."""
     if "best_tilt" not in judged.claim.rivals or not judged.records:
         return []
-    frame = with_best_tilt(to_frame(judged.records), judged.runs)
-    return [*ends_of_the_grid(tilts(frame, judged.runs)), *with_the_second(judged)]
+    return [*ends_of_the_grid(tilts(_frame(judged), judged.runs)), *with_the_second(judged)]
 
 
 def with_the_second(judged: Judgement) -> list[str]:
@@ -31,7 +30,7 @@ def with_the_second(judged: Judgement) -> list[str]:
     standard error: the control pays for such a choice by chance, and the rule beside it makes none."""
     import pandas as pd
 
-    frame = with_best_tilt(to_frame(judged.records), judged.runs) if judged.records else pd.DataFrame()
+    frame = _frame(judged) if judged.records else pd.DataFrame()
     if "lead" not in frame:
         return []
     close = (frame["arm"] == "best_tilt") & (frame["lead"] <= frame["lead_error"])
@@ -66,6 +65,10 @@ def _verdicts_with(judged: Judgement, rows: list[dict[str, Any]], place: int, fo
     told = f"and the verdict would be {changed[place]} instead of {rows[place]['verdict']}"
     whole = as_a_whole(changed, rows[place]["family"])
     return told if whole == judged.verdict else f"{told}, that on the whole claim {whole} instead of {judged.verdict}"
+
+
+def _frame(judged: Judgement) -> pd.DataFrame:
+    return with_best_tilt(to_frame(judged.records), judged.runs)
 
 
 def _of(frame: pd.DataFrame, network: Mapping[str, str]) -> pd.DataFrame:
