@@ -14,6 +14,7 @@ from slimlib._watch import WITH_NUMBERS, Watch, tensors_among
 from slimlib.errors import SlimlibError, first_line
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS
 from slimlib.outputs import tensors_in
+from slimlib.passing import MACHINE_FAULTS
 from slimlib.randomness import seeded
 
 
@@ -52,7 +53,7 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
         # with its own draws, should it draw in evaluation, and an example of its own, should it write over that
         with seeded(0), FlopCounterMode(display=False) as counter, Watch(model.buffers()) as seen:
             output = model(example_input.clone())
-    except (torch.OutOfMemoryError, MemoryError):
+    except MACHINE_FAULTS:
         raise
     except Exception as e:  # whatever a model may raise
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "

@@ -19,6 +19,7 @@ from slimlib.layout import PER_CHANNEL_NORMS, Group, Layout
 from slimlib.masking import OtherShapes, difference, masked
 from slimlib.modes import unmarked
 from slimlib.outputs import tensors_in
+from slimlib.passing import MACHINE_FAULTS
 from slimlib.randomness import seeded
 
 NEEDED, NO_RUN = "its channels pass through {}, which needs them all: ", "without some, the network does not run"
@@ -107,7 +108,7 @@ def _fault(
     try:  # the network's own code alone: a fault of slimlib must not pass for one of the network
         want, beside, inert = _masked_answers(whole, groups, keep, example_input, other)
         got, counted = _counted(thin, example_input)
-    except (torch.OutOfMemoryError, MemoryError):
+    except MACHINE_FAULTS:
         raise
     except Exception:  # whatever a model may raise
         return NEEDED + NO_RUN

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from slimlib._checks import check_layers
 from slimlib.arguments import A_MODEL, kind, name_of
 from slimlib.criteria import Criterion
 from slimlib.errors import SlimlibError
@@ -66,6 +67,7 @@ def compare(
     if len(given) != 1:
         raise SlimlibError(f"give exactly one of keep_macs and keep_params, not {sorted(given) or 'none'}")
     (unit, keep), = given.items()
+    check_layers(model)
     example_input = data.example_input.to(next(model.parameters()).device)
     layout = trace(model, example_input)
     ranked_by = name_of(criterion) if callable(criterion) else criterion

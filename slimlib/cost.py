@@ -22,7 +22,7 @@ def must_be_unit(unit: str) -> None:
         raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CostModel:
     """``out = out_fixed + out_per_width @ widths`` rows a layer, likewise ``in``; weights = kernel x out x in.
 

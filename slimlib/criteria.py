@@ -18,7 +18,7 @@ from slimlib import arguments
 from slimlib.arguments import name_of
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows, in_float64
-from slimlib.layout import Group, Layout
+from slimlib.layout import BATCH_NORM, Group, Layout
 
 
 def l1(model: nn.Module, group: Group) -> torch.Tensor:
@@ -52,7 +52,7 @@ def batchnorm_scales(model: nn.Module, group: Group, asks: str, remedy: str) -> 
     scores, norms = torch.zeros(group.width, dtype=torch.float64), torch.zeros(group.width, dtype=torch.float64)
     for m in group.members:
         module = model.get_submodule(m.module)
-        if m.role == "norm" and isinstance(module, nn.modules.batchnorm._BatchNorm) and module.affine:
+        if m.role == "norm" and isinstance(module, BATCH_NORM) and module.affine:
             gamma = in_float64(module.weight).abs().cpu()
             scores[torch.as_tensor(m.channels)] += gamma[torch.as_tensor(m.positions)].sum(1)
             norms[torch.as_tensor(m.channels)] += m.positions.shape[1]

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
+from slimlib.layout import BATCH_NORM
+
 PLAIN_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
 LONGEST_WAIT = timedelta(days=7)
@@ -89,7 +91,7 @@ class World:
         Yields the notes that a record of the run should carry.
         """
         norms = [(parent, key, child) for parent in model.modules() for key, child in parent.named_children()
-                 if isinstance(child, nn.modules.batchnorm._BatchNorm)]
+                 if isinstance(child, BATCH_NORM)]
         if self.size == 1 or not norms:
             yield []
         elif device.type != "cuda":

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from slimlib.arguments import A_MODEL, kind
 from slimlib.errors import SlimlibError
+from slimlib.layout import BATCH_NORM
 from slimlib.modes import evaluation_mode
 from slimlib.passing import passing
 from slimlib.splits import Data, ImagePart, LabelledImages, some
@@ -81,7 +82,7 @@ def calibrate_batchnorm(model: nn.Module, split: ImagePart, batch_size: int = 10
                                     "normalised")
     if batch_size < 2:
         raise SlimlibError(f"batch_size={batch_size} must be at least 2: a single image has no spread")
-    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
     count = len(split) if images is None else min(images, len(split))
     batches = max(1, count // batch_size)  # equal batches, so that their average is that of the images
     if count < 2:

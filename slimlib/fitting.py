@@ -31,8 +31,7 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     kind("model", model, nn.Module, "a torch.nn.Module, and the plan after it")
     kind("plan", plan, WidthPlan, "what plan_widths returns; WidthPlan.load reads one from a file, and plan_from_widths makes "
                                   "one of widths by name")
-    if plan.layout is not None:
-        check_layers(model)
+    check_layers(model)
     layout = plan.layout or trace(model, _input_like(plan, _first_weight(model)))
     for name, full in plan.full_widths.items():
         width = _width(model, name)
@@ -58,7 +57,7 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
 
 def _first_weight(model: nn.Module) -> torch.Tensor:
     """Of a layer, which has the type that the images need; other parameters may have another."""
-    return next((m.weight for m in model.modules() if isinstance(m, LAYERS)), next(model.parameters()))
+    return next(m.weight for m in model.modules() if isinstance(m, LAYERS))
 
 
 def _input_like(plan: WidthPlan, parameter: torch.Tensor) -> torch.Tensor:

@@ -30,7 +30,7 @@ AUGMENTED = {"none": (False, False), "crop": (True, False), "crop_flip": (True, 
 def workers() -> int:
     """Processes that decode for this one: SLIMLIB_WORKERS, or this process's share of the machine's cores, at most 16."""
     if (told := os.environ.get("SLIMLIB_WORKERS")) is not None:
-        if not told.isdigit():
+        if not told.isdecimal():
             raise SlimlibError(f"SLIMLIB_WORKERS={told!r} must be a whole number, 0 for none")
         return int(told)
     return min(16, (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
@@ -79,7 +79,7 @@ class FolderSplit:
         """All images, centre crops, as normalised batches, each with its labels."""
         parts = [[(i, None) for i in range(start, min(start + batch_size, len(self)))]
                  for start in range(0, len(self), batch_size)]
-        for index, pixels in _loader(_Decoder(self.files), parts, self.device):
+        for index, pixels in _decoded(_loader(_Decoder(self.files), parts, self.device)):
             yield self._on_device(pixels), self.labels[index.to(self.device)]
 
     def batches(self, batch_size: int, augment: str, seed: int, world: World | None = None) -> FolderBatches:
@@ -109,7 +109,7 @@ class FolderBatches:
         self.loader = _loader(_Decoder(split.files, *AUGMENTED[augment]), _Order(self), split.device, keep=True)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for index, pixels in self.loader:
+        for index, pixels in _decoded(self.loader):
             index = index.to(self.split.device, non_blocking=True)
             yield index, self.split._on_device(pixels), self.split.labels[index]
 
@@ -159,5 +159,14 @@ class _Decoder(torch.utils.data.Dataset):
 
 def _loader(decoder: _Decoder, order, device: torch.device, keep: bool = False) -> torch.utils.data.DataLoader:
     count = workers()
+    # a generator of its own: without one, each pass would draw from torch's global stream, from which dropout draws as well
     return torch.utils.data.DataLoader(decoder, batch_sampler=order, num_workers=count, persistent_workers=keep and count > 0,
-                                       pin_memory=device.type == "cuda")
+                                       pin_memory=device.type == "cuda", generator=torch.Generator())
+
+
+def _decoded(loader: torch.utils.data.DataLoader) -> Iterator[list[Tensor]]:
+    """What the workers send. Of an error they send the whole traceback as text, at the end of which stands what is to be said."""
+    try:
+        yield from loader
+    except SlimlibError as error:
+        raise SlimlibError(str(error).strip().rpartition(f"{SlimlibError.__name__}: ")[2]) from None

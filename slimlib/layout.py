@@ -19,10 +19,11 @@ from slimlib.errors import SlimlibError, counted
 CONV = nn.modules.conv._ConvNd
 LAYERS = (CONV, nn.Linear)
 COUPLINGS = ("inner", "joint")
-PER_CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+PER_CHANNEL_NORMS = (BATCH_NORM, nn.modules.instancenorm._InstanceNorm)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Member:
     """The place of a group in one module: ``positions[i]`` are the indices that channel ``channels[i]`` has there.
 
@@ -37,7 +38,7 @@ class Member:
     positions: np.ndarray = field(repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Channels that share one width. ``name`` is the first layer, in forward order, that writes them.
 
@@ -48,8 +49,8 @@ class Group:
     name: str
     width: int
     members: tuple[Member, ...] = field(repr=False)
-    blocks: int = 1
-    block_of: np.ndarray = field(default=None, repr=False)  # type: ignore[assignment]
+    blocks: int
+    block_of: np.ndarray = field(repr=False)
     reason: str = ""
 
     def writers(self) -> list[Member]:
@@ -57,7 +58,7 @@ class Group:
         return [m for m in self.members if m.role == "out"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Layout:
     """Every width group of a model, the slimmable ones and those that stay whole, and what costs depend on."""
 
@@ -67,6 +68,7 @@ class Layout:
     ops: tuple  # the traced operations, inputs before users (slimlib._operations.Op)
     fixed_macs: int  # counted multiply-adds that belong to no Conv or Linear module (attention products)
     example_shape: tuple[int, ...]
+    example_dtype: str  # "float32", say
     sizes: dict[str, str]  # of each Conv and Linear layer, and of what else is in a group: its size, as of sizes_of
     idle: tuple[str, ...] = ()  # layers that took no part in the traced pass: they may read what no table can know
 

@@ -7,7 +7,7 @@ it answered is kept for as long as it lives. Sixty students of one teacher cost 
 from __future__ import annotations
 
 from contextlib import ExitStack
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,9 @@ from slimlib.precision import autocast
 from slimlib.recipe import Recipe
 from slimlib.splits import Data
 
-_ANSWERS: WeakKeyDictionary[nn.Module, tuple[object, tuple, Tensor]] = WeakKeyDictionary()
-"""Teacher -> (the split, what else its answers depend on, its logits of all the split's images); the latest only."""
+_ANSWERS: WeakKeyDictionary[nn.Module, tuple[ref, tuple, Tensor]] = WeakKeyDictionary()
+"""Teacher -> (the split, which is not kept alive; what else its answers depend on; its logits of all the split's images); the
+latest only."""
 
 
 class Lesson:
@@ -55,8 +56,8 @@ class Lesson:
         # the weights too, so that a teacher that was changed, in whatever way, is asked again
         rests_on = (fingerprint(self.teacher), str(self.device), self.precision, batch_size)
         known = _ANSWERS.get(self.teacher)
-        if known is None or known[0] is not split or known[1] != rests_on:
-            known = split, rests_on, torch.cat([self._ask(images) for images, _ in split.in_order(batch_size)])
+        if known is None or known[0]() is not split or known[1] != rests_on:
+            known = ref(split), rests_on, torch.cat([self._ask(images) for images, _ in split.in_order(batch_size)])
             _ANSWERS[self.teacher] = known
         return known[2]
 

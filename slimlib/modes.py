@@ -37,9 +37,14 @@ def buffers_kept(model: nn.Module) -> Iterator[None]:
         for module, name, buffer, value in before:
             module._buffers[name] = buffer
             # an unchanged buffer is not written: that would bump its version and break a backward pass still to come
-            if buffer is not None and not torch.equal(buffer, value):
+            if buffer is not None and not _equal(buffer, value):
                 with torch.no_grad():
                     buffer.copy_(value)
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    """With NaN equal to NaN."""
+    return torch.equal(a, b) or (a.is_floating_point() and bool(((a == b) | (a.isnan() & b.isnan())).all()))
 
 
 @contextmanager

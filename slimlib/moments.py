@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from slimlib.errors import SlimlibError
-from slimlib.layout import Layout
+from slimlib.layout import BATCH_NORM, Layout
 
 Moments = tuple[np.ndarray, np.ndarray]  # mean and variance of each channel
 
@@ -32,7 +33,6 @@ CONSTANTS = {  # what an activation must be told beside its input
 BUILT_IN = {"ReLU": "Relu", "SiLU": "Silu", "GELU": "Gelu", "ReLU6": "Hardtanh", "LeakyReLU": "LeakyRelu"}
 UNCHANGED = re.compile(r"^(MaxPool|AvgPool|AdaptiveAvgPool|AdaptiveMaxPool|MkldnnAdaptive|Mean|Slice|View|Reshape|Unsafe|"
                        r"NativeDropout|FusedDropout|Clone|Alias|ToCopy|Upsample|Squeeze|AsStrided)")
-BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
 def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray, **constants) -> Moments:
@@ -41,12 +41,10 @@ def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray, **cons
     ``constants``: those of :data:`CONSTANTS` that are not torch's defaults.
     """
     if name == "Relu":
-        from torch.special import ndtr
-
         std = np.sqrt(np.maximum(variance, 1e-300))
         alpha = mean / std
         density = np.exp(-0.5 * alpha**2) / np.sqrt(2 * np.pi)
-        mass = ndtr(torch.from_numpy(alpha)).numpy()
+        mass = torch.special.ndtr(torch.from_numpy(alpha)).numpy()
         first = mean * mass + std * density
         second = (mean**2 + variance) * mass + mean * std * density
         return first, np.maximum(second - first**2, 0.0)
@@ -59,10 +57,13 @@ def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray, **cons
 
 
 def gaussian(norm: nn.Module) -> Moments:
-    """Mean and variance of what a BatchNorm writes, beta and gamma^2; 0 and 1 of one without a scale of its own."""
-    if norm.weight is None:
-        return np.zeros(norm.num_features), np.ones(norm.num_features)
-    return tuple(p.detach().cpu().double().numpy() for p in (norm.bias, norm.weight.square()))
+    """Mean and variance of what a BatchNorm writes, beta and gamma^2; beta is 0 and gamma 1 where it has none of its own."""
+    mean, variance = np.zeros(norm.num_features), np.ones(norm.num_features)
+    if norm.bias is not None:
+        mean = norm.bias.detach().cpu().double().numpy()
+    if norm.weight is not None:
+        variance = norm.weight.detach().square().cpu().double().numpy()
+    return mean, variance
 
 
 def built_in_activation(norm: nn.Module | None) -> nn.Module | None:
@@ -119,7 +120,7 @@ class ChannelMoments:
             self.refuse(index)
         return [self(i) for i in op.inputs if i != but]
 
-    def refuse(self, index: int):
+    def refuse(self, index: int) -> NoReturn:
         """Raise; an operation outside any module is placed by the next module behind it."""
         op, i = self.ops[index], index
         what = op.module or op.kind.partition("Backward")[0]

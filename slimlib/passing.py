@@ -10,6 +10,9 @@ from torch import Tensor
 
 from slimlib.errors import SlimlibError, first_line
 
+MACHINE_FAULTS = (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError)
+"""What tells of the machine, not of the network that was running on it: nothing is to be concluded from it."""
+
 
 @contextmanager
 def passing(images: Tensor, which: str = "the data's images", who: str = "model") -> Iterator[None]:
@@ -17,7 +20,7 @@ def passing(images: Tensor, which: str = "the data's images", who: str = "model"
     another size. To be put around a first batch: what fails later has other causes."""
     try:
         yield
-    except (torch.OutOfMemoryError, torch.AcceleratorError, MemoryError):
+    except MACHINE_FAULTS:
         raise
     except Exception as error:  # whatever a model may raise
         raise SlimlibError(f"{which}, of shape {tuple(images.shape[1:])} and {images.dtype}, do not pass through the {who}: "

@@ -29,7 +29,7 @@ Rule = Callable[..., Curves | Removals]
 
 
 def width_path(
-    model: nn.Module, example_input: torch.Tensor, *, rule: str | Rule = "pca", coupling: str = "inner", unit: str = "macs",
+    model: nn.Module, example_input: torch.Tensor | None, *, rule: str | Rule = "pca", coupling: str = "inner", unit: str = "macs",
     min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: str | Iterable[str] = (),
     spectra: Mapping[str, np.ndarray] | None = None, layout: Layout | None = None, **options,
 ) -> WidthPath:
@@ -39,7 +39,7 @@ def width_path(
 
     Args:
         model: any feed-forward network.
-        example_input: one batch for it; it tells the shapes, and for most rules nothing else.
+        example_input: one batch for it; it tells the shapes, and for most rules nothing else. None where ``layout`` is given.
         rule: a name of :data:`slimlib.rules.RULES` or a function of one's own, :data:`Rule`.
         coupling: "inner" slims the layers whose width is theirs alone, "joint" also those that share one (shortcuts).
         unit: "macs" or "params", what the cost-aware rules save.
@@ -77,7 +77,7 @@ def width_path(
     fault = steps.fault(request.full) if isinstance(steps, Curves | Removals) else f"a {type(steps).__name__}"
     if fault:
         raise SlimlibError(f"rule {rule!r} returned {fault}; it must return Curves or Removals, see slimlib.steps")
-    return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to, _dtype(example_input),
+    return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to,
                      drawn="seed" in request.asked)
 
 
@@ -99,11 +99,6 @@ def _without(skip: str | Iterable[str], model: nn.Module, layout: Layout) -> Lay
         return layout
     reasons = [g.reason or next((skipped[m.module] for m in g.writers() if m.module in skipped), "") for g in layout.groups]
     return replace(layout, groups=tuple(replace(g, reason=why) for g, why in zip(layout.groups, reasons, strict=True)))
-
-
-def _dtype(example_input: torch.Tensor) -> str:
-    """Its name; with a layout that is traced already, the example may be missing."""
-    return str(getattr(example_input, "dtype", torch.float32)).removeprefix("torch.")
 
 
 def _named(rule: str | Rule) -> tuple[str, Rule]:
@@ -133,7 +128,7 @@ def _check_options(rule: str, choose: Rule, options: Mapping[str, object]) -> No
 
 
 def plan_widths(
-    model: nn.Module, example_input: torch.Tensor, *, keep_macs: float | None = None, keep_params: float | None = None,
+    model: nn.Module, example_input: torch.Tensor | None, *, keep_macs: float | None = None, keep_params: float | None = None,
     threshold: float | None = None, rule: str | Rule = "pca", fill: bool = False, **how,
 ) -> WidthPlan:
     """The widest plan of ``rule`` that keeps at most a share of the dense MACs or parameters, or the plan at a threshold.
@@ -154,7 +149,7 @@ def plan_widths(
 
 
 def plan_from_widths(
-    model: nn.Module, example_input: torch.Tensor, widths: Mapping[str, int], *, coupling: str = "inner",
+    model: nn.Module, example_input: torch.Tensor | None, widths: Mapping[str, int], *, coupling: str = "inner",
     layout: Layout | None = None,
 ) -> WidthPlan:
     """The plan with widths that you name, all others full: a published architecture, or what another tool has chosen.
@@ -178,8 +173,7 @@ def plan_from_widths(
                                f"{chosen[group_of[layer]]}")
     full = np.array([group.width for group in groups])
     wanted = np.array([chosen.get(at, group.width) for at, group in enumerate(groups)])
-    path = WidthPath("given", coupling, groups, Removals(full, np.zeros(0, int)), cost_model(model, layout, groups), layout,
-                     input_dtype=_dtype(example_input))
+    path = WidthPath("given", coupling, groups, Removals(full, np.zeros(0, int)), cost_model(model, layout, groups), layout)
     return path.plan_of(wanted)
 
 

@@ -16,6 +16,7 @@ from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import caster, evaluate
 from slimlib.modes import evaluation_mode
+from slimlib.passing import MACHINE_FAULTS
 
 MOST_BYTES = 2**31
 """Memory that the kept answers may take; a place whose answers need more is passed over."""
@@ -42,7 +43,7 @@ class SharedPrefix:
         self._move_on(self._first(set(changed)))
         try:
             return evaluate(_Quiet(self._part(other, self.reached, None)), self.answers, self.batch_size)
-        except torch.OutOfMemoryError:
+        except MACHINE_FAULTS:
             raise
         except (RuntimeError, SlimlibError):
             # the pass reads a width off a layer, as in `view(-1, self.conv.out_channels)`, which was the dense one's
@@ -140,7 +141,7 @@ def _traced(model: nn.Module, split) -> fx.Graph | None:
         try:
             graph = fx.symbolic_trace(copied(model)).graph  # a copy, as a pass may keep what it computes as attributes
             same = torch.equal(fx.GraphModule(model, graph)(images), want)
-        except (torch.OutOfMemoryError, MemoryError):
+        except MACHINE_FAULTS:
             raise
         except Exception:  # whatever code a forward pass may hold: such a model is run whole, for the same numbers
             return None

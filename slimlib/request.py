@@ -14,7 +14,7 @@ from slimlib.errors import SlimlibError
 from slimlib.layout import Group, Layout
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Request:
     """What every rule may read: the network, its layout and costs, and the budget's unit."""
 

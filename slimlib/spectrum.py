@@ -17,12 +17,12 @@ from torch import nn
 
 from slimlib.arguments import flag, share
 from slimlib.errors import SlimlibError
-from slimlib.filters import filter_rows
+from slimlib.filters import filter_rows, in_float64
 from slimlib.layout import Layout
 from slimlib.tracing import trace
 
 TOLERANCE = 1e-12  # of the threshold: r_i and t are both rounded, so "equal" must not depend on the last bit
-GRAM_ROWS = 256  # of a Gram matrix that one product makes: more spare less above the diagonal
+GRAM_ROWS = 256  # of a Gram matrix that one product makes: with larger blocks, less of the upper half is left out
 
 
 def spectra(
@@ -59,7 +59,8 @@ def layout_spectra(
 
 
 def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:
-    """Eigenvalues of the filters' covariance, descending, length n; ``rows``: float64 matrices (n, p_m), one a layer.
+    """Eigenvalues of the filters' covariance, descending, length n; ``rows``: matrices (n, p_m), one a layer, taken
+    in float64.
 
     The matrices are put side by side, so their scatters add. Centring takes each filter's mean within each layer. The divisor
     is the number of positions, less one for each centred layer (as ``numpy.cov``). There are at most min(n, sum of (p_m - 1)).
@@ -68,7 +69,7 @@ def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:
     return _descending(torch.linalg.eigvalsh(one.matrix, UPLO="L"), one)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scatter:
     """A symmetric matrix with the eigenvalues of a covariance of n variables, its lower half filled; ``rank`` bounds them."""
 
@@ -79,6 +80,7 @@ class Scatter:
 
 def scatter(rows: list[torch.Tensor], center: bool = True) -> Scatter:
     """The smaller of the two Gram matrices of the filters: its non-zero eigenvalues are those of the other, the rest are 0."""
+    rows = [in_float64(r) for r in rows]
     centred = [r - r.mean(1, keepdim=True) if center else r for r in rows]
     x = torch.cat(centred, dim=1) if len(centred) > 1 else centred[0]
     n, p = x.shape
@@ -94,13 +96,13 @@ def _solved_by_size(scatters: Iterable[Scatter]) -> list[np.ndarray]:
         by_size[len(one.matrix)].append(i)
     found: dict[int, np.ndarray] = {}
     for same in by_size.values():
-        values = torch.linalg.eigvalsh(torch.stack([every[i].matrix for i in same]), UPLO="L").cpu()
+        values = torch.linalg.eigvalsh(torch.stack([every[i].matrix for i in same]), UPLO="L")
         found |= {i: _descending(own, every[i]) for i, own in zip(same, values, strict=True)}
     return [found[i] for i in range(len(every))]
 
 
 def _descending(ascending: torch.Tensor, of: Scatter) -> np.ndarray:
-    values = ascending.flip(0).clamp_min(0).numpy()
+    values = ascending.flip(0).clamp_min(0).cpu().numpy()
     return np.concatenate([values[:of.rank], np.zeros(of.n - of.rank)])  # beyond the rank bound there is rounding, not variance
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from slimlib.spectrum import TOLERANCE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Curves:
     """Steps of a rule with one level for the whole network: each group gets the least width that suffices at the level.
 
@@ -23,8 +24,12 @@ class Curves:
 
     def __post_init__(self):
         object.__setattr__(self, "breaks", tuple(np.asarray(b, float) for b in self.breaks))
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """The level of each step, ascending: every finite break once."""
         finite = np.concatenate([b[np.isfinite(b)] for b in self.breaks] or [np.zeros(0)])
-        object.__setattr__(self, "levels", np.unique(finite) if finite.size else np.zeros(1))
+        return np.unique(finite) if finite.size else np.zeros(1)
 
     def __len__(self) -> int:
         return len(self.levels)
@@ -69,7 +74,7 @@ class Curves:
         return np.array([min(int(np.searchsorted(b, slack)) + 1, len(b)) for b in self.breaks])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Removals:
     """Steps of a rule that drops channels one at a time: ``order`` names the group that loses one, first drop first."""
 

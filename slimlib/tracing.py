@@ -40,10 +40,10 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
         return _traced(model, example_input)
 
 
-def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torch.Tensor) -> Layout:
+def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torch.Tensor | None) -> Layout:
     """The layout that a caller has, else read anew. Raises SlimlibError where it is another network's, such as that of this one
-    before it was pruned, with the layer that tells them apart, and where it was read at another size: multiply-adds would be
-    counted at that one."""
+    before it was pruned, with the layer that tells them apart, and where it was read at another size, at which multiply-adds
+    would be counted, or off numbers of another kind. With a layout at hand the example may be None."""
     if layout is None:
         return trace(model, example_input)
     kind("model", model, nn.Module, A_MODEL)
@@ -56,6 +56,9 @@ def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torc
     if here != there:
         raise SlimlibError(f"layout: it was traced with an example of shape {there} beside the batch, this one has {here}; give "
                            "what slimlib.trace returns for this one")
+    if example_input.is_floating_point() != getattr(torch, layout.example_dtype).is_floating_point:
+        raise SlimlibError(f"layout: it was traced with an example of {layout.example_dtype}, this one is of "
+                           f"{example_input.dtype}; give what slimlib.trace returns for this one")
     return layout
 
 
@@ -75,6 +78,7 @@ def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
     tied = _tied(model)
     groups = tuple(_group(g, model, facts.order, tied) for g in raw.groups)
     layout = Layout(groups, facts.positions, raw.norm_after, tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape),
+                    str(example_input.dtype).removeprefix("torch."),
                     sizes_of(model, {m.module for g in groups for m in g.members}), facts.idle)
     return probed(layout, raw.doubtful, model, example_input, facts.unread)
 

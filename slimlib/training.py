@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from slimlib import arguments
 from slimlib.arguments import A_MODEL, kind
 from slimlib.batches import Batches, in_channels_last
 from slimlib.distillation import Distill
@@ -76,6 +77,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
             finite at the end of an epoch.
     """
     _refuse(model, data, recipe, teacher, distill, validate)
+    seed = arguments.seed("seed", seed, bits=63)
     world, device = World.current(), data.device
     batch_size, steps = recipe.batch_size, len(data.train) // recipe.batch_size
     if not steps or batch_size % world.size:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class WidthPath:
     """All the plans of one rule for one network, narrowest first; every budget is answered from it."""
 
@@ -40,7 +40,6 @@ class WidthPath:
     layout: Layout
     min_width: int = 1
     round_to: int = 1
-    input_dtype: str = "float32"
     drawn: bool = False  # whether the rule has read a seed: with another, the path may be another
 
     def __repr__(self) -> str:
@@ -176,7 +175,7 @@ class WidthPath:
             params=int(self.costs.params(widths)), macs=int(self.costs.macs(widths)),
             full_params=int(self.costs.params(full)), full_macs=int(self.costs.macs(full)),
             wider=self._next_wider(widths, step), whole=self.layout.whole(self.coupling), rank_bound=bound,
-            input_shape=self.layout.example_shape, input_dtype=self.input_dtype, layout=self.layout,
+            input_shape=self.layout.example_shape, input_dtype=self.layout.example_dtype, layout=self.layout,
         )
 
     def _next_wider(self, widths: np.ndarray, step: int) -> dict[str, int] | None:

@@ -7,6 +7,7 @@ import sys
 import warnings
 from typing import TYPE_CHECKING
 
+from slimlib import arguments
 from slimlib.errors import SlimlibError
 from slimlib.files import folder_must_exist
 
@@ -53,6 +54,7 @@ def run(args: argparse.Namespace) -> None:
                            f"{NEED_DATA[args.rule]}) from Python")
     if args.output:
         folder_must_exist(args.output, "--output")
+    arguments.seed("--seed", args.seed)
     model, shape = _network(args)
     budget = {k: v for k in ("keep_macs", "keep_params", "threshold") if (v := getattr(args, k)) is not None}
     options = {k: v for k in ("power", "published") if (v := getattr(args, k)) is not None}
@@ -80,7 +82,10 @@ def _network(args: argparse.Namespace) -> tuple[nn.Module, tuple[int, int, int]]
     if args.classes is not None and published:
         raise SlimlibError(f"--classes {args.classes}: the weights of {args.model} fix its outputs; leave --classes out")
     shape, classes = models.usual_shape(args.model)
-    shape, classes = _shape(args.input) if args.input else shape, classes if args.classes is None else args.classes
+    if args.input:
+        shape = _shape(args.input)
+    if args.classes is not None:
+        classes = args.classes
     with seeded(args.seed):  # the same widths each time, without weights too
         model = models.pretrained(args.model) if published else models.build(args.model, classes, shape[0])
     if args.weights:

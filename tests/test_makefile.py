@@ -4,9 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).resolve().parents[1]
 INTERPRETER = """#!{python} -S
@@ -88,3 +90,11 @@ def test_a_python_that_the_lock_refuses_is_passed_over(project):
     interpreter(project, "python3", 3, 14, 1)
     done, _ = make(project, "book", "PYTHON=python3", "VENV=.other")
     assert done.returncode and "3.14.1" in done.stderr and not (project / ".other").exists()
+
+
+@pytest.mark.parametrize("version", ["3.11.0", "3.11.2", "3.12.0", "3.13.0", "3.14.0", "3.14.2"])  # 3.11.2 is Debian 12's
+def test_every_package_of_the_lock_takes_the_pythons_that_are_promised(version):
+    lock = (ROOT / "requirements.lock").read_text().splitlines()
+    pinned = [line.partition("==")[0] for line in lock if "==" in line and not line.startswith("#")]
+    wanted = {name: distribution(name).metadata.get("Requires-Python") or "" for name in pinned}
+    assert len(wanted) > 100 and not {name: why for name, why in wanted.items() if version not in SpecifierSet(why)}
