@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from slimlib.imagesets import EMBEDDED, KNOWN, images_sha256, stratified
+from slimlib.division import stratified
+from slimlib.imagesets import EMBEDDED, KNOWN, images_sha256
 
 SEED = 2202
 

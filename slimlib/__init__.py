@@ -4,6 +4,7 @@ Names are loaded when they are first used, so that importing the method does not
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 
 __version__ = "0.1.0"
 
@@ -28,7 +29,7 @@ def __getattr__(name: str):
         value = getattr(module, name)
         globals()[name] = value
         return value
-    if name in _MODULES:
+    if name in _MODULES or (not name.startswith("__") and find_spec(f"slimlib.{name}")):
         return import_module(f"slimlib.{name}")
     raise AttributeError(f"module 'slimlib' has no attribute {name!r}")
 

@@ -30,11 +30,11 @@ class ForwardFacts:
     numbers: set  # and of those that also take a number, or a tensor that was made of numbers alone
     reckoned: bool  # some sum, product or quotient does: the number may be worked out of the width of any layer
     broadcast: set  # autograd's nodes of operations that combine tensors of unequal numbers of axes
-    across: set  # and of those that mix neighbouring channels by so little that no trial need see it
+    across: set  # and of those that mix neighbouring channels, too weakly for a trial to notice
     severed: bool  # something is read out of autograd's graph (detach, argmax, a comparison), which the graph does not show
     read_outside: set[str]  # layers whose weight is read otherwise than by calling them
     unread: bool  # something is computed that no output depends on, of which the graph of the outputs knows nothing
-    detached: bool  # so has some output no gradient, and the graph does not tell what it is made of
+    detached: bool  # some output has no gradient, so the graph does not tell what it is made of
     last_axis: set[str]  # Linear layers called on more than (batch, channels): theirs is not the axis of a convolution
     ends: set  # autograd's nodes of the returned tensors, one that the model uses for nothing else each
     idle: tuple[str, ...]  # layers that are not called and whose weights no output depends on: branches that only train

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 
 from torch_pruning.ops import OPTYPE
 
+from slimlib import moments
 from slimlib._forward import ForwardFacts
 
-CONSTANTS = ("negative_slope", "min_val", "max_val", "min", "max", "alpha", "beta", "scale", "input_scale", "threshold", "lambd",
-             "approximate", "exponent")
+CONSTANTS = sorted({"alpha", *chain.from_iterable(moments.CONSTANTS.values())})  # alpha of a sum as well: a + alpha b
 
 
 @dataclass(frozen=True)

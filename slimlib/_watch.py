@@ -22,7 +22,7 @@ class Watch(TorchFunctionMode):
 
     def __init__(self, known: Iterable[torch.Tensor]):
         super().__init__()
-        self.known = {id(t): t for t in known}  # tensors of one element that are not made of numbers: buffers, what is worked out
+        self.known = {id(t): t for t in known}  # tensors of one element that are not made of numbers alone: buffers, results
         self.made: set = set()
         self.constants: set = set()
         self.numbers: set = set()

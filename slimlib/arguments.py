@@ -27,24 +27,24 @@ def by_name(name: str, value: object, meant: str) -> None:
 
 
 def share(name: str, value: object, of_what: str = "it is a share") -> float:
-    """``value`` as a float, if it lies in (0, 1]: numbers of fewer digits would round what is worked out of them."""
-    if not isinstance(value, Real):
+    """``value`` as a float, if it lies in (0, 1]: as float16 or float32 it would round all that is computed from it."""
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise SlimlibError(f"{name}={value!r} must be a number in (0, 1], not a {type(value).__name__}: {of_what}")
     if not 0 < value <= 1:
         raise SlimlibError(f"{name}={value} must lie in (0, 1]: {of_what}")
     return float(value)
 
 
-def count(name: str, value: object) -> int:
+def count(name: str, value: object, of_what: str = "") -> int:
     """``value`` as an int, if it is a whole number of at least 1."""
-    if not isinstance(value, Integral) or value < 1:
-        raise SlimlibError(f"{name}={value!r} must be a whole number of filters, at least 1")
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise SlimlibError(f"{name}={value!r} must be a whole number{of_what and ' of '}{of_what}, at least 1")
     return int(value)
 
 
 def number(name: str, value: object) -> float:
     """``value`` as a float, if it is a finite number."""
-    if not isinstance(value, Real) or not isfinite(value):
+    if not isinstance(value, Real) or isinstance(value, bool) or not isfinite(value):
         raise SlimlibError(f"{name}={value!r} must be a finite number")
     return float(value)
 
@@ -58,7 +58,7 @@ def seed(name: str, value: object, bits: int = 64) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """``value`` as a bool, if it is True or False: a number would be counted with, and any word be true."""
+    """``value`` as a bool, if it is True or False: 1 would pass for True, and so would any text."""
     if not isinstance(value, bool | np.bool_):
         raise SlimlibError(f"{name}={value!r} must be True or False")
     return bool(value)

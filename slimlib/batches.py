@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from slimlib.distributed import World
@@ -25,43 +24,27 @@ class Batches:
     """
 
     def __init__(self, split: Split, batch_size: int, augment: str, seed: int, world: World | None = None):
-        self.split, self.batch_size, self.flip = split, batch_size, augment == "crop_flip"
+        self.split, self.batch_size, self.crop, self.flip = split, batch_size, augment != "none", augment == "crop_flip"
         self.share = (world or World()).share(batch_size)
         self.generator = torch.Generator(split.images.device).manual_seed(seed)
         self.pixels = split.images.permute(0, 2, 3, 1)
-        if augment != "none":
+        if self.crop:
             height, width = self.pixels.shape[1:3]
             padded = F.pad(self.pixels, (0, 0, PADDING, PADDING, PADDING, PADDING))
             # A view (N, 9, 9, H, W, C) of all 81 positions of the crop: it takes no memory, and one gather cuts a batch.
-            windows = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
-            self.pixels = windows
+            self.pixels = padded.unfold(1, height, 1).unfold(2, width, 1).permute(0, 1, 2, 4, 5, 3)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         size, device, draw = self.batch_size, self.split.images.device, self.generator
         order = torch.randperm(len(self.split), generator=draw, device=device)
         for index in order.split(size)[:len(order) // size]:
-            if self.pixels.ndim == 4:
-                index = index[self.share]
-                pixels = self.pixels[index]
+            index = index[self.share]
+            if self.crop:
+                down, right = torch.randint(2 * PADDING + 1, (2, size), generator=draw, device=device)[:, self.share]
+                pixels = self.pixels[index, down, right]
             else:
-                shift = torch.randint(2 * PADDING + 1, (2, size), generator=draw, device=device)[:, self.share]
-                index = index[self.share]
-                pixels = self.pixels[index, shift[0], shift[1]]
+                pixels = self.pixels[index]
             if self.flip:
                 mirrored = torch.rand(size, generator=draw, device=device)[self.share] < 0.5
                 pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(2), pixels)
             yield index, self.split.normalise(pixels), self.split.labels[index]
-
-
-@contextmanager
-def in_channels_last(model: nn.Module) -> Iterator[None]:
-    """Store the weights channels-last meanwhile: the same numbers in the order that convolutions are fastest in."""
-    kernels = [parameter for parameter in model.parameters() if parameter.dim() == 4]
-    own = [parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous() for parameter in kernels]
-    try:
-        for kernel in kernels:
-            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last)
-        yield
-    finally:
-        for kernel, was_so in zip(kernels, own, strict=True):  # the caller's own choice
-            kernel.data = kernel.data.contiguous(memory_format=torch.channels_last if was_so else torch.contiguous_format)

@@ -21,7 +21,8 @@ def pass_calibration(
     images  (N, C, H, W), N >= 2, normalised; of anything else, and of images that do not fit the network, a SlimlibError says so
     """
     if not isinstance(images, torch.Tensor) or images.dim() < 2 or len(images) < 2:
-        raise SlimlibError("calibration must be a batch of at least two normalised images (N, C, H, W)")
+        told = f"of shape {tuple(images.shape)}" if isinstance(images, torch.Tensor) else f"of type {type(images).__name__}"
+        raise SlimlibError(f"calibration is {told}; give a batch of at least two normalised images (N, C, H, W)")
     with torch.no_grad(), evaluation_mode(model):
         for start in range(0, len(images), batch_size):
             with nullcontext() if start else passing(images, "calibration images"):

@@ -18,6 +18,7 @@ UNITS = ("macs", "params")
 
 
 def must_be_unit(unit: str) -> None:
+    """Refuse what is none of :data:`UNITS`."""
     if not isinstance(unit, str) or unit not in UNITS:
         raise SlimlibError(f"unit={unit!r} is not known; use 'macs' or 'params'")
 
@@ -26,8 +27,9 @@ def must_be_unit(unit: str) -> None:
 class CostModel:
     """``out = out_fixed + out_per_width @ widths`` rows a layer, likewise ``in``; weights = kernel x out x in.
 
-    Shapes: (layers, groups) for the ``per_width`` matrices, (layers,) for the rest, (groups,) for ``extra_per_width`` (biases
-    and norms). MACs are conv + linear multiply-adds of one example, without bias or BatchNorm.
+    Shapes: (layers, groups) for the ``per_width`` matrices, (layers,) for the other arrays, (groups,) for ``extra_per_width``
+    (biases and norms). ``extra_params`` and ``fixed_macs`` are what no width changes. MACs are conv + linear multiply-adds of one
+    example, without bias or BatchNorm.
     """
 
     out_fixed: np.ndarray

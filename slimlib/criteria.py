@@ -1,8 +1,8 @@
 """Which filters stay, once the width is chosen: one score a channel, the highest stay.
 
-Every criterion scores a group from the rows that its layers write, each filter flattened with its own weights only, as in the
-papers (Torch-Pruning's defaults mix in BatchNorm and next-layer weights). In a joint group the members' rows count as one long
-row, side by side; so their l1 scores add, and of ``bn`` the scales add.
+``l1``, ``l2`` and ``gm`` read a channel's rows in the layers that write it, each filter flattened with its own weights only, as
+in the papers (Torch-Pruning's defaults mix in BatchNorm and next-layer weights). In a joint group the members' rows count as one
+long row, side by side; so their l1 scores add. ``bn`` reads the BatchNorms behind, whose scales add, and ``random`` nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def batchnorm_scales(model: nn.Module, group: Group, asks: str, remedy: str) -> 
 
 
 def random(model: nn.Module, group: Group, generator: np.random.Generator | None = None) -> torch.Tensor:
-    """Control: scores drawn anew at each call, from ``generator`` where there is one."""
+    """Control: scores drawn anew at each call, from ``generator`` where there is one. Shape (width,), float64."""
     return torch.from_numpy((generator or np.random.default_rng()).random(group.width))
 
 

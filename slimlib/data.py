@@ -12,9 +12,11 @@ from types import MappingProxyType
 import numpy as np
 import torch
 
-from slimlib.arguments import seed
+from slimlib import arguments
+from slimlib.arguments import kind
+from slimlib.division import divided, must_reach_all_classes
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import ARRAYS, KNOWN, images_sha256, read, stratified
+from slimlib.imagesets import ARRAYS, KNOWN, images_sha256, read
 from slimlib.splits import Data, Split
 
 
@@ -37,14 +39,13 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
     """
     if name not in (*KNOWN, "imagenet"):
         raise SlimlibError(f"name={name!r} is no data set of slimlib; choose one of {', '.join(KNOWN)}, imagenet")
-    split_seed = _checked_seed(split_seed, val_fraction)
+    split_seed, device = _checked_division(split_seed, val_fraction), _device(device)
     if name == "imagenet":
         from slimlib.imagenet import load
 
         return load(device, split_seed, val_fraction, limit)
     known = KNOWN[name]
-    if limit is not None and limit < known.num_classes:
-        raise SlimlibError(f"limit={limit} must be None or at least the number of classes, {known.num_classes}")
+    must_reach_all_classes(limit, known.num_classes)
     arrays, source = read(name)
     return _divided(name, arrays, known.num_classes, known.mean, known.std, images_sha256(arrays), source, device, split_seed,
                     val_fraction, limit)
@@ -58,7 +59,7 @@ def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
     of :func:`load_data`. Channels are normalised by the mean and standard deviation of the training images. Raises
     SlimlibError naming the array that is of another type or shape.
     """
-    split_seed = _checked_seed(split_seed, val_fraction)
+    split_seed, device = _checked_division(split_seed, val_fraction), _device(device)
     arrays = {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test}
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     for part in ("train", "test"):
@@ -67,21 +68,27 @@ def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
             raise SlimlibError(f"x_{part} is {images.dtype} of shape {images.shape}; give images as uint8 (N, H, W, C), those "
                                "to train and to test on of one size")
         if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1] or labels.min() < 0:
-            raise SlimlibError(f"y_{part} is {labels.dtype} of shape {labels.shape}; give a whole number from 0 for each of the "
-                               f"{len(images)} images in x_{part}")
+            least = f", the least of them {labels.min()}" if labels.dtype.kind in "iu" and labels.size else ""
+            raise SlimlibError(f"y_{part} is {labels.dtype} of shape {labels.shape}{least}; give a whole number from 0 for each "
+                               f"of the {len(images)} images in x_{part}")
         arrays[f"y_{part}"] = labels.astype(np.int64)
     mean, std = _channel_moments(arrays["x_train"])
     if min(std) == 0:
-        raise SlimlibError("x_train has a channel in which all pixels are equal: leave it out")
+        raise SlimlibError(f"x_train has a channel in which all pixels are equal, {std.index(0)}: leave it out")
     classes = int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1
     return _divided(name, arrays, classes, mean, std, images_sha256(arrays), "arrays", device, split_seed, val_fraction, None)
 
 
-def _checked_seed(split_seed: int, val_fraction: float) -> int:
+def _device(device: torch.device | str | None) -> torch.device:
+    """That device; for None the first GPU if there is one, else the CPU."""
+    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+def _checked_division(split_seed: int, val_fraction: float) -> int:
     """The seed as an int, where both it and the part that is held out are in range."""
-    if not 0 <= val_fraction < 1:
+    if not 0 <= arguments.number("val_fraction", val_fraction) < 1:
         raise SlimlibError(f"val_fraction={val_fraction} must be at least 0 and less than 1")
-    return seed("split_seed", split_seed, bits=32)
+    return arguments.seed("split_seed", split_seed, bits=32)
 
 
 def _channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -93,18 +100,10 @@ def _channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
 
 
 def _divided(name: str, arrays: Mapping[str, np.ndarray], num_classes: int, mean: tuple[float, ...], std: tuple[float, ...],
-             sha256: str, source: str, device: torch.device | str | None, split_seed: int, val_fraction: float,
+             sha256: str, source: str, device: torch.device, split_seed: int, val_fraction: float,
              limit: int | None) -> Data:
     """The arrays on a device, the validation images held out of the training images."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-
-    train = np.arange(len(arrays["y_train"]))
-    test = np.arange(len(arrays["y_test"]))
-    if limit is not None:
-        train, test = (part[stratified(arrays[f"y_{key}"], min(limit, len(part)), seed=0)]
-                       for key, part in (("train", train), ("test", test)))
-    held_out = stratified(arrays["y_train"][train], round(val_fraction * len(train)), split_seed)
+    train, val, test = divided(arrays["y_train"], arrays["y_test"], limit, val_fraction, split_seed)
 
     def split(part: str, chosen: np.ndarray) -> Split:
         images = torch.from_numpy(arrays[f"x_{part}"][chosen]).to(device).permute(0, 3, 1, 2)
@@ -112,12 +111,17 @@ def _divided(name: str, arrays: Mapping[str, np.ndarray], num_classes: int, mean
 
     notes = {key: arrays[key].tolist() for key in arrays if key not in ARRAYS}
     return Data(name, num_classes, mean, std, sha256, source, notes=MappingProxyType(notes),
-                train=split("train", np.delete(train, held_out)), val=split("train", train[held_out]),
-                test=split("test", test))
+                train=split("train", train), val=split("train", val), test=split("test", test))
 
 
 def with_normalisation(data: Data, mean: Sequence[float], std: Sequence[float]) -> Data:
-    """The same images, normalised as a pretrained network expects them. The images are shared, not copied."""
+    """The same images, normalised as a pretrained network expects them. The images are shared, not copied.
+
+    ``mean`` and ``std`` hold a number for each channel, of pixels scaled to [0, 1]. Raises SlimlibError for another number of
+    them, and for a deviation that is not positive.
+    """
+    kind("mean", mean, Sequence, "a number for each channel")
+    kind("std", std, Sequence, "a number for each channel")
     channels = data.input_shape[0]
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise SlimlibError(f"mean={mean} and std={std} must hold one number for each of the {channels} channels of "

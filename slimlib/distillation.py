@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from slimlib import arguments
 from slimlib.errors import SlimlibError
 from slimlib.modes import evaluation_mode
 from slimlib.passing import passing
@@ -42,6 +44,8 @@ class Distill:
     attention_layers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("kd_weight", "temperature", "hint_weight", "attention_weight"):
+            arguments.number(name, getattr(self, name))
         if not 0 <= self.kd_weight <= 1:
             raise SlimlibError(f"kd_weight={self.kd_weight} must lie in [0, 1]: the labels have the remaining weight")
         if not self.temperature > 0:
@@ -142,8 +146,9 @@ def recorded_features(model: nn.Module, layers: Sequence[str]) -> Iterator[dict[
     """
     modules = dict(model.named_modules())
     if unknown := [name for name in layers if name not in modules]:
-        raise SlimlibError(f"no layer {unknown[0]!r} in this {type(model).__name__}; it has "
-                           f"{', '.join(name for name in modules if name)}")
+        near = get_close_matches(unknown[0], modules) or [name for name in modules if name][:10]
+        raise SlimlibError(f"no layer {unknown[0]!r} in this {type(model).__name__}; it has {', '.join(near)}, and others that "
+                           "model.named_modules() tells")
     features: dict[str, Tensor] = {}
 
     def keep(name: str):

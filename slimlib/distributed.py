@@ -8,7 +8,6 @@ share, unless they are computed jointly, which torch offers for GPUs only.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,9 +25,6 @@ LONGEST_WAIT = timedelta(days=7)
 """How long processes wait for one another. The first may wait for a lock while another machine is at the run; torch's default
 of 10 to 30 minutes would end that. Longer than any run, and in milliseconds still 32 bits."""
 
-CALLER_OF_FIT = 5
-"""The stack level of a warning within :meth:`World.shared_statistics`: between them are two functions of contextlib and fit."""
-
 
 @dataclass(frozen=True)
 class World:
@@ -39,6 +35,7 @@ class World:
 
     @classmethod
     def current(cls) -> World:
+        """As torch.distributed says; without it, one process."""
         if distributed.is_available() and distributed.is_initialized():
             return cls(distributed.get_rank(), distributed.get_world_size())
         return cls()
@@ -65,6 +62,7 @@ class World:
         return nn.parallel.DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
     def mean(self, value: Tensor) -> float:
+        """The processes' mean of a number, in all of them."""
         if self.size > 1:
             value = value.clone()
             distributed.all_reduce(value)
@@ -95,17 +93,13 @@ class World:
         if self.size == 1 or not norms:
             yield []
         elif device.type != "cuda":
-            note = (f"batch normalisation used the statistics of each of {self.size} processes separately: torch "
-                    "computes them jointly on GPUs only")
-            warnings.warn(note, stacklevel=CALLER_OF_FIT)
-            yield [note]
+            yield [f"batch normalisation used the statistics of each of {self.size} processes separately: torch computes them "
+                   "jointly on GPUs only"]
         else:
             plain = [(parent, key, norm) for parent, key, norm in norms if type(norm) in PLAIN_NORMS]
             apart = sorted({type(norm).__name__ for *_, norm in norms if type(norm) not in (*PLAIN_NORMS, nn.SyncBatchNorm)})
             notes = [f"{', '.join(apart)} used the statistics of each of {self.size} processes separately: torch computes "
                      "jointly those of plain BatchNorm layers only"] if apart else []
-            for note in notes:
-                warnings.warn(note, stacklevel=CALLER_OF_FIT)
             for parent, key, norm in plain:  # the twin shares the parameters and buffers of the original
                 parent.add_module(key, nn.SyncBatchNorm.convert_sync_batchnorm(norm))
             try:

@@ -8,11 +8,11 @@ from pathlib import Path
 from torch.hub import download_url_to_file
 
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import data_folder
+from slimlib.files import data_folder
 
 
 def downloaded(url: str, sha256: str) -> Path:
-    """The file of that URL in ``weights`` of :func:`slimlib.imagesets.data_folder`, downloaded if it is missing.
+    """The file of that URL in ``weights`` of :func:`slimlib.files.data_folder`, downloaded if it is missing.
 
     Raises SlimlibError where it cannot be fetched, and where its SHA-256 is another.
     """
@@ -24,6 +24,8 @@ def downloaded(url: str, sha256: str) -> Path:
         except (OSError, RuntimeError) as error:
             raise SlimlibError(f"{file} is missing, and {url} cannot be fetched ({error}). Put the file there, or set "
                                "SLIMLIB_DATA to the folder that holds weights/" + file.name) from error
-    if (found := hashlib.sha256(file.read_bytes()).hexdigest()) != sha256:
+    with file.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != sha256:
         raise SlimlibError(f"{file} is damaged: its SHA-256 begins with {found[:8]}, not {sha256[:8]}; remove it")
     return file

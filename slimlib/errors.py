@@ -1,4 +1,4 @@
-"""The one exception that slimlib raises on purpose, and words for messages."""
+"""The exceptions that slimlib raises on purpose, and words for messages."""
 
 from __future__ import annotations
 

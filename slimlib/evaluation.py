@@ -32,7 +32,7 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     model.to(split.device)
     as_parameters = caster(model)
     right, undefined = torch.zeros(2, dtype=torch.int64, device=split.device)
-    with torch.no_grad(), evaluation_mode(model):  # of inference mode, what a model keeps could not be trained with afterwards
+    with torch.no_grad(), evaluation_mode(model):  # after inference_mode, what a model keeps could not be trained with
         for batch, (images, labels) in enumerate(split.in_order(batch_size)):
             with nullcontext() if batch else passing(images):
                 output = model(as_parameters(images))

@@ -72,7 +72,12 @@ def cache_folder(variable: str, below: str = "") -> Path:
     return Path(caches).expanduser() / "slimlib" / below
 
 
+def data_folder() -> Path:
+    """The folder of packed sets and downloaded weights: ``SLIMLIB_DATA``, else ``slimlib/data`` in the user's cache folder."""
+    return cache_folder("SLIMLIB_DATA", "data")
+
+
 def must_exist(path: str | Path, parameter: str = "path") -> None:
     """Refuse, by the name of its ``parameter``, a file to read that is not there."""
     if not arguments.path(parameter, path).is_file():
-        raise SlimlibError(f"{parameter}={str(path)!r}: no such file")
+        raise SlimlibError(f"{parameter}={str(path)!r}: there is no such file; give the name of one")

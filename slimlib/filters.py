@@ -20,9 +20,11 @@ def batchnorm_scale(norm: nn.Module, dtype: torch.dtype | None = None) -> torch.
     Computed in ``dtype`` (default: the norm's own) on the norm's device; in float64 on the CPU where that is one of Apple's GPUs.
     The norm must have statistics; gamma is 1 where it has none.
     """
-    gamma, variance = (None if x is None else in_float64(x) if dtype == torch.float64 else x.detach().to(dtype=dtype)
-                       for x in (norm.weight, norm.running_var))
-    return (1.0 if gamma is None else gamma) / (variance + norm.eps).sqrt()
+    def as_asked(x: torch.Tensor) -> torch.Tensor:
+        return in_float64(x) if dtype == torch.float64 else x.detach().to(dtype=dtype)
+
+    deviation = (as_asked(norm.running_var) + norm.eps).sqrt()
+    return (1.0 if norm.weight is None else as_asked(norm.weight)) / deviation
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from slimlib._torchvision import import_torchvision
 from slimlib.distributed import World
+from slimlib.division import must_count, sampled
 from slimlib.errors import SlimlibError, counted, first_line
-from slimlib.imagesets import sampled
 from slimlib.randomness import seeded
 from slimlib.splits import Normalisation
 
@@ -62,6 +62,7 @@ class FolderSplit:
 
     def first(self, count: int | None) -> FolderSplit:
         """The first images only, which are of the first classes; all of them for None. See :func:`slimlib.splits.some`."""
+        count = None if count is None else must_count(count)
         return replace(self, files=self.files[:count], labels=self.labels[:count])
 
     def sample(self, count: int | None, seed: int = 0) -> FolderSplit:

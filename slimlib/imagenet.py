@@ -1,6 +1,6 @@
 """ImageNet, or any folder of its form, whose images stay files (:mod:`slimlib.imagefolder`).
 
-The folder is ``imagenet`` in :func:`slimlib.imagesets.data_folder`, with ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``, as
+The folder is ``imagenet`` in :func:`slimlib.files.data_folder`, with ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``, as
 torchvision's ImageFolder reads it. ``val`` is the test split here, as its labels are the public ones; the validation
 split is held out of ``train``.
 """
@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from slimlib._torchvision import import_torchvision
+from slimlib.division import divided, must_reach_all_classes
 from slimlib.errors import SlimlibError
+from slimlib.files import data_folder
 from slimlib.imagefolder import MEAN, STD, FolderSplit
-from slimlib.imagesets import data_folder, stratified
 from slimlib.splits import Data
 
 
-def load(device: torch.device | str | None = None, split_seed: int = 0, val_fraction: float = 0.1,
-         limit: int | None = None) -> Data:
+def load(device: torch.device, split_seed: int, val_fraction: float, limit: int | None) -> Data:
     """ImageNet as :class:`~slimlib.data.Data`; the arguments are those of :func:`slimlib.data.load_data`.
 
     Its ``sha256`` is of the files' names and sizes, as reading them all takes an hour. Classes are what the folders say.
@@ -33,23 +33,16 @@ def load(device: torch.device | str | None = None, split_seed: int = 0, val_frac
     if found["val"].classes != classes:
         raise SlimlibError(f"{root}: train/ and val/ must hold the same class folders; put each image of val/ into the folder "
                            "of its class")
-    if limit is not None and limit < len(classes):
-        raise SlimlibError(f"limit={limit} must be None or at least the number of classes, {len(classes)}")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-
+    must_reach_all_classes(limit, len(classes))
     labels = {part: np.array(images.targets) for part, images in found.items()}
-    chosen = {part: np.arange(len(y)) if limit is None else stratified(y, min(limit, len(y)), seed=0)
-              for part, y in labels.items()}
-    held_out = stratified(labels["train"][chosen["train"]], round(val_fraction * len(chosen["train"])), split_seed)
+    train, val, test = divided(labels["train"], labels["val"], limit, val_fraction, split_seed)
 
     def split(part: str, index: np.ndarray) -> FolderSplit:
         files = tuple(found[part].samples[i][0] for i in index)
         return FolderSplit(files, torch.from_numpy(labels[part][index]).to(device))
 
-    train = chosen["train"]
     return Data("imagenet", len(classes), MEAN, STD, _identity(root, found), "folder",
-                train=split("train", np.delete(train, held_out)), val=split("train", train[held_out]),
-                test=split("val", chosen["val"]))
+                train=split("train", train), val=split("train", val), test=split("val", test))
 
 
 def _files(folder: Path):

@@ -1,7 +1,7 @@
 """Image sets as packed files: which there are, where they lie, and that each is what its name says.
 
-A set is looked for as ``<name>.npz`` in :func:`data_folder`; else torchvision downloads it and it is packed; else the error
-says which file to put where. ``fashionmnist-10k`` comes with slimlib and needs neither.
+A set is looked for as ``<name>.npz`` in :func:`slimlib.files.data_folder`; else torchvision downloads it and it is packed; else
+the error says which file to put where. ``fashionmnist-10k`` comes with slimlib and needs neither.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from slimlib.errors import SlimlibError, first_line
-from slimlib.files import cache_folder
+from slimlib.files import data_folder
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,6 @@ KNOWN = {
 EMBEDDED = Path(__file__).parent / "_data" / "fashionmnist-10k.npz"
 
 
-def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """Sorted indices of ``count`` items that keep the proportions of the classes, to within one item a class.
-
-    NumPy's RandomState draws them because its stream is frozen: the same on every version and platform.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    exact = count * sizes / len(labels)
-    quota = np.floor(exact).astype(int)
-    quota[np.argsort(quota - exact, kind="stable")[:count - quota.sum()]] += 1  # largest remainders first
-    random = np.random.RandomState(seed)
-    chosen = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, quota, strict=True)]
-    return np.sort(np.concatenate(chosen))
-
-
-def sampled(labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
-    """Indices of ``count`` items (all for None) that keep the proportions of the classes, in a random order."""
-    count = len(labels) if count is None else min(count, len(labels))
-    return np.random.RandomState(seed).permutation(stratified(labels, count, seed))
-
-
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 LAYOUT = "a packed set holds uint8 images x_train, x_test (N, H, W, C) and whole-number labels y_train, y_test (N,)"
 
@@ -88,11 +68,6 @@ def _sha256(*arrays: np.ndarray) -> str:
     for array in arrays:
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
-
-
-def data_folder() -> Path:
-    """The folder of packed sets and downloaded weights: ``SLIMLIB_DATA``, else ``slimlib/data`` in the user's cache folder."""
-    return cache_folder("SLIMLIB_DATA", "data")
 
 
 def read(name: str) -> tuple[dict[str, np.ndarray], str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from slimlib import arguments
+from slimlib.arguments import A_MODEL, kind
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
 
@@ -42,21 +44,30 @@ def measure(
 ) -> pd.DataFrame:
     """Milliseconds that each network needs for a batch, as a pandas DataFrame.
 
-    models         {name: network}; the first is what the others are compared with. They are left as they are
-    example_input  one batch of any size; its first image is repeated. Time depends on shapes, not on values
-    batch_sizes    images a batch, each measured
-    repeats        rounds; in each, every network is timed once, in an order drawn under `seed`
-    on             devices, of `devices()`, or one of them; None means all
-    limit_s        seconds for one device and batch size: no round is begun later, but for the first three
-    threads        of the CPU while measuring; one is steadiest on a shared machine. None means as many as torch has now
+    One row a device, batch size and network: ``ms``, the median over rounds, with quartiles ``ms_low`` and ``ms_high``;
+    ``relative``, the median over rounds of the time divided by the first network's in the same round, with quartiles
+    ``relative_low`` and ``relative_high``; ``rounds``, how many were made.
 
-    One row a device, batch size and network: `ms`, the median over rounds, with quartiles `ms_low` and `ms_high`;
-    `relative`, the median over rounds of the time divided by the first network's in the same round, with quartiles
-    `relative_low` and `relative_high`; `rounds`, how many were made. Raises SlimlibError for an argument out of range or
-    a device that is not here.
+    Args:
+        models: {name: network}; the first is what the others are compared with. They are left as they are.
+        example_input: one batch of any size; its first image is repeated. Time depends on shapes, not on values.
+        batch_sizes: images a batch, each measured.
+        repeats: rounds; in each, every network is timed once, in an order drawn under ``seed``.
+        on: devices, of :func:`devices`, or one of them; None means all.
+        seed: of the order of the networks in each round.
+        limit_s: seconds for one device and batch size: no round is begun later, but for the first three.
+        threads: of the CPU while measuring; one is steadiest on a shared machine. None means as many as torch has now.
+
+    Raises:
+        SlimlibError: an argument is out of range or of another kind, or a device is not here.
     """
     import pandas as pd
 
+    kind("models", models, Mapping, "networks by name, such as {'dense': model, 'slim': slim}")
+    for name, model in models.items():
+        kind(f"models[{name!r}]", model, nn.Module, A_MODEL)
+    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
+    kind("repeats", repeats, Integral, "a whole number of rounds")
     batch_sizes, on = [int(b) for b in batch_sizes], devices() if on is None else [on] if isinstance(on, str) else list(on)
     if not models or not on or not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or (threads is not None and threads < 1):
         told = f"models={list(models)}, on={on}, batch_sizes={batch_sizes}, repeats={repeats}, threads={threads}"
@@ -66,21 +77,16 @@ def measure(
     seed, rows, before = arguments.seed("seed", seed), [], torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        _measure_on(on, models, example_input, batch_sizes, repeats, seed, limit_s, rows)
+        for device in on:
+            placed = {name: copied(model).to(device).eval() for name, model in models.items()}
+            for batch_size in batch_sizes:
+                batch = example_input[:1].to(device).expand(batch_size, *example_input.shape[1:]).contiguous()
+                taken = _rounds(placed, batch, repeats, seed, limit_s)
+                rows += [{"device": device, "batch_size": batch_size, "model": name, **summary, "rounds": len(taken[name])}
+                         for name, summary in _summaries(taken).items()]
     finally:
         torch.set_num_threads(before)
     return pd.DataFrame(rows)
-
-
-def _measure_on(on, models, example_input, batch_sizes, repeats, seed, limit_s, rows) -> None:
-    for device in on:
-        placed = {name: copied(model).to(device).eval() for name, model in models.items()}
-        for batch_size in batch_sizes:
-            batch = example_input[:1].to(device).expand(batch_size, *example_input.shape[1:]).contiguous()
-            taken = _rounds(placed, batch, repeats, seed, limit_s)
-            for name, summary in _summaries(taken).items():
-                row = {"device": device, "batch_size": batch_size, "model": name, **summary}
-                rows.append(row | {"rounds": len(taken[name])})
 
 
 def _rounds(

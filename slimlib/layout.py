@@ -77,7 +77,8 @@ class Layout:
         return f"Layout({counted(len(self.groups), 'group')}: {slimmed}; traced with an example of shape {self.example_shape})"
 
     def slimmable(self, coupling: str = "inner") -> tuple[Group, ...]:
-        """The groups that may be slimmed. ``inner``: those of a single layer, as Li et al. (2017) do; ``joint``: all."""
+        """The groups that may be slimmed. ``inner``: those of a single layer, as Li et al. (2017) do; ``joint``: all.
+        Raises SlimlibError for another word."""
         if not isinstance(coupling, str) or coupling not in COUPLINGS:
             raise SlimlibError(f"coupling={coupling!r} is not known; use 'inner' or 'joint'")
         return tuple(g for g in self.groups if not g.reason and (coupling == "joint" or len(g.writers()) == 1))

@@ -12,12 +12,11 @@ from weakref import WeakKeyDictionary, ref
 import torch
 from torch import Tensor, nn
 
-from slimlib.batches import in_channels_last
 from slimlib.distillation import Distill, Distiller, recorded_features
 from slimlib.errors import SlimlibError
 from slimlib.evaluation import logits_of
 from slimlib.fingerprint import fingerprint
-from slimlib.modes import evaluation_mode
+from slimlib.modes import evaluation_mode, in_channels_last
 from slimlib.precision import autocast
 from slimlib.recipe import Recipe
 from slimlib.splits import Data

@@ -62,7 +62,7 @@ def difference(got: list[torch.Tensor], want: list[torch.Tensor], beside: list[t
     triples = [three for three in zip(got, want, beside, strict=True) if three[1].numel()]
     errors = [_relative(*three) if three[1].is_floating_point() or three[1].is_complex()
               else (three[0] != three[1]).float().mean() for three in triples]
-    return float(torch.stack([e.cpu().double() for e in errors]).max()) if errors else 0.0  # not a number, if one of them is none
+    return float(torch.stack([e.cpu().double() for e in errors]).max()) if errors else 0.0  # NaN, if one of them is
 
 
 def _relative(ours: torch.Tensor, its: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

@@ -143,7 +143,8 @@ def _times(weight: float, x: torch.Tensor) -> torch.Tensor:
 def measured(
     model: nn.Module, layout: Layout, readers: list[str], images: torch.Tensor, batch_size: int = 64
 ) -> dict[str, Reading]:
-    """What is read of each reader, over images and positions; memory is that of one batch."""
+    """Reader -> what is known of it from ``images`` (N, C, H, W), normalised; over images and positions. Memory is that of one
+    batch. Raises SlimlibError where images do not pass, or make a layer read or write what is not finite."""
     inputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
     outputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
     joins = _Joins()

@@ -175,7 +175,7 @@ PRETRAINED_NORMALISATION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 def pretrained(name: str) -> ResNet:
     """A trained network: ``"cifar10/resnet20"`` (91.7 % of the test images right) or ``"cifar10/resnet56"`` (93.4 %).
 
-    Read from ``weights`` in :func:`slimlib.imagesets.data_folder`, and downloaded once. The network expects
+    Read from ``weights`` in :func:`slimlib.files.data_folder`, and downloaded once. The network expects
     inputs normalised by :data:`PRETRAINED_NORMALISATION`.
 
     Raises:

@@ -36,7 +36,8 @@ UNCHANGED = re.compile(r"^(MaxPool|AvgPool|AdaptiveAvgPool|AdaptiveMaxPool|Mkldn
 
 
 def activation_moments(name: str, mean: np.ndarray, variance: np.ndarray, **constants) -> Moments:
-    """Mean and variance of an activation of Gaussian channels: closed form for ReLU, 80-point quadrature for others.
+    """Mean and variance, (channels,) each, of an activation of Gaussian channels: closed form for ReLU, 80-point quadrature for
+    others.
 
     ``constants``: those of :data:`CONSTANTS` that are not torch's defaults.
     """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from inspect import Parameter, signature
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,8 @@ Rule = Callable[..., Curves | Removals]
 
 
 def width_path(
-    model: nn.Module, example_input: torch.Tensor | None, *, rule: str | Rule = "pca", coupling: str = "inner", unit: str = "macs",
-    min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: str | Iterable[str] = (),
+    model: nn.Module, example_input: torch.Tensor | None, *, rule: str | Rule = "pca", coupling: str = "inner",
+    unit: str = "macs", min_width: int = 1, round_to: int = 1, center: bool = True, seed: int = 0, skip: str | Iterable[str] = (),
     spectra: Mapping[str, np.ndarray] | None = None, layout: Layout | None = None, **options,
 ) -> WidthPath:
     """All the plans of a rule for a network: PCA once, widths for every budget after it.
@@ -58,7 +59,7 @@ def width_path(
     rule, choose = _named(rule)
     _check_options(rule, choose, options)
     must_be_unit(unit)
-    min_width, round_to = count("min_width", min_width), count("round_to", round_to)
+    min_width, round_to = (count(name, value, "filters") for name, value in (("min_width", min_width), ("round_to", round_to)))
     seed, center = arguments.seed("seed", seed), arguments.flag("center", center)
     kind("skip", skip, Iterable, "names of layers, such as skip=['conv1'], or leave it out")
     if spectra is not None:
@@ -89,7 +90,9 @@ def _without(skip: str | Iterable[str], model: nn.Module, layout: Layout) -> Lay
     skipped: dict[str, str] = {}
     for name in [skip] if isinstance(skip, str) else skip:
         if not isinstance(name, str) or name not in named:
-            raise SlimlibError(f"skip: the model has no layer {name}")
+            near = get_close_matches(str(name), named, 1)
+            raise SlimlibError(f"skip: the model has no layer {name!r}"
+                               + (f"; did you mean {near[0]!r}?" if near else "; model.named_modules() tells their names"))
         layers = writers & {traced_as[module] for module in named[name].modules()}
         if not layers:
             raise SlimlibError(f"skip: {name!r} ({type(named[name]).__name__}) holds no layer that has a width of its own; "
@@ -178,6 +181,6 @@ def plan_from_widths(
 
 
 def _check_width(layer: str, width: Any, group: Group) -> None:
-    if not isinstance(width, int | np.integer) or not 1 <= width <= group.width or width % group.blocks:
+    if not isinstance(width, Integral) or isinstance(width, bool) or not 1 <= width <= group.width or width % group.blocks:
         granule = f"a multiple of {group.blocks}, as its channels come in {group.blocks} blocks, " if group.blocks > 1 else ""
         raise SlimlibError(f"widths: {width!r} filters for {layer!r} must be {granule}a whole number from 1 to {group.width}")

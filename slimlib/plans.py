@@ -133,13 +133,13 @@ class WidthPlan:
             raise SlimlibError(f"{where} holds no plan that WidthPlan.save wrote: {first_line(error)}") from error
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON; the file is there when it is complete."""
+        """Write the plan as JSON; the file is there when it is complete. Raises SlimlibError where it cannot be written."""
         with saving(path) as temporary:
             temporary.write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | Path) -> WidthPlan:
-        """Read a plan that :meth:`save` wrote."""
+        """Read a plan that :meth:`save` wrote. Raises SlimlibError where there is no such file, or none of a plan in it."""
         must_exist(path)
         try:
             text = Path(path).read_text(encoding="utf-8")

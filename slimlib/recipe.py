@@ -6,10 +6,12 @@ import math
 from dataclasses import dataclass
 from numbers import Real
 
+from slimlib import arguments
 from slimlib.errors import SlimlibError
 
 _CHOICES = {"schedule": ("onecycle", "cosine", "constant"), "augment": ("none", "crop", "crop_flip"),
-            "precision": ("auto", "float32", "bfloat16")}
+            "precision": ("auto", "float32", "bfloat16"),
+            "compile": (False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")}
 
 
 @dataclass(frozen=True)
@@ -24,10 +26,14 @@ class Recipe:
             different ones each time, being left out.
         batch_size: images a step, over all processes together.
         lr: the peak learning rate.
+        momentum: of SGD, in [0, 1).
+        weight_decay: not below 0.
+        nesterov: Nesterov's form of the momentum.
         schedule: after the warm-up, "onecycle" falls linearly to zero, "cosine" along half a cosine; "constant" stays.
         warmup: the fraction of all steps, in [0, 1), over which the learning rate rises linearly from zero.
         label_smoothing: in [0, 1).
-        augment: "none"; "crop": shifts by up to 4 pixels into a black border; "crop_flip": and mirror images.
+        augment: "none"; "crop": shifts by up to 4 pixels into a black border, of image files parts of 8 to 100 % of the image
+            (:mod:`slimlib.imagefolder`); "crop_flip": and mirror images.
         precision: "float32"; "bfloat16": automatic mixed precision; "auto": the latter where the hardware computes
             with it natively. On GPUs torch lets convolutions of float32 round to TF32 unless told otherwise.
         compile: True, or a mode of torch.compile such as "reduce-overhead" (CUDA graphs) or "max-autotune". Same
@@ -52,10 +58,9 @@ class Recipe:
             if getattr(self, name) not in choices:
                 raise SlimlibError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, choices))}")
         for name in ("epochs", "batch_size"):
-            if not (isinstance(getattr(self, name), int) and getattr(self, name) >= 1):
-                raise SlimlibError(f"{name}={getattr(self, name)!r} must be a whole number, at least 1")
+            object.__setattr__(self, name, arguments.count(name, getattr(self, name)))
         for name in ("lr", "weight_decay", "warmup", "label_smoothing", "momentum"):
-            if not isinstance(value := getattr(self, name), Real):
+            if not isinstance(value := getattr(self, name), Real) or isinstance(value, bool):
                 raise SlimlibError(f"{name}={value!r} must be a number (YAML takes 1e-3 for text: write 1.0e-3 or 0.001)")
         for name in ("warmup", "label_smoothing", "momentum"):
             if not 0 <= getattr(self, name) < 1:

@@ -48,10 +48,11 @@ class Request:
 
     @property
     def full(self) -> np.ndarray:
+        """Widths of the dense network, in the order of ``groups``; shape (groups,)."""
         return np.array([g.width for g in self.groups])
 
     def spectra(self, model: nn.Module | None = None, folded: bool = False) -> list[np.ndarray]:
-        """Eigenvalues of every group, those handed in where there are any."""
+        """Eigenvalues of every group, descending, each of shape (width,); those handed in where there are any."""
         if self.given_spectra is not None and model is None and not folded:
             self.asked.update(("spectra", "center"))  # they are centred, or not, already
             missing = [g.name for g in self.groups if np.shape(self.given_spectra.get(g.name))[:1] != (g.width,)]

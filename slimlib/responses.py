@@ -22,7 +22,8 @@ def response_spectra(
     """Group -> eigenvalues of the covariance of its layers' outputs over images and positions; float64, descending.
 
     The outputs are those of the convolution or linear layer itself, before BatchNorm and activation. ``images``: a normalised
-    batch (N, C, H, W), not needing labels. The members of a joint group add their covariances.
+    batch (N, C, H, W), not needing labels. The members of a joint group add their covariances. Raises SlimlibError where images
+    do not pass, or make a layer write what is not finite.
     """
     told = {m.module: ChannelStatistics(joint=True) for g in groups for m in g.writers()}
 

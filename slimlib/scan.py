@@ -41,7 +41,8 @@ def sensitivity(
     import pandas as pd
     from tqdm import tqdm
 
-    ratios = [float(r) for r in ratios]
+    kind("ratios", ratios, Iterable, "a list of shares, such as [0.5]")
+    ratios = [arguments.number("ratios", r) for r in ratios]
     if any(not 0 < r < 1 for r in ratios):
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
     seed = arguments.seed("seed", seed)

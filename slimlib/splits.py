@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from slimlib.division import must_count, sampled
 from slimlib.errors import counted
-from slimlib.imagesets import sampled
 
 
 @runtime_checkable
@@ -79,6 +79,7 @@ class Split:
 
     def first(self, count: int | None) -> Split:
         """The first images only; all of them for None. Where they may be sorted by class, see :func:`some`."""
+        count = None if count is None else must_count(count)
         return replace(self, images=self.images[:count], labels=self.labels[:count])
 
     def sample(self, count: int | None, seed: int = 0) -> Split:
@@ -131,7 +132,7 @@ class Data:
     std: tuple[float, ...]
     sha256: str
     source: str  # "embedded", "packed", "torchvision", "folder" or "arrays"
-    train: Split
+    train: Split  # or, of image files, a slimlib.imagefolder.FolderSplit; so are the other two
     val: Split
     test: Split
     notes: Mapping[str, object] = field(default_factory=lambda: MappingProxyType({}))

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from slimlib.arguments import A_MODEL, kind
+from slimlib.conformance import checked, deviation, first_channels, layout_for
 from slimlib.cutting import cut
 from slimlib.errors import SlimlibError, first_line
 from slimlib.files import must_exist, saving
-from slimlib.fitting import checked, deviation, first_channels, layout_for
 from slimlib.modes import evaluation_mode
 from slimlib.plans import WidthPlan
 
@@ -62,6 +62,7 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
         tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
     plan = WidthPlan.from_json(metadata[_PLAN], f"path={str(path)!r}")
     model = build()
+    kind("what build returns", model, nn.Module, "a function that returns the dense network")
     layout = layout_for(model, plan)
     slim = cut(model, layout, first_channels(layout, plan))
     _cast(slim, tensors)

@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from slimlib.conformance import checked, first_channels, layout_for
 from slimlib.criteria import Criterion, choose_filters
 from slimlib.cutting import cut
-from slimlib.fitting import checked, first_channels, layout_for
 from slimlib.fresh import fresh_copy
 from slimlib.layout import Layout
 from slimlib.plans import WidthPlan

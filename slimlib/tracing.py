@@ -21,7 +21,6 @@ import torch
 from torch import nn
 
 from slimlib._checks import check
-from slimlib._probing import probed
 from slimlib.arguments import A_MODEL, kind
 from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, Group, Layout, Member, is_depthwise, must_be_of, sizes_of
@@ -63,7 +62,9 @@ def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torc
 
 
 def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
-    from slimlib._tracing import read  # the only user of Torch-Pruning: loaded when first needed
+    # what knows Torch-Pruning takes a moment to load: when it is first needed
+    from slimlib._probing import probed
+    from slimlib._tracing import read
 
     required = {p: p.requires_grad for p in model.parameters() if p.is_floating_point() or p.is_complex()}
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -19,12 +20,13 @@ from torch.nn import functional as F
 
 from slimlib import arguments
 from slimlib.arguments import A_MODEL, kind
-from slimlib.batches import Batches, in_channels_last
+from slimlib.batches import Batches
 from slimlib.distillation import Distill
 from slimlib.distributed import World
 from slimlib.errors import Diverged, SlimlibError
 from slimlib.evaluation import evaluate, logits_of
 from slimlib.lesson import Lesson
+from slimlib.modes import in_channels_last
 from slimlib.passing import passing
 from slimlib.precision import autocast, resolve_precision
 from slimlib.randomness import seeded
@@ -73,8 +75,8 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
 
     Raises:
         SlimlibError: an argument is out of range or of another kind, the model cannot be trained (no parameter that learns,
-            another type than float32, images that do not pass through it, fewer logits than classes), or the loss is no longer
-            finite at the end of an epoch.
+            another type than float32, images that do not pass through it, fewer logits than classes).
+        slimlib.errors.Diverged: the loss is no longer finite at the end of an epoch; a SlimlibError as well.
     """
     _refuse(model, data, recipe, teacher, distill, validate)
     seed = arguments.seed("seed", seed, bits=63)
@@ -95,6 +97,8 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         model.to(device).train()
         stack.enter_context(in_channels_last(model))
         notes = stack.enter_context(world.shared_statistics(model, device))
+        for note in notes:
+            warnings.warn(note, stacklevel=2)
         lesson = Lesson(model, teacher, distill or Distill(), data, precision, recipe, stack) if teacher else None
         if lesson:
             world.same_start(lesson.distiller)
@@ -153,6 +157,8 @@ def _refuse(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | N
         raise SlimlibError(f'validate={validate!r} must be "last", "epoch" or "none"')
     if validate != "none" and not len(data.val):
         raise SlimlibError(f'validate={validate!r} needs held-out images: load the data with val_fraction > 0, or give "none"')
+    if distill is not None:
+        kind("distill", distill, Distill, "a slimlib.Distill, such as Distill(kd_weight=0.9)")
     if distill is not None and teacher is None:
         raise SlimlibError("distill is given without a teacher: give teacher=, a trained model")
     if teacher is model:

@@ -7,7 +7,6 @@ steps, so bisection over the steps finds the widest plan of the path that fits a
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import ceil
@@ -110,13 +109,12 @@ class WidthPath:
                           f"{then}", stacklevel=3)
         return plan
 
-    def table(self, every: int = 1) -> pd.DataFrame:
+    def table(self) -> pd.DataFrame:
         """The path as a DataFrame: level, kept shares of parameters and MACs, and every group's width; one row a step."""
         import pandas as pd
 
-        index = list(range(0, len(self), every)) + ([len(self) - 1] if (len(self) - 1) % every else [])
-        widths = np.array([self.widths(i) for i in index])
-        rows = {"level": [self.steps.level(i) for i in index]}
+        widths = np.array([self.widths(step) for step in range(len(self))])
+        rows = {"level": [self.steps.level(step) for step in range(len(self))]}
         for unit in ("params", "macs"):
             rows[unit] = self.costs.cost(unit, widths) / self.costs.cost(unit, self.full)
         return pd.DataFrame(rows | {g.name: widths[:, j] for j, g in enumerate(self.groups)})
@@ -179,8 +177,8 @@ class WidthPath:
         )
 
     def _next_wider(self, widths: np.ndarray, step: int) -> dict[str, int] | None:
-        wider = next(self._different(widths, step), None)
-        return None if wider is None else {u: int(self.costs.cost(u, wider)) for u in UNITS}
-
-    def _different(self, widths: np.ndarray, step: int) -> Iterator[np.ndarray]:
-        return (w for i in range(step + 1, len(self)) if (w := self.widths(i)).tolist() != widths.tolist())
+        """The costs of the first plan behind ``step`` that has other widths, or None: rounding makes many steps alike."""
+        for later in range(step + 1, len(self)):
+            if not np.array_equal(wider := self.widths(later), widths):
+                return {unit: int(self.costs.cost(unit, wider)) for unit in UNITS}
+        return None

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import slimlib
-from slimlib import downloads, imagesets, models
+from slimlib import division, downloads, files, imagesets, models
 from slimlib._torchvision import import_torchvision
 from slimlib.fingerprint import fingerprint
 from slimlib.study.store import default_cache
@@ -48,9 +48,9 @@ def test_a_limit_keeps_the_same_images_whatever_is_held_out_of_them():
 def test_proportions_of_classes_are_kept_by_the_largest_remainders():
     labels = np.repeat([0, 1, 2], [5, 3, 2])
     for count, want in ((4, [2, 1, 1]), (5, [3, 1, 1]), (6, [3, 2, 1]), (0, [0, 0, 0]), (10, [5, 3, 2])):
-        chosen = imagesets.stratified(labels, count, seed=0)
+        chosen = division.stratified(labels, count, seed=0)
         assert np.bincount(labels[chosen], minlength=3).tolist() == want and (np.diff(chosen) > 0).all()
-    assert len({tuple(imagesets.stratified(labels, 4, seed)) for seed in range(20)}) > 5
+    assert len({tuple(division.stratified(labels, 4, seed)) for seed in range(20)}) > 5
 
 
 def test_another_normalisation_is_that_of_all_three_splits():
@@ -287,7 +287,7 @@ def test_data_lie_in_the_cache_folder_of_the_system(monkeypatch, tmp_path, syste
         monkeypatch.setenv(name, str(tmp_path / folder))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(sys, "platform", system)
-    assert (default_cache(), imagesets.data_folder()) == (tmp_path / want, tmp_path / want / "data")
+    assert (default_cache(), files.data_folder()) == (tmp_path / want, tmp_path / want / "data")
     monkeypatch.setenv("SLIMLIB_DATA", "~/images")
     monkeypatch.setenv("SLIMLIB_CACHE", "~/kept")
-    assert (default_cache(), imagesets.data_folder()) == (tmp_path / "home" / "kept", tmp_path / "home" / "images")
+    assert (default_cache(), files.data_folder()) == (tmp_path / "home" / "kept", tmp_path / "home" / "images")

@@ -1,6 +1,8 @@
 """Distillation losses against plain NumPy in float64, and against torchdistill's own implementations of the papers."""
 
 import copy
+import gc
+import weakref
 from collections import OrderedDict
 
 import numpy as np
@@ -9,9 +11,10 @@ import torch
 from torch import nn
 
 import slimlib
-from slimlib import lesson
+from slimlib import lesson, models
 from slimlib._torchvision import import_torchvision
 from slimlib.distillation import Distiller, attention_loss, hint_loss, kd_loss, recorded_features
+from slimlib.fingerprint import fingerprint
 from tests.conftest import Chain, lively_norms
 
 TEMPERATURES = (1.0, 2.5, 4.0, 20.0)
@@ -244,3 +247,51 @@ def same_value_and_gradient(got, want, inputs, rtol):
     torch.testing.assert_close(got, want, rtol=rtol, atol=0)
     for a, b in zip(torch.autograd.grad(got, inputs), torch.autograd.grad(want, inputs), strict=True):
         torch.testing.assert_close(a, b, rtol=rtol, atol=rtol * float(b.abs().max()))
+
+
+class Versioned(torch.nn.Conv2d):
+    """Tells, beside its tensors, what is none, as a layer of quantisation does."""
+
+    version = 1
+
+    def get_extra_state(self):
+        return {"version": self.version}
+
+    def set_extra_state(self, state):
+        self.version = state["version"]
+
+
+def teacher_with_extra_state():
+    return torch.nn.Sequential(Versioned(1, 4, 5), torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(16, 10))
+
+
+def test_a_teacher_may_have_state_that_is_no_tensor():
+    data, teacher = slimlib.load_data("fashionmnist-10k", limit=200), teacher_with_extra_state()
+    recipe = slimlib.Recipe(epochs=1, lr=0.01, batch_size=60)
+    assert slimlib.fit(teacher_with_extra_state(), data, recipe, teacher=teacher, progress=False).steps == 3
+    before = fingerprint(teacher)
+    teacher[0].version = 2
+    assert fingerprint(teacher) != before
+
+
+def test_what_a_teacher_answered_does_not_keep_the_images_alive():
+    data, teacher = slimlib.load_data("fashionmnist-10k", limit=200), models.lenet5()
+    slimlib.fit(models.lenet5(), data, slimlib.Recipe(epochs=1, lr=0.001, batch_size=60), teacher=teacher, progress=False)
+    images = weakref.ref(data.train)
+    del data
+    gc.collect()
+    assert images() is None
+
+
+@pytest.mark.parametrize("how, told", [
+    ({"kd_weight": "0.9"}, "kd_weight='0.9' must be a finite number"), ({"temperature": float("inf")}, "temperature=inf must be"),
+])  # fmt: skip
+def test_numbers_that_are_none_are_refused(how, told):
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.Distill(**how)
+
+
+def test_a_loss_of_another_kind_is_refused():
+    data = slimlib.load_data("fashionmnist-10k", limit=200)
+    with pytest.raises(slimlib.SlimlibError, match="distill is of type dict; give a"):
+        slimlib.fit(models.lenet5(), data, slimlib.Recipe(epochs=1, lr=0.01), teacher=models.lenet5(), distill={"kd_weight": 0.5})

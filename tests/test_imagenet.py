@@ -276,3 +276,36 @@ def test_a_file_that_is_no_whole_image_is_named(data, tmp_path):
     broken = dataclasses.replace(data.test, files=(data.test.files[0], str(tmp_path / "cut.JPEG")), labels=data.test.labels[:2])
     with pytest.raises(slimlib.SlimlibError, match=r"cut\.JPEG cannot be read as an image \(.*\); replace it"):
         list(broken.in_order(2))
+
+
+def test_what_is_evaluated_meanwhile_does_not_change_what_is_learnt(data):
+    """A DataLoader of its own accord draws from torch's global stream, from which dropout draws as well."""
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Dropout(), nn.Linear(48, 3))
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    slimlib.evaluate(network, data.val)
+    assert torch.equal(torch.get_rng_state(), before)
+    recipe = slimlib.Recipe(epochs=2, lr=0.1, batch_size=9)
+    losses = [slimlib.fit(copy.deepcopy(network), data, recipe, progress=False, validate=when).loss for when in ("none", "epoch")]
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_file_that_a_worker_cannot_read_is_named_in_one_line(data, tmp_path, monkeypatch, workers):
+    monkeypatch.setenv("SLIMLIB_WORKERS", workers)
+    broken = tmp_path / "broken.JPEG"
+    broken.write_bytes(b"no image")
+    split = dataclasses.replace(data.val, files=(*data.val.files[:-1], str(broken)))
+    network = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))
+    with pytest.raises(slimlib.SlimlibError) as said:
+        slimlib.evaluate(network, split)
+    assert str(said.value).startswith(f"{broken} cannot be read as an image (") and str(said.value).endswith("); replace it")
+
+
+def test_numbers_of_images_and_of_workers_are_whole(data, monkeypatch):
+    for take in (data.val.first, data.val.sample):
+        with pytest.raises(slimlib.SlimlibError, match="count=-1 must be None, for all images, or a whole number"):
+            take(-1)
+    monkeypatch.setenv("SLIMLIB_WORKERS", "²")
+    with pytest.raises(slimlib.SlimlibError, match="SLIMLIB_WORKERS='²' must be a whole number"):
+        imagefolder.workers()

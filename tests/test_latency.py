@@ -87,6 +87,11 @@ def test_wrong_arguments_are_refused_by_name(chain):
     for wrong in ({"batch_sizes": [0]}, {"repeats": 0}, {"models": {}}, {"threads": 0}):
         with pytest.raises(SlimlibError, match="repeats="):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
+    for wrong, told in (({"models": [network]}, "models is of type list; give networks by name"),
+                        ({"models": {"a": "net"}}, r"models\['a'\] is of type str; give a torch\.nn\.Module"),
+                        ({"example_input": (1, 3)}, "example_input is of type tuple"), ({"repeats": 2.5}, "repeats is of type float")):
+        with pytest.raises(SlimlibError, match=told):
+            latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
     with pytest.raises(SlimlibError, match="on='tpu'"):
         latency.measure({"a": network}, example, on=["tpu"])
     with pytest.raises(SlimlibError, match=r"^seed=-1 must be a whole number from 0"):

@@ -334,8 +334,10 @@ def test_what_a_thin_network_raises_is_a_property_of_it():
     assert "without some, the network does not run" in reason
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["of a GPU", "of the host"])
-def test_memory_that_runs_out_is_no_property_of_the_network(error):
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError(),
+                                   torch.AcceleratorError("an illegal memory access", 700)],
+                         ids=["memory of a GPU", "memory of the host", "a fault of a GPU"])  # fmt: skip
+def test_what_fails_in_the_machine_is_no_property_of_the_network(error):
     with pytest.raises(type(error)):
         slimlib.trace(Exact(error), torch.randn(IMAGES))
     with pytest.raises(type(error)):
@@ -499,3 +501,12 @@ def test_a_plan_from_a_file_is_traced_in_the_type_of_the_layers():
     plan = slimlib.plan_widths(model, x, keep_macs=0.6)
     kept = slimlib.prune(model, slimlib.WidthPlan.from_dict(plan.to_dict()))
     assert kept[0].out_channels == plan.widths["0"]
+
+
+def test_a_buffer_with_nan_in_it_is_not_written_to():
+    """That would raise its version, and a backward pass that still needs it would fail."""
+    model = Net(lambda m, x: m.head(pooled(m.a(x))) * m.missing.nan_to_num(1.0), a=conv(3, 8), head=nn.Linear(8, 5))
+    model.register_buffer("missing", torch.tensor([1.0, torch.nan, 2.0, 3.0, 4.0]))
+    answer = (model(torch.randn(IMAGES)) * model.missing).sum()
+    slimlib.trace(model, torch.randn(IMAGES))
+    answer.backward()

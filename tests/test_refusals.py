@@ -92,8 +92,11 @@ REFUSED = {
     "skip nothing": (X, {"keep_macs": 0.5, "skip": None}, "^skip is of type NoneType; give names of layers, such as"),
     "skip a number": (X, {"keep_macs": 0.5, "skip": 3}, "^skip is of type int; give names of layers, such as"),
     "skip lists": (X, {"keep_macs": 0.5, "skip": [["inner"]]}, r"^skip: the model has no layer \['inner'\]"),
-    "skip": (X, {"keep_macs": 0.5, "skip": ["nope"]}, "skip: the model has no layer nope"),
-    "skip in one word": (X, {"keep_macs": 0.5, "skip": "nope"}, "skip: the model has no layer nope$"),
+    "skip": (X, {"keep_macs": 0.5, "skip": ["nope"]}, "skip: the model has no layer 'nope'; model.named_modules"),
+    "skip in one word": (X, {"keep_macs": 0.5, "skip": "nope"}, "skip: the model has no layer 'nope'; model.named_modules"),
+    "skip misspelt": (X, {"keep_macs": 0.5, "skip": "iner"}, r"skip: the model has no layer 'iner'; did you mean 'inner'\?$"),
+    "a budget of True": (X, {"keep_macs": True}, r"keep_macs=True must be a number in \(0, 1\], not a bool"),
+    "min_width of True": (X, {"keep_macs": 0.5, "min_width": True}, r"min_width=True must be a whole number of filters"),
     "skip a norm": (X, {"keep_macs": 0.5, "skip": ["bn1"]}, r"skip: 'bn1' \(BatchNorm2d\) holds no layer .* before it"),
     "all skipped": (X, {"keep_macs": 0.5, "skip": ["inner", "squeeze"]}, "model: no layer can be slimmed with coupling='inner'"),
     "no data": (X, {"keep_macs": 0.5, "rule": "activation_pca"}, "calibration must be given for rule='activation_pca'"),
@@ -193,6 +196,14 @@ def test_what_works_leaves_the_model_as_well():
             slimlib.prune(model, plan, criterion=criterion)
         slimlib.thin(model, plan)
         unchanged(before, model)
+
+
+@pytest.mark.parametrize("ratios, told", [(0.5, "^ratios is of type float; give a list of shares"), (["a"], "ratios='a' must")])
+def test_shares_that_are_none_are_refused(ratios, told):
+    pixels, labels = np.random.default_rng(0).integers(0, 255, (8, 16, 16, 3), np.uint8), np.arange(8) % 2
+    data = slimlib.data.from_arrays(pixels, labels, pixels, labels, val_fraction=0.5)
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.sensitivity(lively_norms(Chain()), data, ratios, progress=False)
 
 
 def test_a_scan_needs_images():

@@ -579,3 +579,14 @@ def test_looking_at_a_layer_or_at_rescaled_copies_leaves_a_model_in_its_modes(ch
     modes, mean = [m.training for m in model.modules()], model[5].running_mean.clone()
     assert look() == want and want[1] < 1e-4
     assert [m.training for m in model.modules()] == modes and torch.equal(model[5].running_mean, mean)
+
+
+def test_a_norm_that_shifts_nothing_has_a_mean_of_zero():
+    norm = nn.BatchNorm2d(4, bias=False)
+    nn.init.normal_(norm.weight)
+    mean, variance = moments.gaussian(norm)
+    np.testing.assert_array_equal(mean, np.zeros(4))
+    np.testing.assert_allclose(variance, norm.weight.detach().double().square(), rtol=1e-6)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8, bias=False), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.BatchNorm2d(6))
+    plan = slimlib.plan_widths(model.eval(), torch.zeros(1, 3, 12, 12), rule="neyman", keep_macs=0.5)
+    assert 1 <= plan.widths["0"] < 8

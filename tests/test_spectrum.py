@@ -10,6 +10,7 @@ import slimlib
 from slimlib import models, spectrum
 from slimlib.filters import in_float64
 from slimlib.responses import response_spectra
+from slimlib.spectrum import eigenvalues
 
 
 @pytest.mark.parametrize(("n", "p"), [(5, 40), (40, 5), (8, 8), (1, 9), (300, 310)])  # 300: more than one block
@@ -192,3 +193,9 @@ def test_what_is_no_spectrum_in_descending_order_is_refused(values):
         for rule in ("pca", "pca_budgeted"):
             with pytest.raises(slimlib.SlimlibError, match=r"^spectra: the eigenvalues of 0 must be"):
                 slimlib.plan_widths(model, x, keep_macs=0.5, rule=rule, spectra={"0": values})
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_eigenvalues_are_of_double_precision_whatever_the_rows_are(center):
+    rows = [torch.nn.Parameter(torch.randn(6, 9, generator=torch.Generator().manual_seed(0)))]
+    np.testing.assert_array_equal(eigenvalues(rows, center), eigenvalues([rows[0].detach().double()], center))

@@ -16,11 +16,11 @@ LINES = 200
 
 LAYERS = {  # each may import what stands in its own and in those before it; a package belongs to one as a whole
     "method": """_checks _coupling _forward _index_mapping _operations _probing _tracing _trust _watch arguments calibration
-        channel_statistics copying cost criteria cutting errors files filling filters fitting fresh layout masking measuring modes
-        moments outputs passing planning plans published randomness request responses rules sampling spectrum steps storage
+        channel_statistics conformance copying cost criteria cutting errors files filling filters fresh layout masking measuring
+        modes moments outputs passing planning plans published randomness request responses rules sampling spectrum steps storage
         surgery tracing widths""",
-    "training": """_torchvision batches comparison data distillation distributed downloads evaluation fingerprint imagefolder
-        imagenet imagesets latency lesson libraries models precision prefix recipe scan splits training""",
+    "training": """_torchvision batches comparison data distillation distributed division downloads evaluation fingerprint
+        imagefolder imagenet imagesets latency lesson libraries models precision prefix recipe scan splits training""",
     "study": "project study",
     "book": "__main__ bench book gate kernel notebooks run_command staleness template_cells widths_command",
 }
@@ -121,3 +121,30 @@ def test_no_module_is_long():
     lines = {str(path.relative_to(FOLDER)): len(path.read_text(encoding="utf-8").splitlines()) for path in FOLDER.rglob("*.py")}
     assert len(lines) > len(MODULES), "those of the packages too"
     assert not {name: count for name, count in lines.items() if count > LINES}
+
+
+def test_editors_are_told_the_names_that_the_package_loads():
+    """The stub's imports are the table of names: each of its home."""
+    tree = ast.parse((FOLDER / "__init__.pyi").read_text(encoding="utf-8"))
+    told = {alias.asname: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert told == {name: f"slimlib.{home}" for name, home in slimlib._HOME.items()} and (FOLDER / "py.typed").exists()
+
+
+def test_every_module_is_at_hand_once_the_package_is():
+    code = f"""
+import slimlib
+for name in {[name.partition(".")[2] for name in LAYER_OF if not name.endswith("__main__")]}:
+    assert getattr(slimlib, name).__name__ == f"slimlib.{{name}}"
+try:
+    slimlib.nothing
+except AttributeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "module 'slimlib' has no attribute 'nothing'", done.stderr
+
+
+def test_pca_of_weights_loads_no_dependency_graph():
+    code = "import sys; import slimlib.spectrum, slimlib.planning; print('torch_pruning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False", done.stderr

@@ -497,3 +497,51 @@ def test_the_slim_network_keeps_the_memory_format(cut_to, layer, shape, wanted):
         slim = cut_to(dense, slimlib.plan_widths(dense, torch.randn(shape), keep_params=0.5, rule="uniform"))
         for name in ("0", "2"):
             assert slim.get_submodule(name).weight.is_contiguous(memory_format=own), name
+
+
+class Tokens(nn.Module):
+    """An embedding, which takes whole numbers alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.first, self.head = nn.Embedding(20, 6), nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.first(self.embedding(x)).relu().mean(1))
+
+
+def test_a_plan_knows_the_type_of_the_example_that_its_layout_was_traced_with(tmp_path):
+    model, tokens = Tokens(), torch.randint(20, (2, 5))
+    layout = slimlib.trace(model, tokens)
+    for plan in (slimlib.plan_widths(model, None, keep_params=0.9, rule="uniform", layout=layout),
+                 slimlib.plan_from_widths(model, None, {"first": 4}, layout=layout)):
+        assert plan.input_dtype == "int64"
+        plan.save(tmp_path / "plan.json")
+        assert slimlib.prune(model, slimlib.WidthPlan.load(tmp_path / "plan.json"))(tokens).shape == (2, 3)
+    with pytest.raises(slimlib.SlimlibError, match=r"traced with an example of int64, this one is of torch\.float32"):
+        slimlib.plan_widths(model, torch.zeros(2, 5), keep_params=0.9, layout=layout)
+
+
+@pytest.mark.parametrize("build, told", [
+    (nn.Identity, r"model \(Identity\) has no Conv or Linear layer"), (lambda: None, "what build returns is of type NoneType"),
+])  # fmt: skip
+def test_what_builds_another_kind_of_thing_is_refused(chain, tmp_path, build, told):
+    model, x = chain
+    plan = slimlib.plan_widths(model, x, keep_macs=0.5)
+    slimlib.save(slimlib.prune(model, plan), plan, tmp_path / "slim.safetensors")
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.load(tmp_path / "slim.safetensors", build=build)
+    if build is nn.Identity:
+        with pytest.raises(slimlib.SlimlibError, match=told):
+            slimlib.prune(nn.Identity(), plan)
+
+
+def test_what_holds_arrays_is_equal_to_itself_alone_and_may_be_a_key(chain):
+    """A comparison of the fields would end in numpy's error about the truth of an array."""
+    model, x = chain
+    layout, again = slimlib.trace(model, x), slimlib.trace(model, x)
+    path, other = (slimlib.width_path(model, x, layout=one) for one in (layout, again))
+    for one, two in ((layout, again), (layout.groups[0], again.groups[0]), (path, other), (path.steps, other.steps),
+                     (path.costs, other.costs)):
+        assert one == one and one != two and len({one, two}) == 2
+    assert layout.groups[0] in layout.groups

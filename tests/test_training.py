@@ -15,10 +15,11 @@ from torch.nn import functional as F
 
 import slimlib
 from slimlib import models
-from slimlib.batches import Batches, in_channels_last
+from slimlib.batches import Batches
 from slimlib.distillation import kd_loss
 from slimlib.distributed import World
 from slimlib.evaluation import calibrate_batchnorm
+from slimlib.modes import in_channels_last
 from slimlib.precision import resolve_precision
 from slimlib.randomness import seeded
 
@@ -431,8 +432,7 @@ def test_statistics_are_shared_without_changing_what_is_computed(training):
     model.train(training)
     x, before = torch.randn(4, 3, 8, 8), list(model.modules())
     outside = copy.deepcopy(model)(x)
-    with pytest.warns(UserWarning, match="NormAct"), World(0, 2).shared_statistics(
-            model, torch.device("cuda")) as notes:
+    with World(0, 2).shared_statistics(model, torch.device("cuda")) as notes:
         assert type(model[1]) is torch.nn.SyncBatchNorm and type(model[2][0]) is NormAct
         torch.testing.assert_close(model(x), outside)
     assert notes == ["NormAct used the statistics of each of 2 processes separately: torch computes jointly those of plain "
@@ -450,9 +450,9 @@ def test_norms_that_share_their_statistics_need_no_note(norm):
 
 def test_processes_without_gpus_say_that_statistics_are_not_shared():
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(8), NormAct(8))
-    with pytest.warns(UserWarning, match="on GPUs only"), World(0, 2).shared_statistics(model, torch.device("cpu")) as notes:
+    with World(0, 2).shared_statistics(model, torch.device("cpu")) as notes:
         assert type(model[0]) is torch.nn.BatchNorm2d
-    assert len(notes) == 1 and "each of 2 processes separately" in notes[0]
+    assert len(notes) == 1 and "each of 2 processes separately" in notes[0] and notes[0].endswith("on GPUs only")
     with World().shared_statistics(model, torch.device("cuda")) as notes:
         assert notes == [] and type(model[0]) is torch.nn.BatchNorm2d
 
@@ -576,3 +576,34 @@ def test_no_answer_is_no_accuracy(data):
     model.register_forward_hook(lambda m, args, out: torch.where(torch.arange(len(out))[:, None] == 3, torch.nan, out))
     with pytest.raises(slimlib.SlimlibError, match=rf"returns NaN for 3 of {len(data.test)} images"):
         slimlib.evaluate(model, data, batch_size=len(data.test) // 3 + 1)
+
+
+def test_what_fit_notes_it_says_where_it_was_called(data, monkeypatch):
+    @contextmanager
+    def noted(self, model, device):
+        yield ["statistics are of each process"]
+
+    monkeypatch.setattr(World, "shared_statistics", noted)
+    with pytest.warns(UserWarning, match="statistics are of each process") as said:
+        history = slimlib.fit(network(), data, dataclasses.replace(RECIPE, epochs=1), progress=False)
+    assert history.notes == ["statistics are of each process"] and said[0].filename == __file__
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, 2**63, "a", None])
+def test_a_seed_that_is_none_is_refused(data, seed):
+    with pytest.raises(slimlib.SlimlibError, match=r"^seed=.* must be a whole number from 0 to 2\*\*63 - 1"):
+        slimlib.fit(network(), data, RECIPE, seed=seed, progress=False)
+
+
+@pytest.mark.parametrize("how, told", [
+    ({"epochs": True}, "epochs=True must be a whole number, at least 1"), ({"lr": True}, "lr=True must be a number"),
+    ({"compile": "fast"}, "compile='fast' must be one of False, True, 'default'"), ({"epochs": 0}, "epochs=0 must be a whole"),
+])  # fmt: skip
+def test_a_recipe_that_cannot_be_followed_is_refused(how, told):
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.Recipe(**{"epochs": 1, "lr": 0.1} | how)
+
+
+def test_a_recipe_takes_whole_numbers_of_numpy_and_keeps_plain_ones():
+    recipe = slimlib.Recipe(epochs=np.int64(3), lr=0.1)
+    assert recipe == slimlib.Recipe(epochs=3, lr=0.1) and type(recipe.epochs) is int

@@ -239,12 +239,11 @@ def test_every_plan_is_met_again_by_its_own_cost(vgg):
             assert (plan.wider and plan.wider[unit]) == (above[0] if above else None), "the next plan, not one further on"
 
 
-def test_the_table_of_a_path_has_its_steps_and_its_end(vgg):
+def test_the_table_of_a_path_has_its_steps(vgg):
     model, x = vgg
     path = slimlib.width_path(model, x, rule="uniform")
-    whole, every = path.table(), path.table(every=7)
-    assert len(whole) == len(path) and (len(path) - 1) % 7, "or the last step would be among every seventh"
-    assert every["level"].tolist() == [*whole["level"][::7], whole["level"].iloc[-1]]
+    whole = path.table()
+    assert len(whole) == len(path)
     names = [g.name for g in path.groups]
     for i in (0, 11, len(path) - 1):
         assert whole.loc[i, names].tolist() == path.widths(i).tolist()

@@ -10,7 +10,7 @@ import slimlib
 from slimlib import models
 from slimlib.data import Data, with_normalisation
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import data_folder
+from slimlib.files import data_folder
 from slimlib.randomness import seeded
 from slimlib.study.execution import trained
 from slimlib.study.names import network_name
