@@ -97,7 +97,8 @@ def train(args: argparse.Namespace) -> None:
     chosen = [text for name in ("only", "seeds") if (given := getattr(args, name)) for text in (f"--{name}", *map(str, given))]
     # Each process takes the runs that no other is at: the locks of the store share the work out
     command = [sys.executable, "-m", "slimlib", "train", args.profile, *chosen]
-    others = [subprocess.Popen(command, env=_share_of_cores(args.jobs) | {BESIDE: "1"}) for _ in range(args.jobs - 1)]
+    environment = _share_of_cores(args.jobs) | {BESIDE: "1"}
+    others = [subprocess.Popen(command, env=environment) for _ in range(args.jobs - 1)]
     try:
         with joined() as world:  # alone, unless torchrun started this process
             if store.strict and world.rank == 0 and not os.environ.get(BESIDE):

@@ -24,6 +24,7 @@ from slimlib.files import data_folder
 @dataclass(frozen=True)
 class _Known:
     num_classes: int
+    side: int  # pixels of an image, in height and width
     mean: tuple[float, ...]  # of the training pixels, scaled to [0, 1], a channel each
     std: tuple[float, ...]
     sha256: str  # of the raw bytes of x_train, then of x_test without `may_differ`
@@ -33,21 +34,21 @@ class _Known:
 
 
 KNOWN = {
-    "fashionmnist-10k": _Known(10, (0.2860,), (0.3530,),
+    "fashionmnist-10k": _Known(10, 28, (0.2860,), (0.3530,),
                                "6acb883917316cab9f690e27db75b3829c5bc0129af70e63fef7e00b96197ebc",
                                "3b69cae817592839d2d8d167b6b77fafb862234febebbcaa26e8146541493fff"),
-    "fashionmnist": _Known(10, (0.2860,), (0.3530,),
+    "fashionmnist": _Known(10, 28, (0.2860,), (0.3530,),
                            "0fbbfcb392782b3b702472ead3688778e1509e8cf40f5c24d9d3303618b193ab",
                            "138bc5cbc39ee06b83e673e3675e93334169ceae7849de38016fa7ef57c6ffba", "FashionMNIST"),
-    "mnist": _Known(10, (0.1307,), (0.3081,),
+    "mnist": _Known(10, 28, (0.1307,), (0.3081,),
                     "5b92582eb909c82a9bfefcd44acbe9233be3eb5b419a44cf211022ad2bf4bf96",
                     "818800b46032126b329f9306cb69a6842cc53ea30318374769bb6f46cc861467", "MNIST"),
-    "cifar10": _Known(10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
+    "cifar10": _Known(10, 32, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616),
                       "aa218f25f289cfa10eb854f8654357245397cece4cfc594c144bc9b8d802dac3",
                       "5083e6dd0895f94970ae8513f046bf3004b333931aad82b619d23ab76f2e1845", "CIFAR10",
                       (1259, 1369, 1422, 2245, 2737, 2935, 3695, 3718, 4085, 4496, 5791, 5896, 6286, 7580, 7707, 7724, 7832,
                        8117, 8551, 9254)),
-    "cifar100": _Known(100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
+    "cifar100": _Known(100, 32, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762),
                        "f33db8ac706110c918c04bd7359201ed472dec17f5afc2905d52ebec1fdc3365",
                        "909ea1aa2cb4bc2f128ff9a16574336db833fba3b0170624c28a0d2ba4041d3d", "CIFAR100"),
 }

@@ -67,6 +67,8 @@ def assignment(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise SlimlibError(f"-p {text!r}: write name=value, for example -p seed=7")
+    if re.fullmatch(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+", value):
+        return name, float(value)  # which YAML 1.1 takes for text
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:

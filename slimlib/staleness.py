@@ -14,11 +14,11 @@ from typing import Any
 from slimlib.files import replacing
 from slimlib.template_cells import LIVE, cells_of, tags_of
 
-TOOLS = ("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib")
+TOOLS = ("torch", "torchvision", "torch-pruning", "numpy", "scipy", "pandas", "matplotlib", "seaborn")
 """Packages whose version can change what a notebook shows: another version, and it is executed again."""
 
-RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "gate.py", "__main__.py",
-           *(f"bench/{name}.py" for name in ("alone", "overheads", "parts", "prune", "train", "widths")))
+RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "gate.py", "__main__.py", "run_command.py",
+           "widths_command.py", *(f"bench/{name}.py" for name in ("alone", "overheads", "parts", "prune", "train", "widths")))
 """Modules that run notebooks, or measure speed, and do not change what a notebook shows."""
 
 

@@ -41,8 +41,8 @@ def test_ratios_are_taken_within_rounds_so_a_slow_spell_of_the_machine_cancels()
 
 
 def test_contestants_alternate_the_first_turn_warms_up_and_what_they_say_counts():
-    made = race(rounds=2)
-    told = measure.run(made, memory=False)
+    made = race(rounds=2, memory=False)
+    told = measure.run(made)
     assert told["seconds"] == {"ours": [1.0, 1.0], "rival": [2.0, 2.0]} and made.turns[:2] != made.turns[2:4]
     assert sorted(made.turns[:2]) == sorted(made.turns[2:4]) == ["ours", "rival"] and len(made.turns) == 6
     assert [line["median"] for line in told["comparisons"]] == [2.0, 0.5]

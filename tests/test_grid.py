@@ -80,7 +80,9 @@ def test_whole_seeds_are_chosen_by_number():
     profile = study.load_profile("laptop")
     part = grid.chosen(profile, seeds=[3, 1])
     assert part == [run for run in profile.runs() if run.seed in (1, 3)] and {run.seed for run in part} == {1, 3}
-    assert grid.chosen(profile, [part[0].key], [3]) == [run for run in part[:1] if run.seed == 3]
+    assert grid.chosen(profile, [run.key for run in part[:2]], [part[0].seed]) == part[:2]
+    with pytest.raises(SlimlibError, match=rf"none of the runs {part[0].key} is of the seeds 3; give keys or seeds"):
+        grid.chosen(profile, [part[0].key], [3])
     with pytest.raises(SlimlibError, match=r"seed 9 is not in profile 'laptop'; it has 0, 1, 2, 3, 4"):
         grid.chosen(profile, seeds=[1, 9])
 

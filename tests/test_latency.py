@@ -89,7 +89,8 @@ def test_wrong_arguments_are_refused_by_name(chain):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
     for wrong, told in (({"models": [network]}, "models is of type list; give networks by name"),
                         ({"models": {"a": "net"}}, r"models\['a'\] is of type str; give a torch\.nn\.Module"),
-                        ({"example_input": (1, 3)}, "example_input is of type tuple"), ({"repeats": 2.5}, "repeats is of type float")):
+                        ({"example_input": (1, 3)}, "example_input is of type tuple"),
+                        ({"repeats": 2.5}, "repeats is of type float")):
         with pytest.raises(SlimlibError, match=told):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
     with pytest.raises(SlimlibError, match="on='tpu'"):

@@ -10,11 +10,15 @@ import torch
 
 import slimlib
 from slimlib import Recipe, models, study
+from slimlib.__main__ import main
 from slimlib.data import with_normalisation
 from slimlib.errors import SlimlibError
-from slimlib.study import Run, Store, choices, networks, pairing, shapes, tables
+from slimlib.imagesets import KNOWN
+from slimlib.run_command import assignment
+from slimlib.study import Run, Store, choices, networks, pairing, shapes, tables, untrained
 from slimlib.study.claims import load_claims
 from slimlib.study.judgement import judge
+from slimlib.study.leaders import highest
 from tests.conftest import lively_norms
 from tests.test_study_runs import tiny_data  # noqa: F401 (a fixture)
 from tests.test_verdict import records_of
@@ -130,3 +134,85 @@ def test_a_batch_larger_than_the_training_images_is_refused_by_name(small_resnet
         slimlib.fit(small_resnet, data, Recipe(epochs=1, batch_size=128, lr=0.1), progress=False)
     history = slimlib.fit(small_resnet, data, Recipe(epochs=2, batch_size=12, lr=0.1), progress=False)
     assert history.steps == 6 and history.images_per_second == pytest.approx(72 / history.seconds)
+
+
+def test_each_rival_is_asked_for_its_own_budgets_alone(monkeypatch):
+    """A rival that is planned at fewer budgets than another is compared at those, and its comparison can be made."""
+    claim = load_claims()["C1-pruning"]
+    both = [run for run in claim.deciding_runs() if run.model == "lenet5" and run.budget.startswith("macs")]
+    (budget, *_) = dict.fromkeys(run.budget for run in both)
+    runs = [run for run in both if run.arm != "global_l1" or run.budget == budget]
+    monkeypatch.setattr(type(claim), "deciding_runs", lambda self, root=None: runs)
+    judged = judge(claim, [record for record in records_of(claim, {"pca": 0.005}) if record["key"] in {run.key for run in runs}])
+    found = judged.deciding.set_index("rival")["budgets"]
+    assert found["global_l1"] == budget and found["uniform"].count(",") >= 1 and len(found) == judged.deciding["family"].iloc[0]
+
+
+def test_records_of_another_recipe_version_are_passed_over(tmp_path):
+    run = load_claims()["C1-pruning"].deciding_runs()[0]
+    store = Store(tmp_path / "records", tmp_path / "cache")
+    store.put(run, {"provenance": {"seconds": 1.0}})
+    assert [record["key"] for record in store.all()] == [run.key]
+    store.put(run, {"provenance": {"seconds": 1.0}, "recipe_version": study.RECIPE_VERSION - 1})
+    assert store.all() == []
+
+
+@pytest.mark.parametrize("content, told", [
+    (b"null", "holds no record of a run"), (b"[]", "holds no record of a run"), (b"\xff", "is not valid JSON"),
+    ("optimizer", r"holds a run that this version of slimlib does not know \(.*optimizer"),
+    ({"rule": "pcaa"}, r"holds a run .* does not know \(rule='pcaa' is unknown"),
+])  # fmt: skip
+def test_a_file_that_is_no_record_is_named(tmp_path, content, told):
+    run = load_claims()["C1-pruning"].deciding_runs()[0]
+    store = Store(tmp_path / "records", tmp_path / "cache")
+    path = store.put(run, {"provenance": {"seconds": 1.0}})
+    if not isinstance(content, bytes):
+        record = json.loads(path.read_text())
+        record["run"] |= {content: 1} if isinstance(content, str) else content
+        content = json.dumps(record).encode()
+    path.write_bytes(content)
+    for read in (store.all, lambda: store.get(run)):
+        with pytest.raises(SlimlibError, match=rf"{path.name} {told}"):
+            read()
+
+
+def test_means_that_are_equal_but_for_rounding_share_the_first_place():
+    accuracies = {"pca": [0.9881, 0.9882, 0.9883, 0.9884, 0.9881], "uniform": [0.9881, 0.9881, 0.9884, 0.9883, 0.9882]}
+    frame = pd.DataFrame([{"arm": arm, "seed": seed, "budget": "macs:0.5", "test_accuracy": value}
+                          for arm, of in accuracies.items() for seed, value in enumerate(of)])
+    assert frame.groupby("arm")["test_accuracy"].mean().nunique() == 2, "the sums differ in their last digit"
+    assert highest(frame, "test_accuracy", 0.95) == "Highest mean: PCA (3AS) at 50 % of MACs; uniform at 50 % of MACs."
+
+
+def test_a_network_of_a_data_set_that_is_not_known_is_refused():
+    with pytest.raises(SlimlibError, match="dataset='cifar-10' is unknown; choose one of "):
+        untrained.untrained_network("cifar-10", "resnet20")
+    shapes_of = {name: tuple(untrained.untrained_network(name, "lenet5" if "mnist" in name else "resnet20")[1].shape)
+                 for name in KNOWN}  # fmt: skip
+    assert shapes_of == {name: (1, len(known.mean), known.side, known.side) for name, known in KNOWN.items()}
+
+
+@pytest.mark.parametrize("text, value", [("9e-1", 0.9), ("-1E3", -1000.0), ("0.3", 0.3), ("2", 2), ("e1", "e1"), ("1e", "1e")])
+def test_numbers_with_an_exponent_are_numbers(text, value):
+    assert assignment(f"threshold={text}") == ("threshold", value)
+
+
+def test_each_of_several_processes_has_an_equal_share_of_the_cores(monkeypatch):
+    started = []
+
+    class Process:
+        def __init__(self, command, env):
+            started.append(env["OMP_NUM_THREADS"])
+
+        def wait(self):
+            return 0
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads = {"now": 12}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads["now"])
+    monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.update(now=n))
+    monkeypatch.setattr("slimlib.__main__.subprocess.Popen", Process)
+    monkeypatch.setattr(study, "ensure", lambda *args, **how: None)
+    monkeypatch.setattr("slimlib.__main__.status", lambda args: None)
+    assert main(["train", "quick", "--jobs", "4"]) in (None, 0)
+    assert started == ["3"] * 3 and threads["now"] == 3

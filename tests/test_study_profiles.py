@@ -50,12 +50,13 @@ def test_seeds_are_outermost(name):
 
 def test_a_grid_is_the_product_of_its_axes():
     grid = {"dataset": "mnist", "model": ["lenet5", "resnet20:pretrained"], "stage": "prune", "criterion": "l1",
-            "budget": "macs:0.5", "arms": ["pca", {"rule": "pca", "center": False, "options": {"a": 1}}],
-            "coupling": "joint", "options": {"b": 2}, "dense_recipe": Recipe(2, 0.1), "recipe": Recipe(1, 0.1)}  # fmt: skip
+            "budget": "macs:0.5", "arms": ["pca_budgeted", {"rule": "tilt", "center": False, "options": {"power": 1}}],
+            "coupling": "joint", "options": {"folded": True},
+            "dense_recipe": Recipe(2, 0.1), "recipe": Recipe(1, 0.1)}  # fmt: skip
     runs = list(expand(grid, 7))
     assert [(run.model, run.arm, dict(run.options)) for run in runs] == [
         (model, *arm) for model in grid["model"]
-        for arm in (("pca_joint(b=2)", {"b": 2}), ("pca_uncentred_joint(a=1)", {"a": 1}))]
+        for arm in (("pca_budgeted_joint(folded=True)", {"folded": True}), ("tilt_uncentred_joint(power=1.0)", {"power": 1.0}))]
     assert {(run.seed, run.coupling) for run in runs} == {(7, "joint")}
     assert [run.dense_recipe for run in runs] == [grid["dense_recipe"]] * 2 + [None] * 2
     assert {run.recipe for run in runs} == {grid["recipe"]}
@@ -77,6 +78,13 @@ def test_seeds_of_a_grid_are_its_own_where_it_has_some():
     (lambda text: re.sub(r"\{epochs: ", "{schedule: x, epochs: ", text, count=1), r"broken.yml: recipes.\w+: schedule='x' must"),
     (lambda text: re.sub(r"criterion: \w+", "criterion: l11", text), r"yml: studies.\w+\[\d\]: criterion='l11' is unknown"),
     (lambda text: text.replace('"macs:0.25"', "0.5"), r"yml: studies.\w+\[\d\]: budget=0.5 is not understood"),
+    (lambda text: re.sub(r"(?m)^evidence: .*", "evidence: 'no'", text), "broken.yml: evidence='no' must be true or false"),
+    (lambda text: re.sub(r"(?m)^seeds: .*", "seeds: 5.0", text), "broken.yml: seeds=5.0 must be a number of seeds, or a list"),
+    (lambda text: re.sub(r"(?m)^records: .*", "records:", text), "broken.yml: records=None must be the name of a folder"),
+    (lambda text: text + "\n  empty:\n", "broken.yml: studies.empty must be a list of grids, not None"),
+    (lambda text: re.sub(r"seconds: [\d.]+", "seconds: abc", text), r"studies.\w+\[0\]: seconds='abc' must be a number"),
+    (lambda text: re.sub(r"dataset: [\w-]+", "dataset: fashion", text), r"dataset='fashion' is unknown; choose one of"),
+    (lambda text: text.replace("vgg_small", "vgg_smal"), r"studies.\w+\[\d\]: model='vgg_smal' is unknown"),
 ])  # fmt: skip
 def test_a_broken_profile_is_refused_by_what_is_wrong(tmp_path, change, reason):
     shutil.copytree(study.load_profile("quick").root / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")
@@ -218,7 +226,12 @@ def test_runs_decide_that_are_of_the_claims_criterion_stage_and_arms(tmp_path):
     ({"rivalz": ["uniform"]}, "claim 'A': rivalz is not understood"), ({"kind": "pair"}, "kind='pair' must be one of"),
     ({"rivals": []}, "rivals is missing"), ({"kind": "rank"}, "ratios is missing"),
     ({"runs": [{"profile": "grand", "studies": ["pruning"]}]}, "runs must name a profile"),
-    ({"runs": [{"profile": "laptop"}]}, "runs must name a profile .* and its studies"),
+    ({"runs": [{"profile": "laptop"}]}, "runs must name a profile .* and its studies"), ({"runs": ["laptop"]}, "not 'laptop'"),
+    ({"runs": [{"profile": "laptop", "studies": ["prunning"]}]}, "'prunning' is no study of laptop; it has"),
+    ({"rivals": ["globl_l1"]}, "claim 'A': rivals: 'globl_l1' is no rule"), ({"ours": "pcaa"}, "ours: 'pcaa' is no rule"),
+    ({"stage": "distil"}, "stage='distil' must be one of prune, distill"), ({"exclude": {"vgg-16": []}}, "'vgg-16' is no"),
+    ({"budgets": ["mac"]}, "budgets: 'mac' must be one of"),
+    ({"kind": "rank", "ratios": [0.5], "budgets": ["mac:0.5"]}, "budgets: .*mac"),
 ])  # fmt: skip
 def test_a_claim_that_is_not_understood_is_named(tmp_path, change, told):
     entry = {"id": "A", "title": "t", "statement": "s", "kind": "paired", "ours": "pca", "rivals": ["uniform"],

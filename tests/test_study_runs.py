@@ -62,7 +62,7 @@ CHANGES = {
     "dense_recipe": {"dense_recipe": Recipe(epochs=2, lr=0.1)},
     "distill": {"stage": "distill", "criterion": None, "distill": KD},
     "seed": {"seed": 1},
-    "options": {"options": {"folded": True}},
+    "options": {"rule": "pca_budgeted", "options": {"folded": True}},
 }
 
 
@@ -114,11 +114,28 @@ def test_a_run_survives_json_and_the_order_of_options_does_not_matter():
         stage="distill",
         criterion=None,
         distill=Distill(hint_weight=1.0, hint_layers=("a", "b")),
-        options={"power": -0.5, "images": [1, 2]},
+        rule="tilt",
+        options={"power": -0.5},
     )
-    again = Run.from_dict(json.loads(json.dumps(run.to_dict())))
-    assert again == run and again.key == run.key and hash(again) == hash(run)
-    assert pruned(options={"a": 1, "b": 2}).key == pruned(options=(("b", 2), ("a", 1))).key
+    scan = Run("mnist", "lenet5", "sensitivity", criterion="l1", dense_recipe=Recipe(1, lr=0.1),
+               options={"images": 30, "ratios": [0.5, 0.75]})  # fmt: skip
+    for one in (run, scan):
+        again = Run.from_dict(json.loads(json.dumps(one.to_dict())))
+        assert again == one and again.key == one.key and hash(again) == hash(one)
+    assert scan.key == scan.but(options=(("ratios", (0.5, 0.75)), ("images", 30))).key
+    assert pruned(rule="pca_budgeted").key != pruned(rule="pca_budgeted", options={"folded": True}).key
+
+
+@pytest.mark.parametrize("change, told", [
+    ({"rule": "tilt"}, "options: rule 'tilt' needs power"),
+    ({"options": {"foo": 1}}, r"'foo' has no effect in rule 'pca' \(its own: none\)"),
+    ({"rule": "tilt", "options": {"powr": 1}}, r"'powr' has no effect in rule 'tilt' \(its own: power\)"),
+    ({"rule": "sensitivity", "options": {"drops": {}}}, r"'drops' has no effect in rule 'sensitivity' \(its own: ratio\)"),
+    ({"rule": "activation_pca"}, "options: rule 'activation_pca' needs calibration"), ({"seed": -1}, "seed=-1 must be a whole"),
+])  # fmt: skip
+def test_options_that_a_rule_does_not_take_or_lacks_are_refused_before_anything_is_trained(change, told):
+    with pytest.raises(SlimlibError, match=told):
+        pruned(**change)
 
 
 def test_what_means_the_same_is_the_same_run():
@@ -128,7 +145,8 @@ def test_what_means_the_same_is_the_same_run():
     meant = written.but(budget="macs:0.5", recipe=Recipe(1, lr=1.0), dense_recipe=Recipe(1, lr=1.0, weight_decay=0.0),
                         options={"power": -1.0})  # fmt: skip
     assert written == meant and written.key == meant.key and written.arm == "tilt(power=-1.0)"
-    assert written.but(options={"power": -1, "calibration": 512}).to_dict()["options"] == {"power": -1.0, "calibration": 512}
+    (images,) = written.but(rule="neyman", options={"calibration": 512}).to_dict()["options"].values()
+    assert images == 512 and isinstance(images, int)
 
 
 @pytest.mark.parametrize("change", [{"rule": "pcaa"}, {"criterion": "l11"}, {"coupling": "iner"}, {"stage": "prun"}])

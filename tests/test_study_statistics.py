@@ -198,6 +198,16 @@ def test_rank_agreement_refuses_what_it_cannot_rank():
     assert np.isnan(ranks.rank_agreement([1, 1, 1, 1], [1, 2, 3, 4]).spearman)
 
 
+@pytest.mark.parametrize("scores, at, p", [
+    ([0.5] * 7 + [1.0], 7, 0.25), ([1.0, 2, 2, 2, 2, 2, 2, 3], 0, 0.25), ([1.0, 2, 3, 4], 1, 1.0), ([1.0] * 5, 2, 1.0),
+])  # fmt: skip
+def test_of_a_single_layer_p_counts_the_layers_that_stand_as_far_out(scores, at, p):
+    """In its place each layer is as likely: n arrangements, the smaller tail doubled."""
+    listed = [i == at for i in range(len(scores))]
+    for positive in (listed, [not one for one in listed]):
+        assert ranks.auc(scores, positive)["p"] == pytest.approx(p)
+
+
 def test_auc_equals_scikit_learn():
     from sklearn.metrics import roc_auc_score
 
@@ -410,7 +420,13 @@ def test_scores_against_the_published_layers():
         found = published_agreement(records, "pca", "macs:0.5", listed)
         assert found["auc"] == pytest.approx(expected) and found["positives"] == len(places)
         assert published_agreement(records, "drop", None, listed)["auc"] == pytest.approx(expected)
-    with pytest.raises(SlimlibError, match="do not hold all groups"):
+    with pytest.raises(SlimlibError, match=r"ratio=0\.6 is not in the sensitivity records, which hold 0\.25, 0\.5"):
+        layer_table(records, "depth", None, 0.6)
+    with pytest.raises(SlimlibError, match=r"budget='macs:0\.35' is not in the .*, which hold macs:0\.5, params:0\.5"):
+        layer_table(records, "pca", "macs:0.35", 0.5)
+    with pytest.raises(SlimlibError, match=r"'layer2.0.conv9' is no layer of the scanned network; it has layer1\.0\.conv1"):
+        published_agreement(records, "pca", "macs:0.5", {"layers": ["layer2.0.conv9"]})
+    with pytest.raises(SlimlibError, match="rule='no_such_rule' is not in the sensitivity records, which hold pca, pca_at_init"):
         layer_table(records, "no_such_rule", "macs:0.5", 0.75)
 
 

@@ -349,6 +349,8 @@ def test_what_would_decide_an_open_comparison_is_computed():
     seeds, found = changes.least_seeds(claim, [row], 0)
     more, corrected = changes.least_seeds(claim, [row, *[row | {"p": 0.9}] * 9], 0)
     assert more > seeds and found == corrected == "supported"
+    far = {"n": 5, "mean": 0.0008, "sd": 0.014, "p": 0.9, "low": -0.02, "high": 0.02, "verdict": "inconclusive"}
+    assert changes.least_seeds(replace(claim, margin=0.001), [row | far], 0) == (1001, "supported"), "as more seeds would have it"
     assert "1 more seed to be judged" in changes.would_change(claim, [row | {"n": 4}], 0)
     equal = statistics.paired([0.0] * n, margin=claim.margin).to_dict() | {"p_holm": 1.0}
     assert equal["verdict"] == "not supported" and "same accuracy in every seed" in changes.would_change(claim, [equal], 0)
@@ -549,6 +551,8 @@ def test_evidence_counts_what_is_there(checkout):
     assert "no such runs" in str(study.gather("laptop", "scratch"))
     one = study.gather("laptop", "prune", ["pruning"], seeds=[1], budget="macs:0.1", arms=["pca", "random"])
     assert "2 of 2" in str(one)
+    named = study.gather("laptop", "prune", ["pruning"], seeds=[0], budget="macs:0.1", arms=["pca_uncentred", "neyman"])
+    assert {run.arm for run in named.runs} == {"pca_uncentred", "neyman"} and named.runs[-1].options, "as the profile has them"
     with pytest.raises(SlimlibError, match="distillation"):
         study.gather("laptop", "prune", ["distillation"])
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from slimlib.bench.measure import alone, timed
+from slimlib.bench.widths import gram
 
 NAME = "growth"
 SIZES = {
@@ -52,8 +53,8 @@ def measure(size: str) -> dict[str, Any]:
     # What choosing needed is known now; the bare calls come after, so that they cannot raise that peak
     peak = peak_bytes()
     rows = [torch.cat(filters.filter_rows(model, g), dim=1) for g in layout.slimmable()]
-    grams = [x @ x.T if x.shape[0] <= x.shape[1] else x.T @ x for x in rows]
-    told["eigenvalue_seconds"] = median(lambda: [torch.linalg.eigvalsh(gram) for gram in grams])
+    grams = [gram(x) for x in rows]
+    told["eigenvalue_seconds"] = median(lambda: [torch.linalg.eigvalsh(one) for one in grams])
     return told | {"peak_bytes": peak}
 
 

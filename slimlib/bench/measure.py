@@ -52,7 +52,7 @@ class Race:
     memory: bool = True
 
 
-def run(race: Race, memory: bool = True) -> dict[str, Any]:
+def run(race: Race) -> dict[str, Any]:
     """The race's record: seconds of every round by contestant, peak memory of each, and the ratios."""
     if race.agree:
         race.agree()
@@ -74,7 +74,7 @@ def run(race: Race, memory: bool = True) -> dict[str, Any]:
         "what": race.what,
         "seconds": seconds,
         "processor_seconds": busy_seconds,
-        "peak_bytes": {name: alone(race.name, name)["peak_bytes"] for name in seconds} if memory and race.memory else {},
+        "peak_bytes": {name: alone(race.name, name)["peak_bytes"] for name in seconds} if race.memory else {},
         "comparisons": [compared(c, seconds, busy_seconds) for c in race.comparisons],
     }
 

@@ -36,11 +36,12 @@ def load(name: str | None = None, folder: str | Path | None = None) -> tuple[str
 
 
 def comparisons(record: dict[str, Any]) -> pd.DataFrame:
-    """One row a comparison: numbers as they are in the record, and `closeness`, above 1 where the target is met with room."""
+    """One row a comparison: numbers as they are in the record, and `closeness`, above 1 where the target of a ratio is met with
+    room; a difference has none."""
     table = pd.DataFrame(rows(record), columns=COMPARISON_COLUMNS)
     good = table["kind"].map(RATIOS) == "at least"
-    table["closeness"] = (table["median"] / table["target"]).where(good, table["target"] / table["median"])
-    return table
+    closeness = (table["median"] / table["target"]).where(good, table["target"] / table["median"])
+    return table.assign(closeness=closeness.where(table["kind"] != "difference"))
 
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
@@ -71,8 +72,8 @@ def works(record: dict[str, Any]) -> pd.DataFrame:
 
 
 def targets(table: pd.DataFrame) -> Figure:
-    """How far each result is from its target, on a logarithmic axis: right of the line it is met. Quartiles as bars."""
-    aimed = table[table["target"].notna()].reset_index(drop=True)
+    """How far each ratio is from its target, on a logarithmic axis: right of the line it is met. Quartiles as bars."""
+    aimed = table[table["closeness"].notna()].reset_index(drop=True)
     if aimed.empty:
         return nothing("nothing that has a target has been measured on this machine")
     fig, axis = plt.subplots(figsize=(WIDE, 0.9 + 0.36 * len(aimed)))

@@ -13,7 +13,7 @@ from torch import nn
 
 import slimlib
 from slimlib.bench.measure import Comparison, Race
-from slimlib.bench.widths import _resnet50
+from slimlib.bench.widths import resnet50
 from slimlib.errors import SlimlibError
 from slimlib.plans import WidthPlan
 
@@ -23,15 +23,15 @@ def races() -> Iterator[Race]:
     cut, step = "slimlib.prune, network traced before", "Torch-Pruning, graph built before"
     yield Race(
         "prune resnet50", "ResNet-50, every layer to the widths of one plan at half the MACs, coupling='joint'",
-        {ours: lambda: lambda: slimlib.prune(_resnet50()[0], _plan(with_layout=False)),
-         theirs: lambda: lambda: _pruned(_resnet50()[0]),
-         cut: lambda: lambda: slimlib.prune(_resnet50()[0], _plan()), step: lambda: _step_only},
+        {ours: lambda: lambda: slimlib.prune(resnet50()[0], _plan(with_layout=False)),
+         theirs: lambda: lambda: _pruned(resnet50()[0]),
+         cut: lambda: lambda: slimlib.prune(resnet50()[0], _plan()), step: lambda: _step_only},
         (Comparison(ours, theirs, "time", 1.0), Comparison(cut, step, "time", 1.0)), agree=_check)
 
 
 @cache
 def _plan(with_layout: bool = True) -> WidthPlan:
-    plan = slimlib.plan_widths(*_resnet50(), keep_macs=0.5, coupling="joint")
+    plan = slimlib.plan_widths(*resnet50(), keep_macs=0.5, coupling="joint")
     return plan if with_layout else WidthPlan.from_dict(plan.to_dict())  # as read from a file
 
 
@@ -46,7 +46,7 @@ def _pruner(model: nn.Module) -> tp.pruner.MagnitudePruner:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return tp.pruner.MagnitudePruner(
-            model, _resnet50()[1], importance=tp.importance.MagnitudeImportance(1, group_reduction="first", normalizer=None),
+            model, resnet50()[1], importance=tp.importance.MagnitudeImportance(1, group_reduction="first", normalizer=None),
             pruning_ratio=0.0, pruning_ratio_dict=ratios, ignored_layers=[model.fc], in_channel_groups={},
             out_channel_groups={}, num_heads={})
 
@@ -59,14 +59,14 @@ def _pruned(dense: nn.Module) -> nn.Module:
 
 
 def _step_only() -> float:
-    pruner = _pruner(copy.deepcopy(_resnet50()[0]))
+    pruner = _pruner(copy.deepcopy(resnet50()[0]))
     start = time.perf_counter()
     pruner.step()
     return time.perf_counter() - start
 
 
 def _check() -> None:
-    theirs, ours = _pruned(_resnet50()[0]), slimlib.prune(_resnet50()[0], _plan())
+    theirs, ours = _pruned(resnet50()[0]), slimlib.prune(resnet50()[0], _plan())
     want = {name: tuple(p.shape) for name, p in ours.named_parameters()}
     if (got := {name: tuple(p.shape) for name, p in theirs.named_parameters()}) != want:
         wrong = next(name for name in want if got[name] != want[name])

@@ -166,9 +166,9 @@ def training(records: Iterable[Mapping[str, Any]]) -> str:
 
 
 def front_page(judged: Mapping[str, Judgement]) -> str:
-    """The front page's answer as Markdown: an item a claim, the controls, and folded below every number behind them."""
+    """The front page's answer as Markdown: an item a claim, the controls, and folded below every number behind the claims."""
     records = {key: record for one in judged.values() for key, record in one.by_key.items()}
-    claims = {name: one for name, one in judged.items() if name.startswith("C")}
+    claims = {name: one for name, one in judged.items() if not one.claim.is_control}
     controls = {name: one for name, one in judged.items() if name not in claims}
     every = records.values()
     lines = [_item(name, one, every) for name, one in claims.items()]
@@ -177,7 +177,8 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
     if trained := training(every):
         lines += ["", trained]
     notes = "".join(f"- {name}: {_bracketed(note)}\n" for name, one in claims.items() for note in doubts(one))
-    return "\n".join([*lines, "", "```{dropdown} Every comparison in numbers", wording.digest(claims) + notes + "```"]) + "\n"
+    numbers = ["```{dropdown} Every comparison of the claims in numbers", wording.digest(claims) + notes + "```"]
+    return "\n".join([*lines, "", *numbers]) + "\n"
 
 
 def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from scipy import stats
@@ -10,7 +11,7 @@ from scipy import stats
 from slimlib.study.claims import Claim
 from slimlib.study.deciding import decide
 from slimlib.study.names import counted
-from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, t_test
+from slimlib.study.statistics import INCONCLUSIVE, SUPPORTED, t_test
 
 TOO_MANY = 1000
 """Seeds beyond which it is said that no practical number would do."""
@@ -63,12 +64,13 @@ def least_shift(claim: Claim, rows: Rows, at: int) -> float:
 def least_seeds(claim: Claim, rows: Rows, at: int) -> tuple[int, str]:
     """The least number of seeds, at this mean and spread, with which an open comparison is decided, and how it then is."""
     row = rows[at]
-    for n in range(max(int(row["n"]) + 1, claim.min_seeds), TOO_MANY + 1):
+    beyond = (TOO_MANY * 2**k for k in range(1, 40))
+    for n in chain(range(max(int(row["n"]) + 1, claim.min_seeds), TOO_MANY + 1), beyond):
         repeated = _with_interval(claim, row, row["mean"], n)
         found = decide(claim, [*rows[:at], repeated, *rows[at + 1 :]])[at][1]
         if found != INCONCLUSIVE:
-            return n, found
-    return TOO_MANY + 1, SUPPORTED if row["mean"] >= claim.margin else NOT_SUPPORTED
+            return min(n, TOO_MANY + 1), found
+    return TOO_MANY + 1, INCONCLUSIVE
 
 
 def _more_seeds(claim: Claim, rows: Rows, at: int) -> str:

@@ -26,11 +26,12 @@ def kept_by_rules(run: Run, dense: torch.nn.Module, data: Any) -> Iterator[dict[
     rules += [("pca_at_init", {"seed": seed}) for seed in CONTROL_SEEDS]
     if normalised:
         rules += [("pca_folded", {}), ("global_bn", {})]
-    path = slimlib.width_path(dense, data.example_input, coupling=run.coupling)
+    layout = slimlib.trace(dense, data.example_input)
+    groups = layout.slimmable(run.coupling)
     for rule, how in rules:
         name = rule + ("" if how.get("center", True) else "_uncentred")
         for unit in ("macs", "params"):
-            how_much = {f"keep_{unit}": 0.5, "layout": path.layout, "coupling": run.coupling}
+            how_much = {f"keep_{unit}": 0.5, "layout": layout, "coupling": run.coupling}
             plan = slimlib.plan_widths(dense, data.example_input, rule=rule, **how, **how_much)
             for group, fraction in plan.kept.items():
                 yield {
@@ -40,8 +41,8 @@ def kept_by_rules(run: Run, dense: torch.nn.Module, data: Any) -> Iterator[dict[
                     "group": group,
                     "value": fraction,
                 }
-    v, t = slimlib.sampling.variances(dense, path.layout, path.groups, calibration.get("calibration"))
-    for group, score in zip(path.groups, v / t, strict=True):
+    v, t = slimlib.sampling.variances(dense, layout, groups, calibration.get("calibration"))
+    for group, score in zip(groups, v / t, strict=True):
         yield {"rule": "neyman_score", "budget": None, "seed": 0, "group": group.name, "value": float(score)}
 
 

@@ -8,14 +8,18 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from slimlib import models
+from slimlib.cost import UNITS
 from slimlib.errors import SlimlibError
 from slimlib.project import project_root
+from slimlib.study import studies
 from slimlib.study.budgets import parse
-from slimlib.study.names import tilt_power
+from slimlib.study.names import is_arm, tilt_power
 from slimlib.study.profiles import load_profile, profile_names
-from slimlib.study.runs import Run
+from slimlib.study.runs import SLIM_STAGES, Run
 
 KINDS = ("paired", "rank")
+_PARTS = {"claims", "defaults", "changelog", "published_sensitivity"}
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Claim:
     level: float = 0.95
     min_seeds: int = 5
     min_groups: int = 6
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it checks the method's parts, K1, K2, ..., and is none of the claims, C1, C2, ..."""
+        return self.id.startswith("K")
 
     def within(self, profile: str) -> Claim:
         """The claim as the runs of one profile alone decide it."""
@@ -92,28 +101,27 @@ def load_claims(path: str | Path | None = None, root: str | Path | None = None) 
 
     path   of another file; root   of another project, whose profiles the claims name
     """
-    path, told = _read(path, root)
-    profiles = profile_names(root)
+    path, told = _read(path, root, needed=("claims", "defaults"))
     claims: dict[str, Claim] = {}
     for entry in told["claims"]:
-        claim = _claim({**told["defaults"].get(entry.get("kind"), {}), **entry}, profiles)
+        claim = _claim({**told["defaults"].get(entry.get("kind"), {}), **entry}, root)
         if claim.id in claims:
             raise SlimlibError(f"{path.name}: id {claim.id!r} is there twice")
         claims[claim.id] = claim
     return claims
 
 
-def published_layers(path: str | Path | None = None) -> dict[str, list[dict[str, Any]]]:
+def published_layers() -> dict[str, list[dict[str, Any]]]:
     """What Li et al. (2017) say of layers, by claims.yml: {architecture: [{"layers": groups, "source": who says what of them}]}.
 
     `exclude`, where it stands, names groups that are on neither side.
     """
-    return _read(path)[1]["published_sensitivity"]
+    return _read(None, needed=("published_sensitivity",))[1]["published_sensitivity"]
 
 
 def changelog(path: str | Path | None = None) -> list[dict[str, str]]:
     """What was changed in claims.yml after it was written: [{"date", "what"}], oldest first."""
-    path, told = _read(path)
+    path, told = _read(path, needed=("changelog",))
     entries = told["changelog"] or []
     for entry in entries:
         if not isinstance(entry, dict) or set(entry) != {"date", "what"}:
@@ -121,15 +129,20 @@ def changelog(path: str | Path | None = None) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in entry.items()} for entry in entries]
 
 
-def _read(path: str | Path | None, root: str | Path | None = None) -> tuple[Path, dict[str, Any]]:
+def _read(path: str | Path | None, root: str | Path | None = None, needed: Iterable[str] = ()) -> tuple[Path, dict[str, Any]]:
     """A file of claims, by default that of the project, and what it says."""
     import yaml
 
     path = Path(path) if path is not None else project_root(root) / "book" / "claims.yml"
-    return path, yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise SlimlibError(f"{path.name} is not YAML: {error}") from error
+    studies.only(told, _PARTS, path.name, needed)
+    return path, told
 
 
-def _claim(entry: Mapping[str, Any], profiles: Sequence[str]) -> Claim:
+def _claim(entry: Mapping[str, Any], root: str | Path | None) -> Claim:
     where = f"claims.yml: claim {entry.get('id')!r}"
     unknown = set(entry) - {f.name for f in fields(Claim)}
     if unknown:
@@ -144,9 +157,28 @@ def _claim(entry: Mapping[str, Any], profiles: Sequence[str]) -> Claim:
         raise SlimlibError(f"{where}: rivals is missing; a paired claim compares with something")
     if claim.kind == "rank" and not claim.ratios:
         raise SlimlibError(f"{where}: ratios is missing; which pruning ratios of the sensitivity scan count?")
-    for run in claim.runs:
-        if set(run) != {"profile", "studies"} or run["profile"] not in profiles:
-            raise SlimlibError(
-                f"{where}: runs must name a profile ({', '.join(profiles)}) and its studies, not {dict(run)}"
-            )
+    for entry, arms in (("ours", (claim.ours,)), ("rivals", claim.rivals), ("controls", claim.controls)):
+        if unknown := [arm for arm in arms if not is_arm(arm)]:
+            raise SlimlibError(f"{where}: {entry}: {unknown[0]!r} is no rule of the book")
+    if claim.stage not in SLIM_STAGES:
+        raise SlimlibError(f"{where}: stage={claim.stage!r} must be one of {', '.join(SLIM_STAGES)}")
+    with studies.errors_say(f"{where}: budgets"):
+        if claim.kind == "paired" and (unknown := set(claim.budgets) - set(UNITS)):
+            raise SlimlibError(f"{min(unknown)!r} must be one of {', '.join(UNITS)}")
+        if claim.kind == "rank":
+            [parse(budget) for budget in claim.budgets if budget != "any"]
+    if unknown := set(claim.exclude or ()) - set(models.NAMES):
+        raise SlimlibError(f"{where}: exclude: {min(unknown)!r} is no network; there are {', '.join(models.NAMES)}")
+    _check_runs(claim, where, root)
     return claim
+
+
+def _check_runs(claim: Claim, where: str, root: str | Path | None) -> None:
+    """Refuse profiles, and studies of them, that are not there."""
+    profiles = profile_names(root)
+    for run in claim.runs:
+        if not isinstance(run, Mapping) or set(run) != {"profile", "studies"} or run["profile"] not in profiles:
+            raise SlimlibError(f"{where}: runs must name a profile ({', '.join(profiles)}) and its studies, not {run!r}")
+        there = load_profile(run["profile"], root).studies
+        if unknown := [name for name in studies.listed(run["studies"]) if name not in there]:
+            raise SlimlibError(f"{where}: runs: {unknown[0]!r} is no study of {run['profile']}; it has {', '.join(there)}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from slimlib.study.claims import Claim
-from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, holm
+from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED, holm, verdict
 
 MIXED = "mixed"
 
@@ -23,9 +23,8 @@ def decide(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> list[tuple[float,
 
 
 def _decided(row: Mapping[str, Any], p_holm: float, claim: Claim) -> str:
-    if row["low"] > 0 and p_holm <= 1 - claim.level:
-        return SUPPORTED
-    return NOT_SUPPORTED if row["high"] < claim.margin else INCONCLUSIVE
+    """An interval supports nothing where p, corrected, does not."""
+    return verdict(row["low"] if p_holm <= 1 - claim.level else -np.inf, row["high"], claim.margin)
 
 
 def by_bootstrap(row: Mapping[str, Any], p_holm: float, claim: Claim) -> str:

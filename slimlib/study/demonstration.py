@@ -34,7 +34,9 @@ def network_at_hand(profile: Profile, model: str | None = None, seed: int = 0) -
     weights whose files are there, else the trained network of the quick profile, else that network untrained; ``label`` says
     which. Raises SlimlibError for a model that the profile does not have.
     """
-    runs = {run.model: run for run in profile.runs("dense", seeds=[seed])}
+    runs: dict[str, Run] = {}
+    for run in profile.runs("dense", seeds=[seed]):
+        runs.setdefault(run.model, run)  # on the first of several data sets
     if model is not None and model not in runs:
         raise SlimlibError(f"model={model!r} is not in profile {profile.name!r}; it has {', '.join(runs)}")
     wanted = runs[model or next((name for name in runs if name.startswith("resnet")), next(iter(runs)))]

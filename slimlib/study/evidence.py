@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError
@@ -12,7 +13,7 @@ from slimlib.study.execution import ensure
 from slimlib.study.names import duration, network_name
 from slimlib.study.profiles import Profile, load_profile
 from slimlib.study.runs import Run
-from slimlib.study.store import to_frame
+from slimlib.study.store import network_of, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +38,7 @@ class Evidence:
     def _repr_markdown_(self) -> str:
         return str(self)
 
-    @property
+    @cached_property
     def frame(self) -> pd.DataFrame:
         """`to_frame` of the records, budgets in order; empty when nothing is recorded."""
         frame = to_frame(self.records)
@@ -55,7 +56,7 @@ class Evidence:
 
     def of(self, dataset: str, model: str) -> list[dict[str, Any]]:
         """The records of one network."""
-        return [r for r in self.records if (r["run"]["dataset"], r["run"]["model"]) == (dataset, model)]
+        return [record for record in self.records if network_of(record) == (dataset, model)]
 
     def coverage(self) -> pd.DataFrame:
         """One row a network: runs recorded and expected, and which seeds are whole."""
@@ -66,8 +67,8 @@ def gather(profile: str, stage: str, studies: str | Sequence[str] | None = None,
     """The runs of one stage in a profile, and their records: those missing are trained if the profile is live.
 
     studies   one or several; None means all studies of the profile in which the stage occurs
-    axes      as of `Profile.runs`; None leaves the axis as the profile has it. A list of models that the profile
-              knows chooses among its networks; others take their place.
+    axes      as of `Profile.runs`; None leaves the axis as the profile has it. Models, and arms by the names that pages print,
+              that the profile knows choose among its runs; others take their place.
     """
     chosen = load_profile(profile)
     studies = [studies] if isinstance(studies, str) else studies
@@ -76,12 +77,15 @@ def gather(profile: str, stage: str, studies: str | Sequence[str] | None = None,
         wrong = next(name for name in studies if name not in names)
         raise SlimlibError(f"studies={wrong!r} has no runs of stage {stage!r} in profile {profile!r}; leave it out")
     given = {axis: value for axis, value in axes.items() if value is not None}
-    models = [given["model"]] if isinstance(given.get("model"), str) else given.get("model")
-    if models is not None and set(models) <= {run.model for run in chosen.runs(names)}:
-        del given["model"]
-    else:
-        models = None
-    runs = [run for run in chosen.runs(names, **given) if run.stage == stage and (models is None or run.model in models)]
+    planned, among = [run for run in chosen.runs(names) if run.stage == stage], {}
+    for axis, of in (("model", "model"), ("arms", "arm")):
+        wanted = [given[axis]] if isinstance(given.get(axis), str) else given.get(axis)
+        texts = wanted is not None and all(isinstance(one, str) for one in wanted)
+        if texts and set(wanted) <= {getattr(run, of) for run in planned}:
+            among[of] = set(wanted)
+            del given[axis]
+    runs = [run for run in chosen.runs(names, **given) if run.stage == stage
+            and all(getattr(run, of) in wanted for of, wanted in among.items())]
     records = ensure(runs, chosen.store(), train=chosen.train == "live", progress=chosen.train == "live")
     return Evidence(chosen, tuple(runs), tuple(records))
 

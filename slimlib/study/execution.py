@@ -15,7 +15,7 @@ from slimlib.errors import Diverged, SlimlibError
 from slimlib.study.locks import RunBusy
 from slimlib.study.networks import dense_network, loaded
 from slimlib.study.provenance import code_version
-from slimlib.study.runs import RECIPE_VERSION, Run, with_needs
+from slimlib.study.runs import Run, with_needs
 from slimlib.study.stages import MAKERS
 from slimlib.study.store import Store
 
@@ -41,7 +41,7 @@ def execute(run: Run, store: Store, progress: bool = True, wait: bool = True) ->
             return record
         made = MAKERS[run.stage](run, store, progress)
         if record is None and world.rank == 0:  # else only the checkpoint was gone, and the evidence stays as it was
-            store.put(run, {"recipe_version": RECIPE_VERSION, **made})
+            store.put(run, made)
         world.agreed()
         return store.get(run)
 

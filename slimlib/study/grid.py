@@ -41,7 +41,11 @@ def chosen(profile: Profile, keys: Iterable[str] | None = None, seeds: Iterable[
     wanted, known = set(seeds), sorted({run.seed for run in profile.runs()})
     if unknown := wanted - set(known):
         raise SlimlibError(f"seed {min(unknown)} is not in profile {profile.name!r}; it has {', '.join(map(str, known))}")
-    return [run for run in runs if run.seed in wanted]
+    found = [run for run in runs if run.seed in wanted]
+    if not found:
+        raise SlimlibError(f"none of the runs {', '.join(keys or ())} is of the seeds {', '.join(map(str, sorted(wanted)))}; "
+                           "give keys or seeds, or those that go together")
+    return found
 
 
 def by_key(profile: Profile, keys: Iterable[str]) -> list[Run]:

@@ -17,7 +17,7 @@ from slimlib.study.pairing import averaged_over_budgets, differences, with_best_
 from slimlib.study.profiles import load_profile
 from slimlib.study.runs import Run
 from slimlib.study.statistics import paired
-from slimlib.study.store import to_frame
+from slimlib.study.store import network_of, to_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,8 @@ class Judgement:
              they contradict each other, else "inconclusive"
     deciding one row a comparison that decides; p_holm is corrected for `family`, and "supported" needs p_holm too;
              boot_verdict of a paired one: what the bootstrap interval would lead to in the place of the t interval
-    cells    the same at each single budget, uncorrected, for the reader
+    cells    uncorrected, for the reader: of a paired claim the same at each single budget; of a rank claim all orders of layers,
+             its controls' too, at each budget and ratio
     pairs    what a paired claim rests on: one row a rival, cell and seed, with the difference and both runs' keys
     runs     that decide it, of networks that can
     records  of those runs that have one
@@ -80,7 +81,7 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
     if claim.kind == "rank":
         few = too_few_layers(used, claim.exclude, claim.min_groups)
         wanted = [run for run in wanted if (run.dataset, run.model) not in few]
-        used = [record for record in used if (record["run"]["dataset"], record["run"]["model"]) not in few]
+        used = [record for record in used if network_of(record) not in few]
     family = _family(claim, {run.key: run for run in wanted}, {record["key"] for record in used}, root)
     rows, cells, pairs = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted, family)
     overall = as_a_whole(rows["verdict"] if len(rows) else (), family)
@@ -134,16 +135,16 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
     import pandas as pd
 
     frame = with_best_tilt(to_frame(records), wanted) if records else pd.DataFrame()
-    expected: dict[tuple[str, str, str], list[str]] = {}
+    expected: dict[str, dict[tuple[str, str, str], dict[str, None]]] = {rival: {} for rival in claim.rivals}
     for run in wanted:
         unit = budgets.parse(run.budget).kind
-        if unit in claim.budgets:
-            found = expected.setdefault((run.dataset, run.model, unit), [])
-            found += [run.budget] * (run.budget not in found)
+        for rival in claim.sides(run) if unit in claim.budgets else ():
+            if rival != claim.ours:
+                expected[rival].setdefault((run.dataset, run.model, unit), {})[run.budget] = None
     rows, cells, all_pairs = [], [], []
     for rival in claim.rivals if len(frame) else ():
         pairs = differences(frame, claim.ours, rival, claim.metric)
-        for (dataset, model, unit), wanted_budgets in expected.items():
+        for (dataset, model, unit), wanted_budgets in expected[rival].items():
             part = pairs[(pairs["dataset"] == dataset) & (pairs["model"] == model) & (pairs["budget_kind"] == unit)]
             head = {"rival": rival, "dataset": dataset, "model": model, "unit": unit, "family": family}
             all_pairs.append(part.assign(ours=claim.ours, rival=rival, unit=unit))
@@ -151,7 +152,7 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
                 cells.append(
                     {**head, "budget": budget, **paired(cell["difference"], claim.level, claim.margin).to_dict()}
                 )
-            together = averaged_over_budgets(part, wanted_budgets)
+            together = averaged_over_budgets(part, list(wanted_budgets))
             if len(together):
                 rows.append(
                     {**head, "budgets": ", ".join(wanted_budgets), **paired(together, claim.level, claim.margin).to_dict()}

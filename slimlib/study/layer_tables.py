@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study.findings import auc_told, degree
 from slimlib.study.layers import WHATEVER_THE_BUDGET, layer_table
 from slimlib.study.names import interval, joined, network_name, plain_name, signed
+from slimlib.study.store import network_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +53,7 @@ def with_ties(
         at = row["ratio"] if row["rule"] == "drop" else row["budget"] if row["rule"] not in WHATEVER_THE_BUDGET else None
         which = row["dataset"], row["model"], row["rule"], at
         if which not in found:
-            mine = [r for r in records if (r["run"]["dataset"], r["run"]["model"]) == which[:2]]
+            mine = [record for record in records if network_of(record) == which[:2]]
             layers = layer_table(mine, "depth" if row["rule"] == "drop" else row["rule"], row["budget"], row["ratio"])
             layers = layers[~layers.index.isin((exclude or {}).get(row["model"].removesuffix(":pretrained"), ()))]
             counts = layers["drop" if row["rule"] == "drop" else "score"].round(12).value_counts()

@@ -11,6 +11,7 @@ from slimlib.errors import SlimlibError
 from slimlib.study.evidence import Evidence
 from slimlib.study.ranks import auc, gain, rank_agreement, without_one
 from slimlib.study.statistics import holm
+from slimlib.study.store import network_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,6 +31,7 @@ def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None
 
     drops, scores = [], []
     for record in records:
+        _must_hold(record, rule, budget, ratio)
         curve = pd.DataFrame(record["sensitivity"])
         drops.append(curve[np.isclose(curve["ratio"], ratio)].set_index("group"))
         if rule == "depth":
@@ -52,6 +54,18 @@ def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None
             f"rule={rule!r}, budget={budget!r}, ratio={ratio}: the sensitivity records do not hold all groups"
         )
     return table.loc[list(dict.fromkeys(drops[0].index))]
+
+
+def _must_hold(record: Mapping[str, Any], rule: str, budget: str | None, ratio: float) -> None:
+    """Refuse a ratio, rule or budget that a scan has not, with those it has."""
+    asked = {"ratio": (ratio, sorted(set(record["sensitivity"]["ratio"]) - {0.0}))}
+    if rule != "depth":
+        asked["rule"] = (rule, list(dict.fromkeys(record["kept"]["rule"])))
+    if rule not in WHATEVER_THE_BUDGET and budget != "any":
+        asked["budget"] = (budget, [b for b in dict.fromkeys(record["kept"]["budget"]) if b is not None])
+    for name, (value, there) in asked.items():
+        if value not in there:
+            raise SlimlibError(f"{name}={value!r} is not in the sensitivity records, which hold {', '.join(map(str, there))}")
 
 
 def mean_scan(records: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -81,7 +95,7 @@ def too_few_layers(
     """The networks, (data set, model), of whose layers an order says nothing: fewer than `least` besides those left out."""
     few = set()
     for record in records:
-        dataset, model = record["run"]["dataset"], record["run"]["model"]
+        dataset, model = network_of(record)
         left_out = (exclude or {}).get(model.removesuffix(":pretrained"), ())
         if len(set(record["sensitivity"]["group"]) - set(left_out)) < least:
             few.add((dataset, model))
@@ -101,19 +115,19 @@ def correlations(
 
     One row a network, rule, budget and ratio; `low` and `high` are Spearman's interval. `over_depth` is how much higher the
     coefficient is than that of depth alone, with its interval; `without_low` and `without_high` are its reach when each layer in
-    turn is left out; `median_drop` and `largest_drop` are of the layers' accuracy,
-    as an order of drops that are next to nothing is next to chance. Networks with fewer layers than
-    `min_groups` are left out. `exclude` holds groups to leave out by architecture. `rules` None means every rule that
-    the network's records hold at all budgets, between the controls "depth" and "neyman_score".
+    turn is left out; `median_drop` and `largest_drop` are of the layers' accuracy, as an order of drops that are next to nothing
+    is next to chance. Networks with fewer layers than `min_groups` are left out. `exclude` holds groups to leave out by
+    architecture. `rules` None means every rule that the network's records hold at all budgets, between the controls "depth" and
+    "neyman_score".
     """
     import pandas as pd
 
     given, budgets, ratios, rows = None if rules is None else list(rules), list(budgets), list(ratios), []
     few = too_few_layers(records, exclude, min_groups)
-    for dataset, model in dict.fromkeys((r["run"]["dataset"], r["run"]["model"]) for r in records):
+    for dataset, model in dict.fromkeys(map(network_of, records)):
         if (dataset, model) in few:
             continue
-        mine = [r for r in records if (r["run"]["dataset"], r["run"]["model"]) == (dataset, model)]
+        mine = [record for record in records if network_of(record) == (dataset, model)]
         left_out = (exclude or {}).get(model.removesuffix(":pretrained"), ())
         held = [rule for rule in rules_scanned(mine, budgets[0]) if all(rule in rules_scanned(mine, b) for b in budgets)]
         for rule in [*held[:1], "depth", *held[1:], "neyman_score"] if given is None else given:
@@ -145,12 +159,10 @@ def known_and_unseen(
     """
     import pandas as pd
 
-    def network(record: dict[str, Any]) -> tuple[str, str]:
-        return record["run"]["dataset"], record["run"]["model"]
-
     rules, rows = list(rules), []
-    for which in dict.fromkeys(map(network, unseen)):
-        sides = {name: [r for r in side if network(r) == which] for name, side in (("known", known), ("unseen", unseen))}
+    for which in dict.fromkeys(map(network_of, unseen)):
+        scans = (("known", known), ("unseen", unseen))
+        sides = {name: [record for record in side if network_of(record) == which] for name, side in scans}
         for ratio in ratios if sides["known"] else ():
             row: dict[str, Any] = {"dataset": which[0], "model": which[1], "ratio": ratio}
             drops = [layer_table(side, "depth", None, ratio)["drop"] for side in sides.values()]
@@ -168,6 +180,8 @@ def published_agreement(
 ) -> dict[str, float]:
     """AUC of a rule's score (rule "drop": of the measured drop) against a list of `claims.published_layers`."""
     layers = layer_table(records, "depth" if rule == "drop" else rule, budget, ratio)
+    if unknown := {*listed["layers"], *listed.get("exclude", ())} - {*layers.index}:
+        raise SlimlibError(f"{min(unknown)!r} is no layer of the scanned network; it has {', '.join(layers.index)}")
     layers = layers[~layers.index.isin(listed.get("exclude", ()))]
     return auc(layers["drop" if rule == "drop" else "score"], layers.index.isin(listed["layers"]))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from slimlib.study import budgets
 from slimlib.study.names import budget_name, in_order, joined, plain_name
 from slimlib.study.pairing import on_shared_seeds
-from slimlib.study.statistics import SEEDS_FOR_INTERVAL, paired
+from slimlib.study.statistics import ACCURACY_DIGITS, SEEDS_FOR_INTERVAL, paired
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
             continue
         left_out |= len(shared) < len(cell)
         wide = shared.pivot_table(index="seed", columns="arm", values=metric)
-        means = wide.mean()
+        means = wide.mean().round(ACCURACY_DIGITS)  # equal ones may differ by the order of their sum
         first = in_order(means.index[means == means.max()])
         others = means.drop(first).sort_values(ascending=False, kind="stable").index
         close = [arm for arm in others if means[arm] == means[others[0]] and paired(wide[first[0]] - wide[arm], level).low <= 0]

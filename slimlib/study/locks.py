@@ -103,7 +103,7 @@ def _create(path: Path, text: str) -> bool:
 
 def _read(path: Path) -> str | None:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except FileNotFoundError:
         return None
 

@@ -18,7 +18,8 @@ def slimmed(
     network: torch.nn.Module, example_input: torch.Tensor, rules: Iterable[str], keeps: Iterable[float], round_to: int = 8,
     coupling: str = "joint",
 ) -> tuple[dict[str, torch.nn.Module], pd.DataFrame]:  # fmt: skip
-    """The dense network and its slimmed versions, and one row for each: arm, rounded, kept_macs, kept_params, budget.
+    """The dense network and its slimmed versions, and one row for each: model (its name), arm, rounded, kept_macs,
+    kept_params, budget.
 
     Each rule answers each share of the MACs in `keeps`, once with widths as they come and once with widths that are
     multiples of `round_to` (1: not a second time). Widths as they come are filled up to the budget, so that rules are compared
@@ -66,6 +67,8 @@ def findings(table: pd.DataFrame) -> list[str]:
     said = []
     for (device, network, batch), part in table.groupby(["device", "network", "batch_size"], sort=False):
         slim, dense = part[part["arm"] != "dense"], part[part["arm"] == "dense"].iloc[0]
+        if slim["realised"].isna().all():  # nothing was slimmed, or nothing saved
+            continue
         share, varies = slim["realised"], dense["ms_high"] / dense["ms_low"]
         told = f"{network}, {device.upper()}, batch of {batch}: "
         if "rounds" in part and dense["rounds"] < 5:

@@ -20,7 +20,10 @@ from slimlib.study.runs import Run, with_needs
 from slimlib.study.store import Store
 from slimlib.study.studies import AXES, by_seed, expand, made, only, read_grid, seeds_of
 
-_HEAD = {"name", "evidence", "train", "description", "records", "seeds", "recipes", "distill", "studies"}
+_KINDS = {"evidence": (bool, "true or false"), "description": (str, "a text"), "records": (str, "the name of a folder"),
+          "seeds": ((int, list), "a number of seeds, or a list of them"), "recipes": (dict, "recipes by name"),
+          "distill": (dict, "settings of distillation by name"), "studies": (dict, "studies by name")}
+_HEAD = {"name", "train", *_KINDS}
 
 
 def profile_names(root: str | Path | None = None) -> list[str]:
@@ -118,19 +121,22 @@ def _load(name: str, root: Path, version: tuple[int, int]) -> Profile:
     only(told, _HEAD, path.name, needed=_HEAD - {"distill"})
     if told["name"] != name or told["train"] not in ("live", "records"):
         raise SlimlibError(f"{path.name}: name must be {name!r}, and train 'live' or 'records'")
+    for entry, (kind, meant) in _KINDS.items():
+        if entry in told and not isinstance(told[entry], kind):
+            raise SlimlibError(f"{path.name}: {entry}={told[entry]!r} must be {meant}")
     recipes = {key: made(Recipe, values, f"{path.name}: recipes.{key}") for key, values in told["recipes"].items()}
     distill = {
         key: made(Distill, values, f"{path.name}: distill.{key}") for key, values in told.get("distill", {}).items()
     }
-    studies = {
-        study: tuple(
-            read_grid(grid, recipes, distill, f"{path.name}: studies.{study}[{i}]") for i, grid in enumerate(grids)
-        )
-        for study, grids in told["studies"].items()
-    }
+    studies = {}
+    for study, grids in told["studies"].items():
+        if not isinstance(grids, list):
+            raise SlimlibError(f"{path.name}: studies.{study} must be a list of grids, not {grids!r}")
+        where = f"{path.name}: studies.{study}"
+        studies[study] = tuple(read_grid(grid, recipes, distill, f"{where}[{i}]") for i, grid in enumerate(grids))
     return Profile(
         name,
-        bool(told["evidence"]),
+        told["evidence"],
         told["train"],
         " ".join(told["description"].split()),
         told["records"],

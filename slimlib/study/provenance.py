@@ -123,18 +123,17 @@ def peak_memory(device: torch.device | str = "cpu") -> dict[str, int]:
 
 
 @contextmanager
-def recorded(data: Any = None, precision: str | None = None) -> Iterator[dict[str, Any]]:
+def recorded(data: Any = None) -> Iterator[dict[str, Any]]:
     """A dictionary that is the complete provenance when the block ends.
 
-    data        a `slimlib` Data: its name, source, SHA-256 and notes are kept
-    precision   of the arithmetic; the block may set it once training has chosen it
+    Of `data`, a `slimlib` Data, name, source, SHA-256 and notes are kept. The block sets "precision" once training has chosen it.
     """
     device = getattr(data, "device", "cpu")
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     told: dict[str, Any] = {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "precision": precision,
+        "precision": None,
         "notes": [],
     }
     code, clock = code_version(), time.perf_counter()  # the code first: a run may take hours, in which more is committed

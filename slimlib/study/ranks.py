@@ -112,7 +112,7 @@ def without_one(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return quantiles(np.array(found), [0.0, 1.0])
 
 
-def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, seed: int = 0) -> dict[str, float]:
+def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95) -> dict[str, float]:
     """Area under the ROC curve: the chance that a positive layer scores above a negative one, ties counting half.
 
     {"auc", "low", "high", "p", "positives", "negatives"}: interval by bootstrap within both classes, p of the two-sided
@@ -125,13 +125,16 @@ def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, 
             f"positive: both kinds of layers are needed, but {len(yes)} are positive and {len(no)} are not"
         )
     area = lambda a, b: float((np.sign(a[:, None] - b).mean() + 1) / 2)  # noqa: E731
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn = [area(generator.choice(yes, len(yes)), generator.choice(no, len(no))) for _ in range(RESAMPLES)]
     low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
     # of ties scipy would take a normal approximation, which is poor for a few layers: all their arrangements can be counted
-    few = min(len(yes), len(no)) > 1 and comb(len(scores), len(yes)) <= COUNTED
-    method = stats.PermutationMethod(n_resamples=COUNTED) if few else "auto"
-    p = float(stats.mannwhitneyu(yes, no, method=method).pvalue) if np.ptp(scores) > 0 else 1.0
+    if min(len(yes), len(no)) == 1:
+        p = _p_of_one(scores, (yes if len(yes) == 1 else no).item())
+    else:
+        few = comb(len(scores), len(yes)) <= COUNTED
+        method = stats.PermutationMethod(n_resamples=COUNTED) if few else "auto"
+        p = float(stats.mannwhitneyu(yes, no, method=method).pvalue) if np.ptp(scores) > 0 else 1.0
     return {
         "auc": area(yes, no),
         "low": float(low),
@@ -140,3 +143,8 @@ def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95, 
         "positives": len(yes),
         "negatives": len(no),
     }
+
+
+def _p_of_one(scores: np.ndarray, one: float) -> float:
+    """Two-sided p of a class with a single layer: the share of layers that would stand as far out in its place, doubled."""
+    return min(1.0, 2 * min(float((scores <= one).mean()), float((scores >= one).mean())))

@@ -13,13 +13,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from slimlib import arguments
 from slimlib.criteria import CRITERIA
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.layout import COUPLINGS
 from slimlib.recipe import Recipe
 from slimlib.rules import RULES
-from slimlib.study import budgets
+from slimlib.study import budgets, options
 from slimlib.study.canonical import frozen, option_of, with_declared_floats, without_none
 
 RECIPE_VERSION = 2
@@ -30,7 +31,6 @@ RECIPE_VERSION = 2
 
 STAGES = ("dense", "prune", "distill", "scratch", "sensitivity")
 SLIM_STAGES = ("prune", "distill", "scratch")
-OPTIONS = {"dense": (), "sensitivity": ("images", "ratios", "split")}  # those of other stages are their rule's
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ class Run:
         wants["recipe"] = slim or (self.stage == "dense" and not self.pretrained)
         wants["dense_recipe"] = self.stage != "dense" and not self.pretrained
         wants["distill"] = self.stage == "distill"
-        if odd := [name for name, _ in self.options if name not in OPTIONS.get(self.stage, (name,))]:
-            raise SlimlibError(f"options: {odd[0]!r} has no effect in stage {self.stage!r}; leave it out")
+        options.must_fit(self.stage, self.rule, dict(self.options))
+        arguments.seed("seed", self.seed)
         for name, wanted in wants.items():
             value = getattr(self, name)
             if wanted and value is None:

@@ -60,7 +60,7 @@ class Paired:
         return asdict(self)
 
 
-def paired(differences: Sequence[float], level: float = 0.95, margin: float = 0.0, seed: int = 0) -> Paired:
+def paired(differences: Sequence[float], level: float = 0.95, margin: float = 0.0) -> Paired:
     """Compare two arms from their differences, one a seed.
 
     The t interval assumes roughly normal differences; the bootstrap (BCa, Efron 1987) does not, but is too narrow for a
@@ -75,7 +75,7 @@ def paired(differences: Sequence[float], level: float = 0.95, margin: float = 0.
         return Paired(n, mean, nan, nan, nan, nan, nan, nan, INCONCLUSIVE, True)
     sd = float(d.std(ddof=1)) if np.ptp(d) else 0.0  # numbers that are equal may differ from their rounded mean
     low, high, p = t_test(mean, sd, n, level)
-    boot_low, boot_high = _bootstrap_mean(d, level, seed) if sd else (mean, mean)
+    boot_low, boot_high = _bootstrap_mean(d, level) if sd else (mean, mean)
     found = verdict(low, high, margin)
     return Paired(n, mean, sd, low, high, boot_low, boot_high, p, found, found == verdict(boot_low, boot_high, margin))
 
@@ -97,10 +97,10 @@ def t_test(mean: float, sd: float, n: int, level: float = 0.95) -> tuple[float, 
     return mean - half, mean + half, 2 * float(stats.t.sf(abs(mean) / (sd / n**0.5), n - 1))
 
 
-def _bootstrap_mean(d: np.ndarray, level: float, seed: int) -> tuple[float, float]:
+def _bootstrap_mean(d: np.ndarray, level: float) -> tuple[float, float]:
     for method in ("BCa", "percentile"):  # BCa is undefined for some tiny samples
         found = stats.bootstrap(
-            (d,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(seed)
+            (d,), np.mean, confidence_level=level, n_resamples=RESAMPLES, method=method, rng=np.random.default_rng(0)
         ).confidence_interval
         if np.isfinite([found.low, found.high]).all():
             break

@@ -19,7 +19,7 @@ from slimlib.imagesets import KNOWN
 from slimlib.study import budgets
 from slimlib.study.canonical import with_declared_floats
 from slimlib.study.locks import drop_if_dead, locked
-from slimlib.study.runs import Run
+from slimlib.study.runs import RECIPE_VERSION, Run
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,10 +52,10 @@ class Store:
     def get(self, run: Run) -> dict[str, Any] | None:
         """The run's record, or None if there is none."""
         try:
-            text = self.path(run).read_text(encoding="utf-8")
+            content = self.path(run).read_bytes()
         except FileNotFoundError:
             return None
-        record = _parse(text, self.path(run))
+        record = _parse(content, self.path(run))
         if record.get("key") != run.key:
             raise SlimlibError(
                 f"{self.path(run)} holds the record of run {record.get('key')!r}; delete it or rename it"
@@ -65,7 +65,7 @@ class Store:
     def put(self, run: Run, record: dict[str, Any]) -> Path:
         """Write the run's record; readers see the old file or the new one, never a part of one."""
         text = json.dumps(
-            {"key": run.key, "label": run.label, "run": run.to_dict(), **record},
+            {"key": run.key, "label": run.label, "run": run.to_dict(), "recipe_version": RECIPE_VERSION, **record},
             indent=1,
             allow_nan=False,
             ensure_ascii=False,
@@ -79,9 +79,10 @@ class Store:
         return [run for run in runs if not self.path(run).exists()]
 
     def all(self, folder: str = "*") -> list[dict[str, Any]]:
-        """Every record under the root, or in one folder of it, sorted by folder and key. Files not named by a key are others'."""
+        """Every record of today's recipe version under the root, or in one folder of it, sorted by folder and key. Files that are
+        not named by a key are others'."""
         paths = (path for path in sorted(self.root.glob(f"{folder}/*.json")) if re.fullmatch("[0-9a-f]{12}", path.stem))
-        return [_parse(path.read_text(encoding="utf-8"), path) for path in paths]
+        return [record for path in paths if (record := _parse(path.read_bytes(), path)).get("recipe_version") == RECIPE_VERSION]
 
     def save_checkpoint(self, run: Run, model: torch.nn.Module, **told: Any) -> Path:
         """Write the model's state; `told` (JSON values) travels in the file's header, e.g. the accuracy it reached."""
@@ -115,11 +116,20 @@ class Store:
         return self.cache / "locks" / run.folder / f"{run.key}.lock"
 
 
-def _parse(text: str, path: Path) -> dict[str, Any]:
+def _parse(content: bytes, path: Path) -> dict[str, Any]:
+    """The record in a file, if it is one."""
+    remedy = "delete it and the run is made again"
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SlimlibError(f"{path} is not valid JSON ({error}); delete it and the run is made again") from error
+        record = json.loads(content)
+    except ValueError as error:  # broken JSON, or text that is not UTF-8
+        raise SlimlibError(f"{path} is not valid JSON ({error}); {remedy}") from error
+    if not isinstance(record, dict) or not {"key", "run"} <= set(record):
+        raise SlimlibError(f"{path} holds no record of a run; {remedy}")
+    try:
+        Run.from_dict(record["run"])
+    except (TypeError, SlimlibError) as error:
+        raise SlimlibError(f"{path} holds a run that this version of slimlib does not know ({error}); {remedy}") from error
+    return record
 
 
 def _compact(text: str) -> str:
@@ -132,6 +142,11 @@ def _identity(dataset: str, data: Mapping[str, Any]) -> str | None:
     """The SHA-256 of a record's images, by which two are known to have seen the same; None where it does not tell, as copies are
     accepted that differ in a few test images (`slimlib.imagesets`)."""
     return None if dataset in KNOWN and KNOWN[dataset].may_differ else data.get("sha256")
+
+
+def network_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    """(data set, model) of a record."""
+    return record["run"]["dataset"], record["run"]["model"]
 
 
 def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:

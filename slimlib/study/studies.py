@@ -24,8 +24,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from slimlib import libraries, models
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
+from slimlib.imagesets import KNOWN
 from slimlib.recipe import Recipe
 from slimlib.study.runs import Run
 
@@ -44,11 +46,11 @@ def by_seed(grids: Sequence[Mapping[str, Any]], seeds: tuple[int, ...]) -> dict[
 
 def expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
     """The runs of one grid and seed, in the order of its lists."""
-    for dataset in _listed(grid["dataset"]):
-        for model in _listed(grid["model"]):
-            for budget in _listed(grid.get("budget")):
-                for criterion in _listed(grid.get("criterion")):
-                    for arm in _listed(grid.get("arms")):
+    for dataset in listed(grid["dataset"]):
+        for model in listed(grid["model"]):
+            for budget in listed(grid.get("budget")):
+                for criterion in listed(grid.get("criterion")):
+                    for arm in listed(grid.get("arms")):
                         yield Run(
                             dataset,
                             model,
@@ -80,25 +82,35 @@ def read_grid(
     for name in ("dataset", "model", "stage", "seconds"):
         if name not in grid:
             raise SlimlibError(f"{where}: {name} is missing")
+    if not isinstance(grid["seconds"], int | float):
+        raise SlimlibError(f"{where}: seconds={grid['seconds']!r} must be a number, the estimate of one run")
+    if not isinstance(grid.get("seeds", 0), int | list):
+        raise SlimlibError(f"{where}: seeds={grid['seeds']!r} must be a number of seeds, or a list of them")
     read = dict(grid)
     for name, known in (("dense_recipe", recipes), ("recipe", recipes), ("distill", distill)):
         if name in grid:
             if grid[name] not in known:
                 raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
             read[name] = known[grid[name]]
-    with _errors_say(where):
-        list(expand(read, seed=0))
+    for dataset in listed(grid["dataset"]):
+        if dataset not in (*KNOWN, "imagenet"):
+            raise SlimlibError(f"{where}: dataset={dataset!r} is unknown; choose one of {', '.join(KNOWN)}, imagenet")
+    with errors_say(where):
+        for run in expand(read, seed=0):
+            if not (run.architecture in models.NAMES or libraries.is_named(run.architecture)):
+                raise SlimlibError(f"model={run.model!r} is unknown; choose one of {', '.join(models.NAMES)}, or a library's")
     return read
 
 
 def made(kind: type, values: Mapping[str, Any], where: str) -> Any:
     """A recipe, or settings of distillation, from the entries of a file; errors say ``where`` it stands."""
-    with _errors_say(where):
+    with errors_say(where):
         return kind(**values)
 
 
 @contextmanager
-def _errors_say(where: str) -> Iterator[None]:
+def errors_say(where: str) -> Iterator[None]:
+    """Errors within say ``where`` in a file what they are about stands."""
     try:
         yield
     except (TypeError, SlimlibError) as error:
@@ -111,7 +123,8 @@ def seeds_of(told: Mapping[str, Any], otherwise: tuple[int, ...]) -> list[int]:
     return list(range(seeds)) if isinstance(seeds, int) else list(seeds)
 
 
-def _listed(value: Any) -> list[Any]:
+def listed(value: Any) -> list[Any]:
+    """A list as it stands; what is none as the only entry of one."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
 

@@ -6,27 +6,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from slimlib.errors import SlimlibError
 from slimlib.randomness import seeded
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
 
-_SIDES = {"mnist": 28, "fashionmnist": 28, "fashionmnist-10k": 28, "cifar10": 32, "cifar100": 32, "imagenet": 224}
-
-
 def untrained_network(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn.Module, torch.Tensor]:
-    """The architecture of a run with fresh weights, and an empty image of its data set: no data and no training needed."""
+    """The architecture of a run with fresh weights, and an empty image of its data set: no data and no training needed.
+
+    Raises SlimlibError for a data set that is not known.
+    """
     import torch
 
     from slimlib import models
     from slimlib.imagesets import KNOWN
 
+    if dataset not in (*KNOWN, "imagenet"):
+        raise SlimlibError(f"dataset={dataset!r} is unknown; choose one of {', '.join(KNOWN)}, imagenet")
     known = KNOWN.get(dataset)
-    classes, channels = (known.num_classes, len(known.mean)) if known else (1000, 3)
+    classes, channels, side = (known.num_classes, len(known.mean), known.side) if known else (1000, 3, 224)
     with seeded(seed):
         network = models.build(model.removesuffix(":pretrained"), classes, channels)
-    side = _SIDES.get(dataset, 32)
     return network.eval(), torch.zeros(1, channels, side, side)
 
 

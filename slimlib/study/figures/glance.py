@@ -36,7 +36,7 @@ def deciding_comparisons(judged: Mapping[str, Judgement]) -> pd.DataFrame:
     import pandas as pd
 
     rows = []
-    for name, one in sorted(judged.items(), key=lambda item: item[0].startswith("K")):
+    for name, one in sorted(judged.items(), key=lambda item: item[1].claim.is_control):
         scale, effect, _ = KINDS[one.claim.kind]
         told = {"claim": name, "title": one.claim.title, "kind": one.claim.kind, "verdict of the claim": one.told}
         told |= {"margin": scale * one.claim.margin}
