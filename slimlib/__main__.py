@@ -78,6 +78,9 @@ def status(args: argparse.Namespace) -> None:
     took, left = duration(told["seconds_recorded"]), duration(told["seconds_left"])
     print(f"{told['profile']}: {told['recorded']} of {told['runs']} runs recorded in {took}, "
           f"{told['missing']} missing, about {left} left")  # fmt: skip
+    if unlisted := told["unlisted"]:
+        print(f"{len(unlisted)} records there are of no run that a profile lists, as after a change of a recipe: "
+              f"{', '.join(unlisted[:5])}{', ...' if len(unlisted) > 5 else ''}")  # fmt: skip
 
 
 def train(args: argparse.Namespace) -> None:

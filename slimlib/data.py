@@ -5,7 +5,7 @@ Where the images come from: :mod:`slimlib.imagesets`; what they are then: :mod:`
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from types import MappingProxyType
 
@@ -120,8 +120,8 @@ def with_normalisation(data: Data, mean: Sequence[float], std: Sequence[float]) 
     ``mean`` and ``std`` hold a number for each channel, of pixels scaled to [0, 1]. Raises SlimlibError for another number of
     them, and for a deviation that is not positive.
     """
-    kind("mean", mean, Sequence, "a number for each channel")
-    kind("std", std, Sequence, "a number for each channel")
+    kind("mean", mean, Sized, "a number for each channel")
+    kind("std", std, Sized, "a number for each channel")
     channels = data.input_shape[0]
     if len(mean) != channels or len(std) != channels or min(std) <= 0:
         raise SlimlibError(f"mean={mean} and std={std} must hold one number for each of the {channels} channels of "

@@ -23,6 +23,8 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
          "--disable-sync", "--no-first-run"]  # fmt: skip
 SEARCHED = "eigenvalues"
 """A word that both books contain."""
+OPTIONS = "Give `--only` or `-p seed=7` or " * 40
+"""Options at every place of a line."""
 
 
 def skip(reason: str):
@@ -48,7 +50,7 @@ def browser():
 
 
 def small_book(root: Path) -> Path:
-    """Two pages with all that can go wrong: mathematics, a citation, a figure, a table, a progress bar, an exercise."""
+    """Pages with all that can go wrong: mathematics, a citation, a figure, a table, a progress bar, an exercise, long lines."""
     (root / "book" / "_static").mkdir(parents=True)
     shutil.copy(REPOSITORY / "_config.yml", root)
     shutil.copy(REPOSITORY / "book" / "references.bib", root / "book")
@@ -58,7 +60,7 @@ def small_book(root: Path) -> Path:
     )
     (root / "book" / "bibliography.md").write_text("# Bibliography\n\n```{bibliography}\n:all:\n```\n")
     (root / "book" / "intro.md").write_text(
-        "# Small\n\nThe eigenvalues $\\lambda_i$ of {cite:t}`wang2022`:\n\n$$r_i \\ge t$$\n"
+        f"# Small\n\n{OPTIONS}\n\n" "The eigenvalues $\\lambda_i$ of {cite:t}`wang2022`:\n\n$$r_i \\ge t$$\n"
     )
     figure = nbformat.v4.new_code_cell("import matplotlib.pyplot as plt\nplt.plot([1, 2, 3]);")
     figure.metadata["mystnb"] = {"image": {"alt": "A line that rises."}, "figure": {"caption": "Rising, as $x$."}}
@@ -66,6 +68,7 @@ def small_book(root: Path) -> Path:
         nbformat.v4.new_markdown_cell("# Page\n\n```{exercise}\nShow $r_n = 1$.\n```"),
         nbformat.v4.new_code_cell('profile: str = "quick"  # which runs', metadata={"tags": ["parameters"]}),
         nbformat.v4.new_code_cell("from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass"),
+        nbformat.v4.new_code_cell("print(' '.join(f'layer{n}.conv1' for n in range(40)), 'a' * 200)  # " + 60 * "long "),
         nbformat.v4.new_code_cell("import pandas as pd\npd.DataFrame({'width': [1, 2, 3]})"),
         figure,
     ]
@@ -159,6 +162,24 @@ def test_search_finds_a_word(browser, site):
     tab.goto((site / "search.html").as_uri() + f"?q={SEARCHED}")
     tab.wait_for_selector("#search-results li a", timeout=20_000)
     assert tab.locator("#search-results li a").count() >= 1
+    tab.close()
+
+
+CUT = """() => [...document.querySelectorAll('article pre')]
+  .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent.slice(0, 60))"""
+TORN = """() => [...document.querySelectorAll('article p code .pre, article li code .pre')]
+  .filter(e => e.textContent.length < 20 && e.getClientRects().length > 1).map(e => e.textContent)"""
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_line_of_code_or_of_a_result_is_cut_off_and_no_option_torn(browser, site, visited, width):
+    tab = browser.new_page(viewport={"width": width, "height": 900})
+    for name, *_ in visited:
+        tab.goto((site / name).as_uri(), wait_until="load")
+        if name == "index.html":
+            tab.wait_for_url("**/intro.html", wait_until="load")
+        assert not tab.evaluate(CUT) and not tab.evaluate(TORN), name
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, f"{name} is wider than the window"
     tab.close()
 
 

@@ -63,6 +63,9 @@ def test_another_normalisation_is_that_of_all_three_splits():
     for mean, std in (([0.5] * 3, [0.5] * 3), ([0.5], [0.0]), ([0.5], [0.5, 0.5])):
         with pytest.raises(slimlib.SlimlibError, match="one number for each of the 1 channels"):
             slimlib.data.with_normalisation(data, mean, std)
+    with pytest.raises(slimlib.SlimlibError, match="mean is of type float; give a number for each channel"):
+        slimlib.data.with_normalisation(data, 0.5, [0.5])
+    assert slimlib.data.with_normalisation(data, np.array([0.25]), np.array([0.5])).mean == other.mean
     with pytest.raises(slimlib.SlimlibError, match=r"val_fraction=1\.0 must be"):
         slimlib.load_data("fashionmnist-10k", val_fraction=1.0)
     with pytest.raises(slimlib.SlimlibError, match=r"limit=9 must be .* number of classes, 10"):

@@ -17,8 +17,9 @@ from sphinx.addnodes import download_reference
 from slimlib import book, study
 from slimlib.bench import page
 from slimlib.rules import RULES
-from slimlib.study import figures, names, pairing, tables
+from slimlib.study import figures, names, pairing, random_widths, tables
 from slimlib.study.figures import rule as rule_figures
+from slimlib.study.figures import tilts
 from slimlib.study.figures.comparisons import in_order
 
 COMPARED = ("dense", "pca", "neyman", "uniform", "best_tilt", "sensitivity", "global_l1")
@@ -167,6 +168,13 @@ def deciding() -> pd.DataFrame:
                         **{"verdict of the claim": "mixed so far"})  # fmt: skip
 
 
+def shapes(draws: int = 1) -> pd.DataFrame:
+    """Layers of 20 and 200 dimensions, of which the two of 200 and of 199 have the same shape but for one."""
+    spectra = [{layer: [9.0, 5, 3 - draw / 9, 1, 0] for layer in "abc"} for draw in range(draws)]
+    flat = [{layer: [1.0] * 5 for layer in "abc"}] * draws
+    return random_widths.by_shape({"trained": spectra, "untrained": flat}, {"a": 20, "b": 200, "c": 199}, 0.9)
+
+
 MADE = {
     "claims": lambda: figures.at_a_glance(deciding()),
     "accuracy": lambda: figures.accuracy_by_rule(runs(pca=0.9, uniform=0.8, neyman=0.92, random=0.1), dense=0.99),
@@ -180,6 +188,9 @@ MADE = {
     "map": lambda: figures.sensitivity_map(curves(), {"pca": dict.fromkeys("abc", 1.0)}),
     "agreement": lambda: figures.agreement(scan(9), 0.75),
     "agreement of many": lambda: figures.agreement(scan(27), 0.75),
+    "agreement with rings": lambda: figures.agreement(scan(27), 0.75, ringed=scan(27).index[:3]),
+    "shapes": lambda: figures.widths_by_shape(shapes(), 0.9),
+    "shapes of many draws": lambda: figures.widths_by_shape(shapes(5), 0.9),
     "latency": lambda: figures.latency_against_macs(latencies()),
     "kept shares": lambda: rule_figures.kept_by_layer(kept_shares()),
     "sampling": lambda: rule_figures.sampling_error(sampled(), 16, 0.3),
@@ -226,6 +237,50 @@ def test_a_scatter_of_three_layers_is_told_in_words():
     fig = figures.agreement(scan(3), 0.75, "kept")
     (axis,) = fig.axes
     assert not axis.lines and all(layer in axis.texts[0].get_text() for layer in scan(3).index)
+
+
+def test_ringed_layers_are_named_whatever_they_lose():
+    table = scan(27)
+    ringed = list(table.nsmallest(2, "drop").index)
+    fig = figures.agreement(table, 0.75, "kept", ringed, "on a list")
+    (axis,) = fig.axes
+    assert set(ringed) < {text.get_text() for text in axis.texts} and fig.get_label().endswith("and those ringed.")
+    (ring,) = [line for line in axis.lines if line.get_label() == "on a list"]
+    assert sorted(ring.get_ydata()) == pytest.approx(sorted(100 * table.loc[ringed, "drop"]))
+    assert "ringed" not in figures.agreement(table, 0.75, "kept", ["not here"]).get_label()
+
+
+@pytest.mark.parametrize("draws", [1, 5])
+def test_widths_by_shape_have_a_dot_and_a_ring_a_layer_and_draw(draws):
+    table = shapes(draws)
+    (axis,) = figures.widths_by_shape(table, 0.9).axes
+    drawn = {line.get_label(): line for line in axis.lines}
+    for weights in ("trained", "untrained"):
+        (x, y), part = drawn[weights].get_data(), table[table["weights"] == weights]
+        assert sorted(y) == pytest.approx(sorted(part["kept"])) and len(set(x)) == 3 * draws, "none on top of another"
+        assert drawn[weights].get_markerfacecolor() == ("none" if weights == "untrained" else drawn[weights].get_color())
+    assert (np.abs(np.log(drawn["trained"].get_xdata() / np.sort(table["aspect"][: 3 * draws]))) < np.log(1.8) / 2).all()
+    x, y = drawn["random filters (Marchenko–Pastur)"].get_data()
+    np.testing.assert_allclose(y, random_widths.kept_by_chance(x, 0.9))
+    assert {text.get_text() for text in axis.texts if text.get_text()} == (set("abc") if draws == 1 else set())
+
+
+def test_layers_that_lose_next_to_nothing_are_counted_below_their_curves():
+    drops = {"a": (0.0, 0.0005, 0.0015), "b": (0.0, 0.001, 0.3), "c": (0.0, -0.01, 0.0019)}
+    rows = [{"group": layer, "ratio": ratio, "accuracy": 0.9 - drop, "drop": drop}
+            for layer, losses in drops.items() for ratio, drop in zip((0.0, 0.25, 0.75), losses, strict=True)]  # fmt: skip
+    told = figures.sensitivity_curves(pd.DataFrame(rows)).get_label()
+    assert told == ("Without 25 % of its filters the loss is below 0.1 points in 2 of 3 layers, below 0.2 in 3. "
+                    "Without 75 % of its filters the loss is below 0.1 points in 0 of 3 layers, below 0.2 in 2.")
+    assert figures.sensitivity_curves(curves()).get_label() == "", "neither share was removed"
+
+
+def test_ticks_within_stages_are_spoken_of_where_some_are_drawn():
+    row = {"dataset": "cifar10", "model": "resnet56", "rule": "pca", "n": 9, "spearman": 0.2, "low": -0.1, "high": 0.5}
+    with_ticks, without = (figures.order_forest(pd.DataFrame([row | {"within": within}])) for within in (0.3, np.nan))
+    assert "tick" in with_ticks.get_label() and "small tick" in with_ticks.get_supxlabel()
+    assert "tick" not in without.get_label() + without.get_supxlabel() and "Spearman" in without.get_supxlabel()
+    assert figures.order_forest(pd.DataFrame()).get_label() == ""
 
 
 def test_kept_shares_are_drawn_layer_by_layer_in_the_panel_of_their_budget():
@@ -348,3 +403,20 @@ def test_captions_and_alternative_texts_name_what_each_figure_of_a_cell_is_of():
     assert isinstance(figure.children[2], nodes.legend) and figure.children[2].children == [links]
     assert [link["reftarget"] for link in links.findall(download_reference)] == ["data/x.csv"]
     assert len(list(figure.findall(nodes.container))) == 2 and plain.children[1].astext() == "No output."
+
+
+def test_gains_of_tilts_are_drawn_over_uniform_by_their_power():
+    cells = [(arm, f"{unit}:{share}", mean, n) for share in (0.35, 0.5) for unit in ("macs", "params") for arm, mean, n in (
+        ("tilt(power=-1.0)", -0.02, 5), ("tilt(power=0.5)", 0.01, 5), ("pca", 0.0, 5), ("random", 0.0, 5), ("neyman", 0.01, 2))]
+    table = pd.DataFrame(cells, columns=["arm", "budget", "mean", "n"]).assign(low=-0.03, high=0.03)
+    found = tilts.gains(table)
+    assert found["arm"].value_counts().to_dict() == {"tilt(power=-1.0)": 4, "tilt(power=0.5)": 4, "pca": 4}, "five seeds alone"
+    assert found["power"].dropna().unique().tolist() == [-1.0, 0.5]
+    fig = tilts.gain_by_power(found)
+    assert [axis.get_title() for axis in fig.axes] == ["35 % of the cost kept", "50 % of the cost kept"]
+    macs, params = (next(line for line in fig.axes[0].lines if line.get_label() == f"budget of {unit}") for unit in
+                    ("MACs", "parameters"))  # fmt: skip
+    assert macs.get_ydata().tolist() == params.get_ydata().tolist() == [-2.0, 0.0, 1.0], "uniform is the tilt of power 0"
+    assert [label.get_text() for label in fig.axes[0].get_xticklabels()] == ["−1", "0", "0.5", "PCA", "Neyman"]
+    plt.close(fig)
+    assert tilts.gains(table[table["arm"] == "pca"]).empty and tilts.gain_by_power(tilts.gains(table[:0])).axes

@@ -7,8 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
+import slimlib
 from slimlib import study
-from slimlib.study import figures, findings, layer_tables, layers, statistics, tables, untrained, verdict
+from slimlib.errors import SlimlibError
+from slimlib.spectrum import eigenvalues, width_at
+from slimlib.study import figures, findings, layer_tables, layers, random_widths, statistics, tables, untrained, verdict
 from slimlib.study.evidence import Evidence
 from slimlib.study.judgement import judge
 
@@ -265,3 +268,120 @@ def test_untrained_spectra_are_taken_as_the_trained_ones_were():
     fresh = slimlib.spectra(*untrained.untrained_network("mnist", "resnet_small", 0), **how)
     for layer, part in table[table["weights"] == "untrained"].groupby("layer"):
         np.testing.assert_allclose(part["share"], slimlib.cumulative(fresh[layer]))
+
+
+# ---- widths of random filters
+
+
+@pytest.mark.parametrize("aspect", [0.1, 0.5, 1.0, 2.0, 5.0])
+def test_the_curve_of_random_filters_is_what_random_matrices_keep(aspect):
+    """Of 400 filters, within half a per cent of them, at every threshold; centred, as layers are."""
+    torch.manual_seed(0)
+    n, d = 400, round(400 / aspect)
+    drawn = [eigenvalues([torch.randn(n, d + 1, dtype=torch.float64)]) for _ in range(3)]
+    for threshold in (0.3, 0.5, 0.9, 0.99):
+        kept = np.mean([width_at(values, threshold) for values in drawn]) / n
+        assert random_widths.kept_by_chance(n / d, threshold) == pytest.approx(kept, abs=0.005), threshold
+
+
+def test_limits_of_the_curve_of_random_filters():
+    aspects = np.geomspace(1e-9, 1e6, 61)
+    for threshold in (0.1, 0.5, 0.9, 1.0):
+        kept = random_widths.kept_by_chance(aspects, threshold)
+        assert kept.shape == (61,) and (np.diff(kept) <= 1e-9).all(), "the more filters for the positions, the fewer"
+        assert kept[0] == pytest.approx(threshold, abs=1e-3), "of few filters in many dimensions all directions are alike"
+        assert kept[-1] * aspects[-1] == pytest.approx(threshold, abs=1e-2), "and of the dimensions where these are few"
+        below = random_widths.kept_by_chance(0.3, threshold)
+        assert random_widths.kept_by_chance(0.3, threshold * 0.9) < below <= 1
+    np.testing.assert_allclose(random_widths.kept_by_chance(np.array([0.2, 1.0, 4.0]), 1.0), [1, 1, 0.25], atol=1e-5)
+    for aspect, threshold, named in ((0.0, 0.9, "aspect=0"), (0.5, 1.5, "threshold=1.5")):
+        with pytest.raises(SlimlibError, match=named):
+            random_widths.kept_by_chance(aspect, threshold)
+
+
+def spectrum_of_width(width: int, n: int) -> list[float]:
+    """Of n eigenvalues, so many alike: at a threshold of 1 that is the width."""
+    return [1.0] * width + [0.0] * (n - width)
+
+
+def by_shape(trained: list[dict[str, int]], untrained: list[dict[str, int]]) -> pd.DataFrame:
+    sides = {name: [{layer: spectrum_of_width(width, 20) for layer, width in one.items()} for one in widths]
+             for name, widths in (("trained", trained), ("untrained", untrained))}
+    return random_widths.by_shape(sides, {"a": 10, "b": 200, "c": 199, "d": 40}, 1.0)
+
+
+def test_widths_by_shape_stand_beside_those_of_chance():
+    table = by_shape([{"a": 5, "b": 7}], [{"a": 5, "b": 8}]).set_index(["layer", "weights"])
+    assert table["width"].to_dict() == {("a", "trained"): 5, ("b", "trained"): 7, ("a", "untrained"): 5, ("b", "untrained"): 8}
+    assert table.loc[("b", "trained"), ["aspect", "kept"]].tolist() == [0.1, 0.35]
+    assert table.loc[("a", "trained"), "chance"] == pytest.approx(0.5, abs=1e-6), "at most 10 directions of 20 filters"
+
+
+def test_how_far_training_moved_widths_is_told_whatever_it_did():
+    untrained_widths = {"a": 5, "b": 7, "c": 9, "d": 9}
+    tell = lambda *trained: random_widths.moved(by_shape(list(trained), [untrained_widths] * len(trained)))  # noqa: E731
+    alike = "is that of random weights of this shape."
+    same = tell(untrained_widths)
+    start = "Of 4 layers, the trained width equals the untrained one in 4, differs by 1 filter in 0 and by more in 0."
+    assert same.startswith(start)
+    assert same.endswith(f"the width of no layer: the width read off the trained weights {alike}")
+    near = tell({"a": 6, "b": 6, "c": 9, "d": 9})
+    assert "in 2, differs by 1 filter in 2 and by more in 0" in near and "of no layer by more than 1 filter: " in near
+    assert near.endswith("weights is, to within one filter, that of random weights of this shape.")
+    far = tell({"a": 5, "b": 6, "c": 4, "d": 11})
+    assert "equals the untrained one in 1, differs by 1 filter in 1 and by more in 2." in far and "random" not in far
+    assert far.endswith("it is narrower in 1 and wider in 1. They differ most in c: 4 of 20 filters trained, 9 untrained.")
+    assert tell(untrained_widths, untrained_widths).startswith("Of 8 cases, "), "a layer of one of two networks"
+
+
+@pytest.fixture(scope="module")
+def small_scan():
+    """Of the small ResNet, whose layer2.0 and layer3.0 read half as many channels as the others of their width."""
+    network, example = untrained.untrained_network("mnist", "resnet_small", 5)
+    spectra = {name: values.tolist() for name, values in slimlib.spectra(network, example).items()}
+    groups = list(spectra)
+    drops = [0.0, 0.01, 0.5, 0.02, 0.1, 0.2]
+    curve = pd.DataFrame({"group": groups, "ratio": 0.5, "full_width": [len(spectra[g]) for g in groups], "drop": drops})
+    kept = [(rule, "macs:0.5", 0, group, (at + 2) / 10) for rule in ("pca", "pca_at_init") for at, group in enumerate(groups)]
+    run = {"dataset": "mnist", "model": "resnet_small", "seed": 0, "center": True, "coupling": "inner"}
+    return {"run": run, "spectra": spectra, "sensitivity": curve.to_dict("list"),
+            "kept": pd.DataFrame(kept, columns=["rule", "budget", "seed", "group", "value"]).to_dict("list")}
+
+
+def test_dimensions_of_layers_are_their_positions_less_one_for_each_centred_layer():
+    network, example = untrained.untrained_network("mnist", "resnet_small")
+    found = random_widths.dimensions(network, example)
+    assert found == {name: network.get_submodule(name).weight[0].numel() - 1 for name in found} and len(found) == 6
+    assert random_widths.dimensions(network, example, center=False) == {name: d + 1 for name, d in found.items()}
+    joint = random_widths.dimensions(network, example, coupling="joint")
+    fresh = slimlib.spectra(network, example, coupling="joint")
+    bounded = {name: np.count_nonzero(values > 1e-12 * values[0]) for name, values in fresh.items()}
+    assert bounded == {name: min(len(fresh[name]), d) for name, d in joint.items()}
+
+
+def test_scans_by_shape_have_fresh_weights_beside_them(small_scan):
+    table = random_widths.by_shape_of_records([small_scan, small_scan], 0.9)
+    fresh = slimlib.widths_at(slimlib.spectra(*untrained.untrained_network("mnist", "resnet_small", 0)), 0.9)
+    by = table.set_index(["weights", "draw", "layer"])["width"]
+    assert by["untrained", 0].to_dict() == by["untrained", 1].to_dict() == fresh
+    assert (table["kept"] - table["chance"]).abs().max() < 0.07, "one of sixteen filters"
+
+
+def test_layers_of_fewer_positions_are_told_with_those_of_their_width(small_scan):
+    one, other = random_widths.of_fewer_positions([small_scan], "macs:0.5", 0.5)
+    assert one.startswith("small ResNet on MNIST, layer2.0.conv1: n/p is 0.22, in the others of its width at most 0.11.")
+    assert "keeps 40 % of it and 50 % of them; untrained, 40 % of it and 50 % of them. By the loss without 50 % of" in one
+    assert one.endswith("50.0 points, it is number 1 of 6 layers.") and "layer3.0.conv1" in other and "number 3 of 6" in other
+
+
+def test_coefficients_without_bounded_layers_are_told_with_their_change():
+    records = [scan("a", {"pca": [0.9, 0.1, 0.2, 0.3, 0.4, 0.5]}), scan("b", {"pca": list(np.linspace(0.1, 0.9, 9))})]
+    find = lambda **how: layers.correlations(records, ["pca"], ["macs:0.5"], [0.5], **how)  # noqa: E731
+    after = find(exclude={"a": ["l0"], "b": ["l8"]})
+    bounded = {("cifar10", "a"): ["l0"], ("cifar10", "b"): ["l8"]}
+    weak, other = random_widths.without_bounded(find(), after, bounded)
+    assert weak.startswith("a on CIFAR-10, PCA (3AS): without l0 Spearman's coefficient is +1.00 (p = 0.017, n = 5 layers)")
+    change = "; with all it is +0.14 (p = 0.8, n = 6), a change of +0.86"
+    assert weak.endswith(f"{change}. Of 5 layers that is weak evidence either way.")
+    assert "a change of 0.00" in other.replace("+", "") and other.endswith(".") and "weak" not in other
+    assert "with all" not in random_widths.without_bounded(find().iloc[:0], after, bounded)[0]

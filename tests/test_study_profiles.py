@@ -8,12 +8,16 @@ import shutil
 from collections import defaultdict
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+import slimlib
 from slimlib import study
+from slimlib.cost import cost_model
 from slimlib.errors import SlimlibError
 from slimlib.recipe import Recipe
 from slimlib.rules import RULES
+from slimlib.study import untrained
 from slimlib.study.claims import Claim, load_claims, published_layers
 from slimlib.study.runs import SLIM_STAGES
 from slimlib.study.studies import expand
@@ -288,9 +292,34 @@ def committed() -> list[dict]:
 
 def test_committed_records_are_where_their_keys_say():
     store = study.load_profile("laptop").store()
+    for path in store.root.glob("*/*.json"):
+        if re.fullmatch("[0-9a-f]{12}", path.stem):
+            record = json.loads(path.read_text())
+            run = study.Run.from_dict(record["run"])
+            assert run.key == record["key"] and store.path(run) == path, path
+            assert record["recipe_version"] == study.RECIPE_VERSION, path
+    assert study.status(study.load_profile("laptop"))["unlisted"] == [], "each belongs to a run of a profile"
+
+
+def test_committed_costs_follow_from_the_widths_and_accuracies_are_counts_of_images():
+    """Whoever edits a record by hand has to edit all of it."""
+    known, images = {}, {"mnist": 10_000, "cifar10": 10_000}
     for record in committed():
-        run = study.Run.from_dict(record["run"])
-        assert run.key == record["key"] and store.path(run).exists(), record["label"]
+        if record["run"]["stage"] not in SLIM_STAGES:
+            continue
+        dataset, model, coupling = (record["run"][name] for name in ("dataset", "model", "coupling"))
+        if (dataset, model, coupling) not in known:
+            network, example = untrained.untrained_network(dataset, model)
+            layout = slimlib.trace(network, example)
+            groups = layout.slimmable(coupling)
+            known[dataset, model, coupling] = [g.name for g in groups], cost_model(network, layout, groups)
+        names, costs = known[dataset, model, coupling]
+        assert list(record["widths"]) == names, record["label"]
+        widths = np.array([record["widths"][name] for name in names])
+        assert (int(costs.macs(widths)), int(costs.params(widths))) == (record["cost"]["macs"], record["cost"]["params"])
+        for name in ("test_accuracy", "dense_test_accuracy"):
+            right = record["metrics"][name] * images[dataset]
+            assert 0 <= right <= images[dataset] and right == pytest.approx(round(right), abs=1e-6), record["label"]
 
 
 def test_committed_records_are_of_code_that_can_be_found_again():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 
+from slimlib.bench import page
 from slimlib.recipe import Recipe
-from slimlib.study import figures, layer_tables, names, pairing, tables
+from slimlib.study import figures, layer_tables, names, pairing, table_html, tables
 from slimlib.study.runs import Run
 from slimlib.study.store import to_frame
 
@@ -119,3 +122,77 @@ def test_times_stand_with_their_quartiles_and_as_shares_of_the_dense_time():
     table = tables.latencies(pd.DataFrame([row | {"model": "dense"}, slim]))
     assert table.index.tolist() == [("dense", "100.0%"), ("slim", "25.0%")]
     assert table["cpu, batch 1"].tolist() == ["2.00 [1.90, 2.20], 100 %", "2.00 [1.90, 2.20], 40 %"]
+
+
+def test_panels_of_a_busy_machine_say_so_and_the_others_share_one_scale():
+    rows = [{"device": "cpu", "network": "VGG", "batch_size": batch, "arm": arm, "rounded": False, "kept_macs": kept,
+             "relative": t, "relative_low": t / 1.1, "relative_high": t * spread, "ms_low": 1.0, "ms_high": spread}
+            for batch, spread in ((1, 3.0), (8, 1.2), (64, 1.4))
+            for arm, kept, t in (("dense", 1.0, 1.0), ("pca", 0.5, 0.6), ("uniform", 0.5, 0.6))]  # fmt: skip
+    busy, *idle = figures.latency_against_macs(pd.DataFrame(rows)).axes
+    assert "nothing is concluded" in busy.texts[0].get_text() and not any(axis.texts for axis in idle)
+    assert idle[0].get_ylim() == idle[1].get_ylim() != busy.get_ylim()
+    drawn = [[(line.get_color(), *line.get_xdata()) for line in axis.lines
+              if line.get_marker() in "os^Dv" and len(line.get_xdata())] for axis in (busy, idle[0])]
+    assert {colour for colour, _ in drawn[0]}.isdisjoint(colour for colour, _ in drawn[1]), "pale where nothing is concluded"
+    assert all(len({x for _, x in marks}) == 2 and all(abs(x - 0.5) < 0.02 for _, x in marks) for marks in drawn), "side by side"
+
+
+def test_the_growth_of_cost_is_told_in_short_names_with_units():
+    (row,) = page.shown_sizes(pd.DataFrame([("width", "64", 1_234_567, 0.5, 0.25, 0.125, 2**20, 3 * 2**29)],
+                                           columns=page.SIZE_COLUMNS)).reset_index().to_dict("records")
+    assert row == {"what grows": "width", "size": "64", "parameters": "1,234,567", "trace (s)": "0.500",
+                   "choose widths (s)": "0.250", "eigenvalues (s)": "0.125", "peak (MiB)": "1,536"}
+
+
+# ---- as notebooks show them
+
+
+def heads(html: str) -> list[list[str]]:
+    """The texts of the rows of a table's head."""
+    (head,) = re.findall(r"<thead>(.*?)</thead>", html, flags=re.DOTALL)
+    return [re.findall(r"<th[^>]*>(?:&nbsp;)?(.*?)</th>", row, flags=re.DOTALL)
+            for row in re.findall(r"<tr[^>]*>(.*?)</tr>", head, flags=re.DOTALL)]
+
+
+@pytest.mark.parametrize("show", [lambda table: table, lambda table: tables.titled(table, "a title")], ids=["plain", "titled"])
+def test_names_of_an_index_stand_in_the_one_row_of_heads(show):
+    table = pd.DataFrame({"layer": ["conv1", "conv2"], "of": ["a", "b"], "full": [8, 16], "kept": [4, 4]})
+    one, two, none = table.drop(columns="of").set_index("layer"), table.set_index(["of", "layer"]), table
+    assert heads(table_html.shown(show(one))) == [["layer", "full", "kept"]]
+    assert heads(table_html.shown(show(two))) == [["of", "layer", "full", "kept"]]
+    assert heads(table_html.shown(show(none))) == [["", "layer", "of", "full", "kept"]]
+    assert one.index.name == "layer" and two.index.names == ["of", "layer"], "the data are as they were"
+    assert re.findall(r"<td[^>]*>(\d+)</td>", table_html.shown(show(one))) == ["8", "4", "16", "4"]
+
+
+def test_names_of_columns_are_lost_to_none_of_the_index():
+    table = pd.DataFrame([[1, 2]], pd.Index(["pca"], name="arm"), pd.Index(["a", "b"], name="budget"))
+    assert heads(table_html.shown(table)) == [["budget", "a", "b"], ["arm", "", ""]], "both names need the one corner"
+    levels = pd.DataFrame([[1, 2]], pd.Index(["pca"], name="arm"), pd.MultiIndex.from_product([["a"], ["b", "c"]]))
+    assert heads(table_html.shown(levels)) == [["", "a"], ["arm", "b", "c"]]
+
+
+def test_a_number_stays_with_its_deviation_and_its_percent_sign():
+    told = ["98.64 ± 0.09 (5)", "+0.31 [−0.10, +0.72] (5)", "2.00 [1.90, 2.20], 40 %", "conv1, conv2 (at most 8)"]
+    found = re.findall(r"<td[^>]*>(.*?)</td>", table_html.shown(pd.DataFrame({"told": told})))
+    parts = [cell.split(" ") for cell in found]
+    assert [[part.replace("\N{NO-BREAK SPACE}", " ") for part in cell] for cell in parts] == [
+        ["98.64 ± 0.09", "(5)"], ["+0.31", "[−0.10,", "+0.72]", "(5)"], ["2.00", "[1.90,", "2.20],", "40 %"],
+        ["conv1,", "conv2", "(at", "most", "8)"]]
+
+
+def test_notebooks_that_use_the_style_show_tables_so():
+    from IPython.core.interactiveshell import InteractiveShell
+
+    shell = InteractiveShell.instance()
+    try:
+        figures.use_style()
+        frame = pd.DataFrame({"kept": ["1 ± 2"]}, pd.Index(["conv1"], name="layer"))
+        for table in (frame, tables.titled(frame, "a title")):
+            told = shell.display_formatter.format(table, include=["text/html"])[0]["text/html"]
+            assert told == table_html.shown(table) and heads(told) == [["layer", "kept"]]
+        with pd.option_context("display.notebook_repr_html", False):
+            assert table_html.shown(frame) is None
+    finally:
+        InteractiveShell.clear_instance()

@@ -18,7 +18,19 @@ import pytest
 
 from slimlib import study
 from slimlib.errors import SlimlibError
-from slimlib.study import answers, changes, deciding, figures, findings, pairing, statistics, tilt_choice, verdict, wording
+from slimlib.study import (
+    answers,
+    changes,
+    deciding,
+    figures,
+    findings,
+    in_short,
+    pairing,
+    statistics,
+    tilt_choice,
+    verdict,
+    wording,
+)
 from slimlib.study.claims import Claim, changelog, load_claims
 from slimlib.study.deciding import decide
 from slimlib.study.evidence import coverage
@@ -139,7 +151,7 @@ def test_what_other_networks_say_stands_beside_the_claim():
     # on the claim's own page in the open, and on the front page above what is folded, if another claim holds the records
     assert f"<p>{html.escape(told)}</p>" in verdict.report(own, records) and "Beside" not in verdict.report(own)
     shown = answers.front_page({"C1-pruning": own, "C3": judge(load_claims()["C3"], records)}).partition("```{dropdown}")[0]
-    assert "\n  - Beside the claim, deciding nothing: on published ResNet-20" in shown
+    assert "\n  - Beside the claim, which was written for other networks, deciding nothing: on published ResNet-20" in shown
 
 
 def test_a_complete_claim_is_not_so_far():
@@ -831,3 +843,32 @@ def test_a_verdict_that_turns_with_the_second_tilt_is_told_as_turned(elsewhere, 
 ])  # fmt: skip
 def test_the_verdict_on_a_whole_claim(verdicts, family, whole):
     assert deciding.as_a_whole(verdicts, family) == whole
+
+
+def test_the_answers_in_short_are_the_outcomes_of_the_comparisons():
+    claim, rank = load_claims()["C1-pruning"], load_claims()["C2"]
+    judged = {"C1-pruning": judge(claim, records_of(claim, {"pca": 0.005})), "C2": judge(rank, [])}
+    found = in_short.table(judged)
+    assert found.index.tolist() == ["C1-pruning", "C1-pruning", "C2"] and found.columns[0] == "what was compared"
+    assert found["what was compared"].tolist()[0] == "PCA (3AS) against uniform, after pruning"
+    assert found["LeNet-5 on MNIST"].tolist() == ["better", "better", "–"], "nothing is recorded of the last"
+    none, few = judge(claim, []), judge(claim, records_of(claim, {"pca": 0.005}, seeds=2))
+    assert in_short.table({"C1-pruning": none}).shape == (2, 1)
+    assert in_short.table({"C1-pruning": few})["LeNet-5 on MNIST"].tolist() == ["2 of 5 seeds"] * 2
+    told = in_short.sentence(judged, "the paper's claims")
+    rows = len(judged["C1-pruning"].deciding)
+    assert told == (f"{rows} comparisons decide the paper's claims so far: {rows} for the claim; none against it, as an effect "
+                    "that would matter is ruled out; none open.")
+
+
+def test_where_the_units_of_cost_differ_the_answer_names_both():
+    claim = load_claims()["C1-pruning"]
+    judged = judge(claim, records_of(claim, {"pca": 0.005}))
+    rows = judged.deciding
+    at = rows.index[(rows["rival"] == "uniform") & (rows["unit"] == "params")][0]
+    rows.loc[at, ["verdict", "low", "high"]] = ["not supported", -0.01, -0.001]
+    cell = in_short.table({"C1-pruning": judged})["LeNet-5 on MNIST"].tolist()[0]
+    assert cell == "MACs: better; parameters: worse"
+    page = in_short.for_the_front_page({"C1-pruning": judged}).splitlines()
+    assert page[0].startswith("- ") and "1 against it" in page[0] and page[2].startswith("| claim | what was compared | LeNet-5")
+    assert page[3] == "| --- | --- | --- |" and len(page) == 6, "a line for each rival"

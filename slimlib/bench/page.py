@@ -22,6 +22,11 @@ COMPARISON_COLUMNS = ["part", "race", "what", "ours", "rival", "kind", "median",
 SAYS = {"speed": "{:.3g} × the speed", "time": "{:.3g} × the time", "difference": "{:+.2f} s"}
 AXES = {"width": "filters of each layer", "depth": "layers", "network": "ResNet", "layer": "linear layer, out x in"}
 
+TICKS = [digit * 10.0**power for power in range(-3, 5) for digit in (1, 1.5, 2, 3, 5, 7)]
+"""Of a logarithmic axis that spans less than a power of ten or a little more."""
+NAMES = {"axis": "what grows", "size": "size", "params": "parameters", "trace_seconds": "trace (s)",
+         "choose_seconds": "choose widths (s)", "eigenvalue_seconds": "eigenvalues (s)", "peak": "peak (MiB)"}
+
 
 def load(name: str | None = None, folder: str | Path | None = None) -> tuple[str, dict[str, Any]]:
     """(machine, record) of one machine, by default the one measured last."""
@@ -87,12 +92,23 @@ def targets(table: pd.DataFrame) -> Figure:
     axis.set_yticks(range(len(aimed)), [f"{row['race']}: {row['ours']}\nagainst {row['rival']}" for _, row in aimed.iterrows()],
                     fontsize=7.5)
     axis.set(xscale="log", xlabel="margin: times better than the target (right of the line: met)", ylim=(len(aimed) - 0.4, -0.6))
+    low, high = axis.get_xlim()
+    axis.set_xticks(at := [tick for tick in TICKS if low <= tick <= high], [f"{tick:g}" for tick in at])
+    axis.set_xticks([], minor=True)
     return fig
 
 
 def sizes(record: dict[str, Any]) -> pd.DataFrame:
     """The growth table, one row a size; empty where that part has not been measured."""
     return pd.DataFrame(record["parts"].get("growth", {"sizes": []})["sizes"], columns=SIZE_COLUMNS)
+
+
+def shown_sizes(sizes: pd.DataFrame) -> pd.DataFrame:
+    """The growth table as a reader wants it: short names with units, one row a size."""
+    table = sizes.assign(peak=sizes["peak_bytes"].map(_mib), params=sizes["params"].map("{:,}".format))
+    seconds = [name for name in SIZE_COLUMNS if name.endswith("_seconds")]
+    table[seconds] = table[seconds].map("{:.3f}".format)
+    return table[list(NAMES)].rename(columns=NAMES).set_index([NAMES["axis"], NAMES["size"]])
 
 
 def growth(sizes: pd.DataFrame) -> Figure:

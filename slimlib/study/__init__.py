@@ -33,9 +33,9 @@ _HOME = {
     "gather": "evidence",
 }
 _MODULES = (
-    "claims", "evidence", "execution", "figures", "findings", "judgement", "layer_tables", "layers", "milliseconds", "names",
-    "pairing", "profiles", "provenance", "ranks", "runs", "shapes", "statistics", "store", "tables", "untrained", "verdict",
-    "wording",
+    "claims", "evidence", "execution", "figures", "findings", "in_short", "judgement", "layer_tables", "layers",
+    "milliseconds", "names", "pairing", "profiles", "provenance", "random_widths", "ranks", "runs", "shapes", "statistics",
+    "store", "tables", "untrained", "verdict", "wording",
 )  # fmt: skip
 
 __all__ = sorted({*_HOME, *_MODULES})

@@ -146,8 +146,8 @@ def beside(judged: Judgement, records: Iterable[Mapping[str, Any]]) -> list[str]
             told = [f"{points(one.mean)} {interval(one.low, one.high)} at {budget_name(budget)}"
                     for budget in sorted(cells, key=budgets.parse) if (one := cells[budget]).n >= claim.min_seeds]
             if told:
-                said.append(f"Beside the claim, deciding nothing: on {network_name(dataset, model)} against {plain_name(rival)} "
-                            f"{joined(told)}.")
+                said.append("Beside the claim, which was written for other networks, deciding nothing: on "
+                            f"{network_name(dataset, model)} against {plain_name(rival)} {joined(told)}.")
     return said
 
 

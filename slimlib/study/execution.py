@@ -65,7 +65,7 @@ def ensure(runs: Iterable[Run], store: Store, train: bool = True, progress: bool
         with tqdm(total=len(missing), unit="run", disable=not progress, mininterval=1) as bar:
             failed = _work_off(missing, store, bar)
         if failed:
-            told = "\n".join(f"  {run.label}: {why}" for run, why in failed.items())
+            told = "\n".join(f"  {run.label}: {why.removeprefix(f'{run.label}: ')}" for run, why in failed.items())
             raise SlimlibError(f"{len(failed)} of {len(missing)} runs failed, the others are recorded:\n{told}")
     elif missing and progress:
         done = len(runs) - len(missing)

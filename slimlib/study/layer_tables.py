@@ -29,10 +29,9 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
         told |= {"without one layer": f"{signed(row['without_low'])} to {signed(row['without_high'])}"}
         told |= {"Kendall": f"{signed(row['kendall'])} {interval(row['kendall_low'], row['kendall_high'], 1)}"}
         told |= {"Spearman less depth's": beyond_depth(row), "within stages (p)": within_stages(row)}
-        told |= {"p": f"{row['p']:.2g}", "p (Holm)": f"{row['p_holm']:.2g}"}
-        rows.append(told)
+        rows.append(told | {"p (Holm's)": f"{row['p']:.2g} ({row['p_holm']:.2g})"})
     columns = ["network", "rule", "layers", "Spearman", "without one layer", "Kendall", "Spearman less depth's",
-               "within stages (p)", "p", "p (Holm)"]
+               "within stages (p)", "p (Holm's)"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
 
 

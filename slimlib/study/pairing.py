@@ -35,10 +35,11 @@ def differences(frame: pd.DataFrame, ours: str, rival: str, metric: str = "test_
     sides = []
     for arm in (ours, rival):
         side = frame.loc[frame["arm"] == arm, columns]
-        twice = side.duplicated([*CELL, "seed"])
+        twice = side.duplicated([*CELL, "seed"], keep=False)
         if twice.any():
             keys = ", ".join(side.loc[twice, "key"])
-            raise SlimlibError(f"arm {arm!r} has more than one record of one cell and seed ({keys}): choose one recipe")
+            raise SlimlibError(f"arm {arm!r} has more than one record of one cell and seed ({keys}): choose the runs of one "
+                               "recipe, or, where both are of one, remove the file that is a copy")
         # A missing criterion (students have none) must still find its partner, and nan equals nothing.
         sides.append(side.fillna({"criterion": "none"}))
     _refuse_unlike(frame[frame["arm"].isin([ours, rival])])

@@ -149,8 +149,9 @@ def _load(name: str, root: Path, version: tuple[int, int]) -> Profile:
 def status(profile: Profile, store: Store | None = None) -> dict[str, Any]:
     """How far a profile has come.
 
-    {"profile", "runs", "recorded", "missing", "seconds_recorded", "seconds_left"}, and under "studies" the runs and
-    recorded of each. The time of a run to come is the mean of recorded ones like it, else the estimate in the file.
+    {"profile", "runs", "recorded", "missing", "seconds_recorded", "seconds_left"}; under "studies" the runs and recorded of
+    each; under "unlisted" the keys of records in its folder that no profile has a run for, as after an edit of a recipe. The
+    time of a run to come is the mean of recorded ones like it, else the estimate in the file.
     """
     store, runs = store or profile.store(), profile.runs()
     records = {run: record for run in runs if (record := store.get(run)) is not None}
@@ -164,6 +165,8 @@ def status(profile: Profile, store: Store | None = None) -> dict[str, Any]:
         if run not in records
     ]
     studies = {study: profile.runs(study) for study in profile.studies}
+    others = [load_profile(name, profile.root) for name in profile_names(profile.root)]
+    listed = {run.key for other in (profile, *others) if other.records == profile.records for run in other.runs()}
     return {
         "profile": profile.name,
         "runs": len(runs),
@@ -171,6 +174,7 @@ def status(profile: Profile, store: Store | None = None) -> dict[str, Any]:
         "missing": len(runs) - len(records),
         "seconds_recorded": round(sum(record["provenance"]["seconds"] for record in records.values()), 1),
         "seconds_left": round(sum(left), 1),
+        "unlisted": sorted(store.keys() - listed),
         "studies": {
             name: {"runs": len(of), "recorded": sum(run in records for run in of)} for name, of in studies.items()
         },

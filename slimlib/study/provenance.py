@@ -21,6 +21,7 @@ import torch
 if TYPE_CHECKING:
     import pandas as pd
 
+ARITHMETIC = ("threads", "instructions")  # of a CPU: what decides, beside the processor, how sums are rounded
 _PACKAGES = ("torch", "torchvision", "numpy", "scipy", "torch-pruning", "slimlib")
 
 
@@ -72,20 +73,19 @@ def _cpu_name() -> str:
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The hardware a run used. No host or user name: records are published."""
+    """The hardware a run used, and the instructions chosen on it, by which sums are rounded. No host or user name is told."""
     device = torch.device(device)
     told: dict[str, Any] = {
         "device": device.type,
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),  # "AVX2", "AVX512", ...
         "system": f"{platform.system()} {platform.machine()}",
     }
     if device.type == "cuda":
-        told["gpu"] = torch.cuda.get_device_name(device)
-        told["cuda"] = torch.version.cuda
+        told |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda, "driver": _driver()}
         told["cudnn"] = torch.backends.cudnn.version()
-        told["driver"] = _driver()
         told["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # "tf32" where it may be rounded to that
         told["float32_products"] = torch.backends.cuda.matmul.fp32_precision
     return told
@@ -178,6 +178,7 @@ def provenance_table(
         rows.append(("records, seeds", _tally(record["run"]["seed"] for record in records)))
         rows.append(("records, code", _tally(_commit(one["code"]) for one in told)))
         rows.append(("records, device", _tally(one["machine"].get("gpu") or one["machine"]["cpu"] for one in told)))
+        rows += [(f"records, {what}", _tally(one["machine"].get(what, "not told") for one in told)) for what in ARITHMETIC]
         rows.append(("records, precision", _tally(one["precision"] for one in told)))
         rows.append(("records, data SHA-256", _tally(one["data"]["sha256"] for one in told if "data" in one)))
         rows.append(("records, computing time", f"{sum(one['seconds'] for one in told) / 60:.1f} min"))

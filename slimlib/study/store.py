@@ -78,6 +78,10 @@ class Store:
         """Those of the runs that have no record, in their order."""
         return [run for run in runs if not self.path(run).exists()]
 
+    def keys(self) -> set[str]:
+        """Of every file under the root that is named as a record is, whatever is in it."""
+        return {path.stem for path in self.root.glob("*/*.json") if re.fullmatch("[0-9a-f]{12}", path.stem)}
+
     def all(self, folder: str = "*") -> list[dict[str, Any]]:
         """Every record of today's recipe version under the root, or in one folder of it, sorted by folder and key. Files that are
         not named by a key are others'."""
@@ -126,9 +130,11 @@ def _parse(content: bytes, path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or not {"key", "run"} <= set(record):
         raise SlimlibError(f"{path} holds no record of a run; {remedy}")
     try:
-        Run.from_dict(record["run"])
+        run = Run.from_dict(record["run"])
     except (TypeError, SlimlibError) as error:
         raise SlimlibError(f"{path} holds a run that this version of slimlib does not know ({error}); {remedy}") from error
+    if record.get("recipe_version") == RECIPE_VERSION and record["key"] != run.key:
+        raise SlimlibError(f"{path}: key {record['key']!r} is not that of its run, {run.key}: the file was edited; {remedy}")
     return record
 
 

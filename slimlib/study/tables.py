@@ -138,9 +138,13 @@ def _power(arm: str) -> float | None:
     return 0.0 if arm == "uniform" else tilt_power(arm)
 
 
+LATENCIES = "milliseconds [quartiles], share of the dense network's time"
+"""What a cell of `latencies` holds."""
+
+
 def latencies(table: pd.DataFrame) -> pd.DataFrame:
     """Networks by device and batch size: the median milliseconds of a batch with quartiles, and the time as a share of the dense
-    network's (the median over rounds, in which both were timed), beside the kept MACs.
+    network's (the median over rounds, in which both were timed), beside the kept MACs. `LATENCIES` says so above the table.
 
     table   of `slimlib.latency.measure`, with kept_macs
     """
@@ -150,8 +154,7 @@ def latencies(table: pd.DataFrame) -> pd.DataFrame:
         kept=[f"{value:.1%}" for value in table["kept_macs"]],
     )
     wide = told.pivot_table(index=["model", "kept"], columns="where", values="ms", aggfunc="first", sort=False)
-    columns = "milliseconds [quartiles], share of the dense network's time"
-    return wide.rename_axis(index={"model": "network", "kept": f"{UNITS['macs']} kept"}, columns=columns)
+    return wide.rename_axis(index={"model": "network", "kept": f"{UNITS['macs']} kept"}, columns=None)
 
 
 def _difference(row: Mapping[str, Any]) -> str:

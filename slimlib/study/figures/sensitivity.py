@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import cycle
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
+from slimlib.study.figures.forests import correlation_forest
 from slimlib.study.figures.labels import place_labels
-from slimlib.study.figures.style import BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look, nothing
-from slimlib.study.names import name
+from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look, nothing
+from slimlib.study.names import counted, name
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 
+HARMLESS = ((0.25, 0.75), (0.001, 0.002))
+"""Shares removed at which layers that lose hardly anything are counted, and losses of accuracy below which that is hardly any."""
+
+
 def sensitivity_curves(table: pd.DataFrame) -> Figure:
-    """Small multiples: accuracy against the share of one layer's filters that is pruned, one panel a layer."""
+    """Small multiples: accuracy against the share of one layer's filters that is pruned, one panel a layer.
+
+    table   of `slimlib.sensitivity`
+
+    The figure's label counts the layers that lose next to nothing, see `HARMLESS`.
+    """
     layers = list(dict.fromkeys(table["group"]))
     columns = len(layers) if len(layers) <= 6 else 5 if len(layers) <= 15 else 7
     rows, height = -(-len(layers) // columns), 1.3 if len(layers) <= 15 else 1.05
@@ -33,7 +44,20 @@ def sensitivity_curves(table: pd.DataFrame) -> Figure:
         axis.set_visible(False)
     fig.supxlabel("share of the layer's filters removed", fontsize=10)
     fig.supylabel("accuracy (%)", fontsize=10)
+    fig.set_label(_harmless(table))
     return fig
+
+
+def _harmless(table: pd.DataFrame) -> str:
+    """ "Without 25 % of its filters the loss is below 0.1 points in 26 of 27 layers, below 0.2 in 27. ...": of ratios scanned."""
+    told = []
+    for ratio in HARMLESS[0]:
+        drops = table.loc[np.isclose(table["ratio"], ratio), "drop"]
+        if len(drops):  # a drop of 0.1 points is not below that, whatever its last digit
+            (least, some), (most, more) = ((100 * limit, int((drops < limit - 1e-9).sum())) for limit in HARMLESS[1])
+            told.append(f"Without {100 * ratio:g} % of its filters the loss is below {least:g} points in {some} of "
+                        f"{counted(len(drops), 'layer')}, below {most:g} in {more}.")
+    return " ".join(told)
 
 
 def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -72,10 +96,13 @@ def sensitivity_map(table: pd.DataFrame, kept: Mapping[str, Mapping[str, float]]
 NAMED = 10  # layers with a name in a scatter
 
 
-def agreement(layers: pd.DataFrame, ratio: float, label: str = "kept fraction") -> Figure:
+def agreement(
+    layers: pd.DataFrame, ratio: float, label: str = "kept fraction", ringed: Collection[str] = (), of: str = "ringed"
+) -> Figure:
     """A rule's score against the measured drop, one mark a layer, by stage.
 
     layers  of `layers.layer_table` for `ratio`, the share of a layer's filters that was removed to measure its drop
+    ringed  layers to draw a ring around, and to name;  of   what the legend calls them
 
     Up to ten layers are all named, of more the ten that lose most. Of fewer than four there is no picture: they are listed.
     """
@@ -86,13 +113,25 @@ def agreement(layers: pd.DataFrame, ratio: float, label: str = "kept fraction") 
     looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
     for (stage, part), (colour, marker) in zip(layers.groupby("stage", sort=False), cycle(looks), strict=False):
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
+    if len(around := layers[layers.index.isin(ringed)]):
+        axis.plot(around["score"], 100 * around["drop"], "o", color=BLACK, markerfacecolor="none", markersize=9, label=of)
     axis.margins(0.08)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.set(xlabel=label, ylabel=f"loss without {ratio:.0%} of the layer (points)")
     fig.legend(loc="outside right upper")
-    named = layers.nlargest(NAMED, "drop")
+    named = layers[layers.index.isin([*layers.nlargest(NAMED, "drop").index, *ringed])]
     if len(named) < len(layers):
-        fig.set_label(f"Named are the {NAMED} layers that lose most.")
+        fig.set_label(f"Named are the {NAMED} layers that lose most{' and those ringed' if len(around) else ''}.")
         axis.set_title(fig.get_label(), loc="left", fontsize=8.5)
     place_labels(axis, {str(layer): (row["score"], 100 * row["drop"]) for layer, row in named.iterrows()})
+    return fig
+
+
+def order_forest(table: pd.DataFrame, margin: float | None = None) -> Figure:
+    """`correlation_forest`, of which the axis, and the figure's label, speak of ticks within stages only where some are drawn."""
+    fig = correlation_forest(table, margin)
+    if len(table) and table["within"].notna().any():
+        fig.set_label("The small tick is the mean within stages, of those of three layers or more.")
+    elif len(table):
+        fig.supxlabel("Spearman's coefficient with the measured drop", fontsize=10)
     return fig

@@ -10,8 +10,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from slimlib.spectrum import cumulative, width_at
+from slimlib.study.figures.labels import place_labels
 from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, PINK, RED, SKY, WIDE, YELLOW, look
 from slimlib.study.names import name
+from slimlib.study.random_widths import kept_by_chance
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -125,6 +127,48 @@ def trained_and_untrained(table: pd.DataFrame, columns: int = 5) -> Figure:
     fig.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)
     fig.supxlabel("components kept, as a share of the layer's width", fontsize=10)
     fig.supylabel("share of variance", fontsize=10)
+    return fig
+
+
+SPREAD = 1.8
+"""Factor of n / p that the layers of one shape take up at most, and that the axis goes on at both ends."""
+
+
+def widths_by_shape(table: pd.DataFrame, threshold: float) -> Figure:
+    """Kept fraction of each layer against its shape: trained (dot) above or below untrained (ring), beside the curve of chance.
+
+    table   of `random_widths.by_shape` at ``threshold``
+
+    Layers of equal shape stand side by side, in the order of the network, around the place where they belong. Up to six
+    layers of one draw are named.
+    """
+    fig, axis = plt.subplots(figsize=(WIDE, 3.4))
+    pairs = table.drop_duplicates(["layer", "draw"]).sort_values(["aspect"], kind="stable")
+    # centring takes one position of many: the same shape but for that is one place
+    shape = (pairs["aspect"] / pairs["aspect"].shift() > 1.03).cumsum()
+    place: dict[tuple[str, int], float] = {}
+    for _, here in pairs.sort_index().groupby(shape):
+        step = min(1.06, SPREAD ** (1 / max(1, len(here) - 1)))
+        at = here["aspect"].mean() * step ** (np.arange(len(here)) - (len(here) - 1) / 2)
+        place |= dict(zip(zip(here["layer"], here["draw"], strict=True), at, strict=True))
+    ends = pairs["aspect"].min() / SPREAD, pairs["aspect"].max() * SPREAD
+    line = np.geomspace(*ends, 200)
+    axis.plot(line, kept_by_chance(line, threshold), color=BLACK, linewidth=1.2, label="random filters (Marchenko–Pastur)")
+    x = [place[pair] for pair in zip(table["layer"], table["draw"], strict=True)]
+    drawn = table.assign(x=x).pivot(index="x", columns="weights", values="kept")
+    axis.vlines(drawn.index, drawn["untrained"], drawn["trained"], color=PALE, linewidth=1.4, zorder=1)
+    looks = (("untrained", look("pca_at_init")[0], {"markerfacecolor": "none", "markersize": 7}),
+             ("trained", look("pca")[0], {"markersize": 4}))  # fmt: skip
+    for weights, colour, style in looks:
+        axis.plot(drawn.index, drawn[weights], "o", color=colour, label=weights, **style)
+    axis.set(xscale="log", xlim=ends, ylim=(0, 1.03), ylabel=f"kept fraction at {threshold:g}")
+    axis.set_xlabel("n / p: filters over positions (log scale)")
+    axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
+    axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    fig.legend(loc="outside lower center", ncols=3)
+    if table["draw"].nunique() == 1 and len(place) <= 6:
+        place_labels(axis, {layer: (place[layer, draw], drawn["trained"][place[layer, draw]]) for layer, draw in place})
     return fig
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 
 from slimlib.errors import SlimlibError
+from slimlib.study import table_html
 from slimlib.study.names import capital, network_name, slug, uncoupled
 from slimlib.study.profiles import load_profile
 
@@ -85,12 +86,14 @@ WIDE = 7.4  # inches: the text width of the book
 def use_style() -> None:
     """Make this the style of all figures from here on, SVG what notebooks embed, and tables show their cells whole.
 
-    pandas cuts long cells off by default: a record's key or a hash that cannot be read in full cannot be followed.
+    pandas cuts long cells off by default: a record's key or a hash that cannot be read in full cannot be followed. In notebooks
+    tables are shown by `table_html.shown`; what they hold is as it was.
     """
     import pandas as pd
     import seaborn as sns
 
     pd.set_option("display.max_colwidth", None)
+    table_html.use()
 
     sns.set_theme(style="ticks", rc=STYLE)
     try:

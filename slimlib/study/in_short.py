@@ -1,0 +1,91 @@
+"""The answers at a glance: what was asked, network by network, in a word each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from slimlib.study.answers import UNDECIDED, outcome
+from slimlib.study.judgement import Judgement
+from slimlib.study.names import UNITS, counted, network_name, plain_name
+from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+IN_A_WORD = {
+    "better than": "better", "better, by less than matters, than": "better, by less than matters",
+    "no better than": "no better", "worse than": "worse", UNDECIDED: "open",
+}  # fmt: skip
+STAGES = {"prune": "after pruning", "distill": "as students", "scratch": "from scratch"}
+
+
+def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
+    """One row a claim and rival, one column a network: the outcome of the comparison at equal MACs and at equal parameters,
+    "open" where neither can be said; of a claim about orders of layers, how many comparisons find them related."""
+    import pandas as pd
+
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for name, one in judged.items():
+        claim = one.claim
+        if claim.kind == "rank":
+            what = "V / T" if claim.ours == "neyman_score" else plain_name(claim.ours)
+            rows[name, f"order of layers by {what}: as their sensitivity?"] = _related(one)
+        for rival in claim.rivals if claim.kind == "paired" else ():
+            what = f"{plain_name(claim.ours)} against {plain_name(rival)}, {STAGES[claim.stage]}"
+            rows[name, what] = _outcomes(one, rival)
+    networks = dict.fromkeys(network for cells in rows.values() for network in cells)
+    found = [{"claim": name, "what was compared": what, **{network: cells.get(network, "–") for network in networks}}
+             for (name, what), cells in rows.items()]
+    return pd.DataFrame(found, columns=["claim", "what was compared", *networks]).set_index("claim")
+
+
+def _related(judged: Judgement) -> dict[str, str]:
+    rows = judged.deciding
+    return {network_name(*which): f"in {int((part['verdict'] == SUPPORTED).sum())} of {len(part)}"
+            for which, part in (rows.groupby(["dataset", "model"], sort=False) if len(rows) else ())}
+
+
+def _outcomes(judged: Judgement, rival: str) -> dict[str, str]:
+    """Network -> "no better", or "MACs: no better; parameters: worse" where the two units differ or one is missing."""
+    by_unit: dict[str, dict[str, str]] = {}
+    for row in judged.deciding.to_dict("records"):
+        if row["rival"] == rival:
+            by_unit.setdefault(network_name(row["dataset"], row["model"]), {})[row["unit"]] = _word(row, judged)
+    return {network: _together(found) for network, found in by_unit.items()}
+
+
+def _together(found: Mapping[str, str]) -> str:
+    if len(found) == len(UNITS) and len(set(found.values())) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{UNITS[unit]}: {found[unit]}" for unit in UNITS if unit in found)
+
+
+def _word(row: Mapping[str, Any], judged: Judgement) -> str:
+    least = judged.claim.min_seeds
+    return IN_A_WORD[outcome(row, judged.claim.margin)] if row["n"] >= least else f"{row['n']} of {counted(least, 'seed')}"
+
+
+def sentence(judged: Mapping[str, Judgement], which: str) -> str:
+    """ "14 comparisons decide the paper's claims so far: 2 for the claim; ...": all of them, counted by their verdicts."""
+    verdicts = [verdict for one in judged.values() if len(one.deciding) for verdict in one.deciding["verdict"]]
+    so_far = "" if all(one.complete for one in judged.values()) else " so far"
+    kinds = ((SUPPORTED, "for the claim"), (NOT_SUPPORTED, "against it, as an effect that would matter is ruled out"),
+             (INCONCLUSIVE, "open"))  # fmt: skip
+    told = "; ".join(f"{verdicts.count(verdict) or 'none'} {said}" for verdict, said in kinds)
+    return f"{counted(len(verdicts), 'comparison')} decide{'s' * (len(verdicts) == 1)} {which}{so_far}: {told}."
+
+
+def for_the_front_page(judged: Mapping[str, Judgement]) -> str:
+    """The paper's claims and those about our own rule, counted in a sentence each; and all, with the controls, in one table."""
+    papers = {name: one for name, one in judged.items() if not one.claim.is_control and one.claim.ours == "pca"}
+    own = {name: one for name, one in judged.items() if not one.claim.is_control and name not in papers}
+    named = (("the paper's claims (C1 and C2)", papers), ("the claims about the book's own rule (C3 to C5)", own))
+    lines = [f"- {sentence(part, which)}" for which, part in named if part]
+    return "\n".join([*lines, "", *_markdown(table(judged))]) + "\n"
+
+
+def _markdown(cells: pd.DataFrame) -> Sequence[str]:
+    """A table, its index as the first column."""
+    rows = [[cells.index.name, *cells.columns], ["---"] * (1 + len(cells.columns)), *cells.reset_index().to_numpy().tolist()]
+    return [f"| {' | '.join(map(str, row))} |" for row in rows]
