@@ -38,8 +38,8 @@ def test_a_starved_layer_is_told_once_a_budget_and_others_are_not():
 
 
 def test_kept_shares_are_means_over_the_seeds_that_a_frame_has():
-    records = [record("tilt", (4, 25, 500)), record("tilt", (8, 25, 250), seed=1), record("pca", (20, 50, 500)),
-               record("tilt", (20, 50, 500), seed=2)]
+    records = [record("uniform", (4, 25, 500)), record("uniform", (8, 25, 250), seed=1), record("pca", (20, 50, 500)),
+               record("uniform", (20, 50, 500), seed=2)]
     frame = study.to_frame([one | {"provenance": {"seconds": 1.0}} for one in records[:3]])
     frame["arm"] = frame["arm"].replace({frame["arm"][0]: "best_tilt"})  # another arm's name for the same records
     table = shapes.kept_by_layer(frame, records).set_index(["arm", "layer"])

@@ -808,7 +808,8 @@ def test_what_the_second_tilt_would_change_is_told_where_validation_images_hardl
     # 0.2 points over the first tilt at both budgets; over the second one, which takes its place at half the MACs, 1.0 there
     assert said.endswith("the difference is +0.60 [+0.60, +0.60] points instead of +0.20 [+0.20, +0.20], "
                          "which changes no verdict.")
-    assert html.escape(said) in verdict.report(judge(laptop, records))
+    judged = judge(laptop, records)
+    assert html.escape(said) in verdict.report(judged) and said not in tilt_choice.of_weight(judged)
     clear = [record | {"metrics": record["metrics"] | {"val_accuracy": 0.9 + 0.01 * (record["run"]["options"] == {"power": 1.0})}}
              for record in records]
     assert not [one for one in tilt_choice.doubts(judge(laptop, clear)) if "with the next one" in one]
@@ -832,7 +833,10 @@ def test_a_verdict_that_turns_with_the_second_tilt_is_told_as_turned(elsewhere, 
         ours = (0.002 if here else elsewhere) + noise
         record["metrics"]["test_accuracy"] = 0.5 + (ours if run.arm == "neyman" else 0.02 if second and here else 0)
         records.append(record)
-    (said,) = [one for one in tilt_choice.doubts(judge(laptop, records)) if "with the next one" in one]
+    judged = judge(laptop, records)
+    (said,) = [one for one in tilt_choice.of_weight(judged) if "with the next one" in one]
+    shown, _, folded = answers.front_page({"C4": judged}).partition("```{dropdown}")
+    assert "that on the whole claim" in shown and "that on the whole claim" not in folded, "who reads the verdict must see it"
     assert "points instead of +0.20" in said
     assert said.endswith(f", and the verdict would be not supported instead of supported, that on the whole claim {whole}.")
 

@@ -17,7 +17,7 @@ from slimlib.study.runs import Run
 from slimlib.study.shapes import alike, of_comparison, other_cost
 from slimlib.study.statistics import NOT_SUPPORTED, SUPPORTED, paired
 from slimlib.study.store import to_frame
-from slimlib.study.tilt_choice import doubts
+from slimlib.study.tilt_choice import doubts, of_weight
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -176,7 +176,8 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
         lines += ["", "Controls:", "", *(_item(name, one, every) for name, one in controls.items())]
     if trained := training(every):
         lines += ["", trained]
-    notes = "".join(f"- {name}: {_bracketed(note)}\n" for name, one in claims.items() for note in doubts(one))
+    notes = "".join(f"- {name}: {_bracketed(note)}\n" for name, one in claims.items() for note in doubts(one)
+                    if note not in of_weight(one))
     numbers = ["```{dropdown} Every comparison of the claims in numbers", wording.digest(claims) + notes + "```"]
     return "\n".join([*lines, "", *numbers]) + "\n"
 
@@ -184,7 +185,8 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
 def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:
     """The claim with its verdict, and below it what was found, network by network, and what stands beside it."""
     runs = f", {n_of(judged.recorded, judged.expected, ' planned runs recorded')}" if judged.recorded else ""
-    told = [*answer(judged), " ".join([same_widths(judged), *wording.starved(judged)]).strip(), *beside(judged, records)]
+    shapes = " ".join([same_widths(judged), *wording.starved(judged)]).strip()
+    told = [*answer(judged), shapes, *beside(judged, records), *of_weight(judged)]
     below = [f"  - {_bracketed(one)}" for one in told if one]
     return "\n".join([f"- **{name}, the claim:** {judged.claim.title}. **Found:** *{judged.told}*{runs}.", *below])
 

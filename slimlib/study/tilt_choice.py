@@ -18,11 +18,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+CHANGES_NONE = "which changes no verdict"
+
+
 def doubts(judged: Judgement) -> list[str]:
     """Sentences about a claim's best tilt: ends of the grid, and what the tilt that came second would change."""
     if "best_tilt" not in judged.claim.rivals or not judged.records:
         return []
     return [*ends_of_the_grid(tilts(_frame(judged), judged.runs)), *with_the_second(judged)]
+
+
+def of_weight(judged: Judgement) -> list[str]:
+    """Those of the `doubts` that a reader of the verdict must know: they bound the control, or would change a verdict."""
+    return [doubt for doubt in doubts(judged) if CHANGES_NONE not in doubt]
 
 
 def with_the_second(judged: Judgement) -> list[str]:
@@ -61,7 +69,7 @@ def _verdicts_with(judged: Judgement, rows: list[dict[str, Any]], place: int, fo
     """What another result of one comparison makes of its verdict and of the claim's, the others staying as they are."""
     changed = [verdict for _, verdict in decide(judged.claim, [*rows[:place], rows[place] | found.to_dict(), *rows[place + 1 :]])]
     if changed[place] == rows[place]["verdict"]:
-        return "which changes no verdict" if changed == [row["verdict"] for row in rows] else "which changes another's verdict"
+        return CHANGES_NONE if changed == [row["verdict"] for row in rows] else "which changes another's verdict"
     told = f"and the verdict would be {changed[place]} instead of {rows[place]['verdict']}"
     whole = as_a_whole(changed, rows[place]["family"])
     return told if whole == judged.verdict else f"{told}, that on the whole claim {whole} instead of {judged.verdict}"
