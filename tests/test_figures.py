@@ -277,10 +277,10 @@ def test_layers_that_lose_next_to_nothing_are_counted_below_their_curves():
 
 def test_ticks_within_stages_are_spoken_of_where_some_are_drawn():
     row = {"dataset": "cifar10", "model": "resnet56", "rule": "pca", "n": 9, "spearman": 0.2, "low": -0.1, "high": 0.5}
-    with_ticks, without = (figures.order_forest(pd.DataFrame([row | {"within": within}])) for within in (0.3, np.nan))
+    with_ticks, without = (figures.correlation_forest(pd.DataFrame([row | {"within": within}])) for within in (0.3, np.nan))
     assert "tick" in with_ticks.get_label() and "small tick" in with_ticks.get_supxlabel()
     assert "tick" not in without.get_label() + without.get_supxlabel() and "Spearman" in without.get_supxlabel()
-    assert figures.order_forest(pd.DataFrame()).get_label() == ""
+    assert figures.correlation_forest(pd.DataFrame()).get_label() == ""
 
 
 def test_kept_shares_are_drawn_layer_by_layer_in_the_panel_of_their_budget():

@@ -854,7 +854,7 @@ def test_the_answers_in_short_are_the_outcomes_of_the_comparisons():
     judged = {"C1-pruning": judge(claim, records_of(claim, {"pca": 0.005})), "C2": judge(rank, [])}
     found = in_short.table(judged)
     assert found.index.tolist() == ["C1-pruning", "C1-pruning", "C2"] and found.columns[0] == "what was compared"
-    assert found["what was compared"].tolist()[0] == "PCA (3AS) against uniform, after pruning"
+    assert found["what was compared"].tolist()[0] == "PCA against uniform"
     assert found["LeNet-5 on MNIST"].tolist() == ["better", "better", "–"], "nothing is recorded of the last"
     none, few = judge(claim, []), judge(claim, records_of(claim, {"pca": 0.005}, seeds=2))
     assert in_short.table({"C1-pruning": none}).shape == (2, 1)

@@ -17,7 +17,7 @@ IN_A_WORD = {
     "better than": "better", "better, by less than matters, than": "better, by less than matters",
     "no better than": "no better", "worse than": "worse", UNDECIDED: "open",
 }  # fmt: skip
-STAGES = {"prune": "after pruning", "distill": "as students", "scratch": "from scratch"}
+STAGES = {"prune": "", "distill": ", students", "scratch": ", from scratch"}  # pruned networks are the usual case
 
 
 def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
@@ -29,20 +29,23 @@ def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
     for name, one in judged.items():
         claim = one.claim
         if claim.kind == "rank":
-            what = "V / T" if claim.ours == "neyman_score" else plain_name(claim.ours)
-            rows[name, f"order of layers by {what}: as their sensitivity?"] = _related(one)
+            rows[name, f"{_short(claim.ours)} against the layers' sensitivity"] = _related(one)
         for rival in claim.rivals if claim.kind == "paired" else ():
-            what = f"{plain_name(claim.ours)} against {plain_name(rival)}, {STAGES[claim.stage]}"
-            rows[name, what] = _outcomes(one, rival)
+            rows[name, f"{_short(claim.ours)} against {_short(rival)}{STAGES[claim.stage]}"] = _outcomes(one, rival)
     networks = dict.fromkeys(network for cells in rows.values() for network in cells)
     found = [{"claim": name, "what was compared": what, **{network: cells.get(network, "–") for network in networks}}
              for (name, what), cells in rows.items()]
     return pd.DataFrame(found, columns=["claim", "what was compared", *networks]).set_index("claim")
 
 
+def _short(arm: str) -> str:
+    """The name of an arm without what a bracket says of it: "PCA"."""
+    return plain_name(arm).partition(" (")[0]
+
+
 def _related(judged: Judgement) -> dict[str, str]:
     rows = judged.deciding
-    return {network_name(*which): f"in {int((part['verdict'] == SUPPORTED).sum())} of {len(part)}"
+    return {network_name(*which): f"related in {int((part['verdict'] == SUPPORTED).sum())} of {len(part)}"
             for which, part in (rows.groupby(["dataset", "model"], sort=False) if len(rows) else ())}
 
 
@@ -86,6 +89,7 @@ def for_the_front_page(judged: Mapping[str, Judgement]) -> str:
 
 
 def _markdown(cells: pd.DataFrame) -> Sequence[str]:
-    """A table, its index as the first column."""
-    rows = [[cells.index.name, *cells.columns], ["---"] * (1 + len(cells.columns)), *cells.reset_index().to_numpy().tolist()]
+    """A table, its index as the first column; what was compared stays in one line."""
+    body = [[claim, what.replace(" ", "\N{NO-BREAK SPACE}"), *words] for claim, what, *words in cells.reset_index().to_numpy()]
+    rows = [[cells.index.name, *cells.columns], ["---"] * (1 + len(cells.columns)), *body]
     return [f"| {' | '.join(map(str, row))} |" for row in rows]

@@ -7,7 +7,7 @@ the data. Figures carry their own light panel, so that they read equally well on
 from slimlib.study.figures.comparisons import accuracy_by_rule, differences_by_rule
 from slimlib.study.figures.forests import control_forest, correlation_forest, forest
 from slimlib.study.figures.glance import at_a_glance, deciding_comparisons
-from slimlib.study.figures.sensitivity import agreement, order_forest, sensitivity_curves, sensitivity_map
+from slimlib.study.figures.sensitivity import agreement, sensitivity_curves, sensitivity_map
 from slimlib.study.figures.structure import budget_path, scree, trained_and_untrained, widths, widths_by_shape
 from slimlib.study.figures.style import (
     BLACK,
@@ -36,6 +36,6 @@ __all__ = [
     "BLACK", "BLUE", "GREEN", "GREY", "LOOKS", "NAMES", "ORANGE", "PINK", "RED", "SKY", "STYLE", "WIDE", "WINE", "YELLOW",
     "accuracy_by_rule", "agreement", "at_a_glance", "budget_name", "budget_path", "control_forest", "correlation_forest",
     "deciding_comparisons", "differences_by_rule", "forest", "latency_against_macs", "look", "name", "nothing",
-    "order_forest", "scree", "sensitivity_curves", "sensitivity_map", "show", "show_each", "trained_and_untrained", "use_style",
+    "scree", "sensitivity_curves", "sensitivity_map", "show", "show_each", "trained_and_untrained", "use_style",
     "widths", "widths_by_shape",
 ]  # fmt: skip

@@ -110,7 +110,10 @@ def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figu
     axes[0, 0].set_yticks(range(len(rules)), [name(rule) for rule in rules])
     axes[0, 0].set_ylim(len(rules) - 0.4, -0.6)
     axes[0, 0].set_xlim(-1.05, 1.05)
-    fig.supxlabel("Spearman's coefficient with the measured drop; small tick: mean within stages", fontsize=10)
+    ticks = bool(table["within"].notna().any())  # of networks with a stage of three layers or more
+    fig.supxlabel("Spearman's coefficient with the measured drop" + "; small tick: mean within stages" * ticks, fontsize=10)
+    if ticks:
+        fig.set_label("The small tick is the mean within stages, of those of three layers or more.")
     return fig
 
 

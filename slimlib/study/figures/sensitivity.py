@@ -11,7 +11,6 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.ticker import MaxNLocator
 
-from slimlib.study.figures.forests import correlation_forest
 from slimlib.study.figures.labels import place_labels
 from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PINK, WIDE, look, nothing
 from slimlib.study.names import counted, name
@@ -124,14 +123,4 @@ def agreement(
         fig.set_label(f"Named are the {NAMED} layers that lose most{' and those ringed' if len(around) else ''}.")
         axis.set_title(fig.get_label(), loc="left", fontsize=8.5)
     place_labels(axis, {str(layer): (row["score"], 100 * row["drop"]) for layer, row in named.iterrows()})
-    return fig
-
-
-def order_forest(table: pd.DataFrame, margin: float | None = None) -> Figure:
-    """`correlation_forest`, of which the axis, and the figure's label, speak of ticks within stages only where some are drawn."""
-    fig = correlation_forest(table, margin)
-    if len(table) and table["within"].notna().any():
-        fig.set_label("The small tick is the mean within stages, of those of three layers or more.")
-    elif len(table):
-        fig.supxlabel("Spearman's coefficient with the measured drop", fontsize=10)
     return fig
