@@ -80,16 +80,16 @@ def sentence(judged: Mapping[str, Judgement], which: str) -> str:
 
 
 def for_the_front_page(judged: Mapping[str, Judgement]) -> str:
-    """The paper's claims and those about our own rule, counted in a sentence each; and all, with the controls, in one table."""
+    """The paper's claims and those about our own rule, counted in a sentence each; and all in one table, the controls last."""
     papers = {name: one for name, one in judged.items() if not one.claim.is_control and one.claim.ours == "pca"}
     own = {name: one for name, one in judged.items() if not one.claim.is_control and name not in papers}
     named = (("the paper's claims (C1 and C2)", papers), ("the claims about the book's own rule (C3 to C5)", own))
     lines = [f"- {sentence(part, which)}" for which, part in named if part]
-    return "\n".join([*lines, "", *_markdown(table(judged))]) + "\n"
+    return "\n".join([*lines, "", *_markdown(table({**papers, **own, **judged}))]) + "\n"
 
 
 def _markdown(cells: pd.DataFrame) -> Sequence[str]:
-    """A table, its index as the first column; what was compared stays in one line."""
-    body = [[claim, what.replace(" ", "\N{NO-BREAK SPACE}"), *words] for claim, what, *words in cells.reset_index().to_numpy()]
+    """A table, its index as the first column; of a claim's name the number alone, which leaves room for what was compared."""
+    body = [[claim.partition("-")[0], *words] for claim, *words in cells.reset_index().to_numpy()]
     rows = [[cells.index.name, *cells.columns], ["---"] * (1 + len(cells.columns)), *body]
     return [f"| {' | '.join(map(str, row))} |" for row in rows]
