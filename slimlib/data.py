@@ -16,7 +16,7 @@ from slimlib import arguments
 from slimlib.arguments import kind
 from slimlib.division import divided, must_reach_all_classes
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import ARRAYS, KNOWN, images_sha256, read
+from slimlib.imagesets import ARRAYS, KNOWN, NAMES, images_sha256, read
 from slimlib.splits import Data, Split
 
 
@@ -37,8 +37,8 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
         SlimlibError: unknown name, argument out of range, file missing and not downloadable, or images that do not have
             the SHA-256 of the set.
     """
-    if name not in (*KNOWN, "imagenet"):
-        raise SlimlibError(f"name={name!r} is no data set of slimlib; choose one of {', '.join(KNOWN)}, imagenet")
+    if name not in NAMES:
+        raise SlimlibError(f"name={name!r} is no data set of slimlib; choose one of {', '.join(NAMES)}")
     split_seed, device = _checked_division(split_seed, val_fraction), _device(device)
     if name == "imagenet":
         from slimlib.imagenet import load

@@ -52,6 +52,8 @@ KNOWN = {
                        "f33db8ac706110c918c04bd7359201ed472dec17f5afc2905d52ebec1fdc3365",
                        "909ea1aa2cb4bc2f128ff9a16574336db833fba3b0170624c28a0d2ba4041d3d", "CIFAR100"),
 }
+NAMES = (*KNOWN, "imagenet")
+"""Of all sets; the images of the last stay files, in a folder."""
 EMBEDDED = Path(__file__).parent / "_data" / "fashionmnist-10k.npz"
 
 

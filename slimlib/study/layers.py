@@ -58,7 +58,8 @@ def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None
 
 def _must_hold(record: Mapping[str, Any], rule: str, budget: str | None, ratio: float) -> None:
     """Refuse a ratio, rule or budget that a scan has not, with those it has."""
-    asked = {"ratio": (ratio, sorted(set(record["sensitivity"]["ratio"]) - {0.0}))}
+    ratios = sorted(set(record["sensitivity"]["ratio"]) - {0.0})
+    asked = {"ratio": (next((known for known in ratios if np.isclose(known, ratio)), ratio), ratios)}
     if rule != "depth":
         asked["rule"] = (rule, list(dict.fromkeys(record["kept"]["rule"])))
     if rule not in WHATEVER_THE_BUDGET and budget != "any":
@@ -161,8 +162,7 @@ def known_and_unseen(
 
     rules, rows = list(rules), []
     for which in dict.fromkeys(map(network_of, unseen)):
-        scans = (("known", known), ("unseen", unseen))
-        sides = {name: [record for record in side if network_of(record) == which] for name, side in scans}
+        sides = {name: [r for r in side if network_of(r) == which] for name, side in (("known", known), ("unseen", unseen))}
         for ratio in ratios if sides["known"] else ():
             row: dict[str, Any] = {"dataset": which[0], "model": which[1], "ratio": ratio}
             drops = [layer_table(side, "depth", None, ratio)["drop"] for side in sides.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import slimlib
@@ -62,6 +62,12 @@ BUSY = 1.5
 """Ratio of the dense network's own quartiles above which a machine was too busy for its times to be told."""
 
 
+def busy(first: Mapping[str, float] | pd.Series) -> bool:
+    """Whether the first network's own times spread too far to conclude anything: its row of a table of times, with the quartiles
+    `ms_low` and `ms_high`."""
+    return bool(first["ms_high"] > BUSY * first["ms_low"])
+
+
 def findings(table: pd.DataFrame) -> list[str]:
     """What the clock says, one sentence a network, device and batch size; that it says nothing, where it does not."""
     said = []
@@ -74,7 +80,7 @@ def findings(table: pd.DataFrame) -> list[str]:
         if "rounds" in part and dense["rounds"] < 5:
             said.append(told + f"only {dense['rounds']} rounds were made, so nothing is concluded.")
             continue
-        if varies > BUSY:
+        if busy(dense):
             told += f"the machine was busy. The dense network's own times vary by a factor of {varies:.1f} from quartile to "
             said.append(told + "quartile, so nothing is concluded; run this page again on an idle machine.")
             continue

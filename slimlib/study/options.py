@@ -21,7 +21,7 @@ def must_fit(stage: str, rule: str | None, told: Mapping[str, Any]) -> None:
         whose = f"stage {stage!r}" if stage in OF_STAGE else f"rule {rule!r}"
         raise SlimlibError(f"options: {odd[0]!r} has no effect in {whose} (its own: {', '.join(takes) or 'none'}); leave it out")
     if missing := [name for name in needs if told.get(name) is None]:
-        raise SlimlibError(f"options: rule {rule!r} needs {missing[0]}")
+        raise SlimlibError(f"options: rule {rule!r} needs {missing[0]}; see slimlib.rules")
 
 
 @cache

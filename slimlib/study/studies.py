@@ -27,7 +27,7 @@ from typing import Any
 from slimlib import libraries, models
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
-from slimlib.imagesets import KNOWN
+from slimlib.imagesets import NAMES
 from slimlib.recipe import Recipe
 from slimlib.study.runs import Run
 
@@ -93,8 +93,8 @@ def read_grid(
                 raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
             read[name] = known[grid[name]]
     for dataset in listed(grid["dataset"]):
-        if dataset not in (*KNOWN, "imagenet"):
-            raise SlimlibError(f"{where}: dataset={dataset!r} is unknown; choose one of {', '.join(KNOWN)}, imagenet")
+        if dataset not in NAMES:
+            raise SlimlibError(f"{where}: dataset={dataset!r} is unknown; choose one of {', '.join(NAMES)}")
     with errors_say(where):
         for run in expand(read, seed=0):
             if not (run.architecture in models.NAMES or libraries.is_named(run.architecture)):

@@ -21,10 +21,10 @@ def untrained_network(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn
     import torch
 
     from slimlib import models
-    from slimlib.imagesets import KNOWN
+    from slimlib.imagesets import KNOWN, NAMES
 
-    if dataset not in (*KNOWN, "imagenet"):
-        raise SlimlibError(f"dataset={dataset!r} is unknown; choose one of {', '.join(KNOWN)}, imagenet")
+    if dataset not in NAMES:
+        raise SlimlibError(f"dataset={dataset!r} is unknown; choose one of {', '.join(NAMES)}")
     known = KNOWN.get(dataset)
     classes, channels, side = (known.num_classes, len(known.mean), known.side) if known else (1000, 3, 224)
     with seeded(seed):

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from slimlib.study.figures.style import BLACK, GREY, PALE, WIDE, look
-from slimlib.study.milliseconds import BUSY
+from slimlib.study.milliseconds import busy
 from slimlib.study.names import name
 
 APART = 0.011
@@ -36,10 +36,10 @@ def latency_against_macs(table: pd.DataFrame) -> Figure:
         axis.set_axis_off()
     told = [*dict.fromkeys((arm, bool(r)) for arm, r in zip(table["arm"], table["rounded"], strict=True) if arm != "dense")]
     moved = {which: APART * (at - (len(told) - 1) / 2) for at, which in enumerate(told)}
-    tops = [_top(part) for _, part in panels if not busy(part)]
+    tops = [_top(part) for _, part in panels if not _says_nothing(part)]
     handles = {}
     for axis, ((device, network, batch), part) in zip(axes.flat, panels, strict=False):
-        says_nothing = busy(part)
+        says_nothing = _says_nothing(part)
         axis.plot([0, 1], [0, 1], "--", color=BLACK, linewidth=1)
         for row in part.to_dict("records"):
             colour, marker = look(row["arm"])
@@ -63,11 +63,10 @@ def latency_against_macs(table: pd.DataFrame) -> Figure:
     return fig
 
 
-def busy(part: pd.DataFrame) -> bool:
-    """Whether the dense network's own times, of one panel, vary too far from quartile to quartile, as in
-    `milliseconds.findings`."""
+def _says_nothing(part: pd.DataFrame) -> bool:
+    """Whether the machine was busy while a panel's networks were timed."""
     dense = part[part["arm"] == "dense"]
-    return len(dense) > 0 and bool(dense["ms_high"].iloc[0] / dense["ms_low"].iloc[0] > BUSY)
+    return len(dense) > 0 and busy(dense.iloc[0])
 
 
 def _top(part: pd.DataFrame) -> float:
