@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from slimlib.study.figures.forests import FACES
-from slimlib.study.figures.style import BLACK, GREY, PALE, WIDE, nothing
-from slimlib.study.names import joined, signed
+from slimlib.study.figures.style import BLACK, GREY, PALE, WIDE, nothing, points_scale
+from slimlib.study.names import joined
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
 if TYPE_CHECKING:
@@ -95,11 +94,8 @@ def _scale(axis: Any, kind: str) -> None:
     """That of coefficients, or of points."""
     if kind == "rank":
         axis.set_xlim(-1.05, 1.05)
-        return
-    axis.set_xscale("symlog", linthresh=0.1, linscale=0.6)
-    axis.xaxis.set_major_locator(FixedLocator([-10, -1, -0.1, 0, 0.1, 1, 10]))
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 1 if abs(value) == 0.1 else 0) if value else "0"))
+    else:
+        points_scale(axis, "x")
 
 
 def _finding(table: pd.DataFrame) -> str:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from slimlib.errors import SlimlibError
 from slimlib.study import table_html
-from slimlib.study.names import capital, network_name, slug, uncoupled
+from slimlib.study.names import capital, network_name, signed, slug, uncoupled
 from slimlib.study.profiles import load_profile
 
 if TYPE_CHECKING:
@@ -108,6 +109,15 @@ def look(arm: str) -> tuple[str, str]:
     """Colour and marker of an arm; variants without one of their own look as their rule does."""
     arm = uncoupled(arm)
     return LOOKS.get(arm) or LOOKS.get(re.split(r"[(]", arm)[0]) or (GREY, ".")
+
+
+def points_scale(axis: Any, along: str) -> None:
+    """Differences in points on a scale that is linear up to a tenth of a point and logarithmic beyond; ``along`` "x" or "y"."""
+    getattr(axis, f"set_{along}scale")("symlog", linthresh=0.1, linscale=0.6)
+    ticks = getattr(axis, f"{along}axis")
+    ticks.set_major_locator(FixedLocator([-10, -1, -0.1, 0, 0.1, 1, 10]))
+    ticks.set_minor_locator(NullLocator())
+    ticks.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 1 if abs(value) == 0.1 else 0) if value else "0"))
 
 
 def nothing(told: str = "no run of this comparison is recorded yet") -> Figure:

@@ -1,0 +1,88 @@
+"""What widths do by themselves: the gain over a reference among students, which inherit no weights, beside that after pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from slimlib.study.names import in_order, network_name, signed
+from slimlib.study.pairing import differences
+from slimlib.study.resampling import spearman
+from slimlib.study.statistics import SEEDS_FOR_INTERVAL, paired
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SIDES = ("pruned", "student")
+CELL = ["dataset", "model", "budget"]
+GAIN = ("", "_low", "_high")
+
+
+def gains(
+    pruned: pd.DataFrame,
+    students: pd.DataFrame,
+    records: Iterable[Mapping[str, Any]],
+    reference: str = "uniform",
+    criterion: str = "l1",
+    level: float = 0.95,
+) -> pd.DataFrame:
+    """One row a network, budget and set of widths: the arm that first has them, and its gain over the reference at both stages.
+
+    Only seeds count in which the arm had the same widths at both stages, and so had the reference; widths that equal the
+    reference's in all of them are no row.
+
+    pruned, students   of `to_frame`
+    records            theirs, which have the widths
+    criterion          of the pruned runs that count
+
+    Columns dataset, model, budget, arm, reference, level, n, and of each of SIDES the mean gain, as a fraction, and the ends of
+    its t interval: `pruned`, `pruned_low`, `pruned_high`, `student`, ...; last the keys of the runs.
+    """
+    import pandas as pd
+
+    widths = {record["key"]: tuple(record["widths"].items()) for record in records if "widths" in record}
+    rows, seen, arms = [], set(), []
+    if len(pruned) and len(students):
+        frames = (pruned[pruned["criterion"] == criterion], students)
+        arms = in_order(arm for arm in frames[0]["arm"] if arm != reference and arm in set(students["arm"]))
+    for arm in arms:
+        pairs = [differences(frame, arm, reference) for frame in frames]
+        suffixes = tuple(f"_{side}" for side in SIDES)
+        both = pairs[0].merge(pairs[1], on=[*CELL, "seed"], suffixes=suffixes).sort_values("seed", ignore_index=True)
+        shape = {who: [both[f"key_{who}_{side}"].map(widths) for side in SIDES] for who in ("ours", "rival")}
+        both["shape"], both["reference"] = shape["ours"][0], shape["rival"][0]
+        alike = (shape["ours"][0] == shape["ours"][1]) & (shape["rival"][0] == shape["rival"][1])
+        for cell, part in both[alike].groupby(CELL, sort=False):
+            if (*cell, *part["shape"]) in seen or part["shape"].equals(part["reference"].rename("shape")):
+                continue
+            seen.add((*cell, *part["shape"]))
+            row = {**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, "level": level, "n": len(part)}
+            for side in SIDES:
+                found = paired(part[f"difference_{side}"], level)
+                row |= {f"{side}{end}": value for end, value in zip(GAIN, (found.mean, found.low, found.high), strict=True)}
+            keys = [key for side in SIDES for who in ("ours", "rival") for key in part[f"key_{who}_{side}"]]
+            rows.append(row | {"keys": ", ".join(keys)})
+    numbers = [f"{side}{end}" for side in SIDES for end in GAIN]
+    return pd.DataFrame(rows, columns=[*CELL, "arm", "reference", "level", "n", *numbers, "keys"])
+
+
+def told(table: pd.DataFrame) -> list[str]:
+    """Sentences, one a network: of the widths whose gain or loss after pruning is told from zero, how many students confirm.
+
+    table   of :func:`gains`; widths of fewer than three seeds have no interval and do not count
+    """
+    said = []
+    for (dataset, model), part in table[table["n"] >= SEEDS_FOR_INTERVAL].groupby(["dataset", "model"], sort=False):
+        sign = {side: (part[f"{side}_low"] > 0).astype(int) - (part[f"{side}_high"] < 0) for side in SIDES}
+        clear = sign["pruned"] != 0
+        counts = [int((sign["student"][clear] * sign["pruned"][clear] == which).sum()) for which in (1, -1, 0)]
+        only = int(((sign["student"] != 0) & ~clear).sum())
+        rho = spearman(part["pruned"].to_numpy(), part["student"].to_numpy())
+        said.append(
+            f"{network_name(dataset, model)}: {len(part)} widths differ from the reference's (a rule and a budget each). After "
+            f"pruning, the {100 * part['level'].iloc[0]:g} % interval of {int(clear.sum())} leaves out zero. So it does among "
+            f"students, on the same side, for {counts[0]} of these, on the other side for {counts[1]}; {counts[2]} stay open "
+            f"there. For {only} others it does so among students alone. Over all widths, Spearman's coefficient of the two gains "
+            f"is {signed(rho)}. The intervals are not corrected for their number and decide nothing."
+        )
+    return said
