@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
 
 def kept_by_students(table: pd.DataFrame) -> Figure:
-    """A mark for each set of widths: its gain over the reference after pruning across, that of students up; a panel a unit of cost.
+    """A mark for each set of widths: its gain over the reference after pruning across, that of students up.
 
-    Both scales are linear up to a tenth of a point and logarithmic beyond. Thin bars are t intervals, from three seeds on.
+    A panel a unit of cost; scales are linear up to a tenth of a point and logarithmic beyond. Thin bars: t intervals, from three
+    seeds on.
 
     table   of `widths_alone.gains`, of one data set and model
     """
