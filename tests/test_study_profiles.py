@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
 from collections import defaultdict
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ import slimlib
 from slimlib import study
 from slimlib.cost import cost_model
 from slimlib.errors import SlimlibError
+from slimlib.project import project_root
 from slimlib.recipe import Recipe
 from slimlib.rules import RULES
 from slimlib.study import untrained
@@ -326,6 +328,22 @@ def test_committed_records_are_of_code_that_can_be_found_again():
     for record in committed():
         code = record["provenance"]["code"]
         assert re.fullmatch("[0-9a-f]{40}", code["commit"] or "") and code["dirty"] is False, record["label"]
+
+
+def test_committed_records_are_of_commits_in_the_history():
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=project_root(), capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if git("rev-parse", "--is-shallow-repository") == "true":
+            pytest.skip("a shallow clone has no history")
+        history = set(git("rev-list", "HEAD").split())
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    store = study.load_profile("laptop").store()
+    texts = [path.read_text(encoding="utf-8") for path in store.root.glob("*/*.json")]  # of benchmarks too
+    told = {commit for text in texts for commit in re.findall(r'"commit": "([0-9a-f]+)"', text)}
+    assert told and told <= history
 
 
 def test_committed_arms_are_at_equal_budgets():
