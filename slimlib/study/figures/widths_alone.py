@@ -48,11 +48,11 @@ def kept_by_students(table: pd.DataFrame) -> Figure:
         points_scale(axis, "y")
     (left, right), (bottom, top) = axes[0, 0].get_xlim(), axes[0, 0].get_ylim()
     ends = np.array([max(left, bottom), min(right, top)])
+    reference = name(table["reference"].iloc[0])
     for axis in axes[0]:
         axis.plot(ends, ends, color=BLACK, linewidth=1, linestyle="--", zorder=0)
-    reference = name(table["reference"].iloc[0])
+        axis.set_xlabel(f"pruned: gain over {reference}, points")
     axes[0, 0].set_ylabel(f"students: gain over {reference}, points")
-    fig.supxlabel(f"pruned and fine-tuned: gain over {reference}, points", fontsize=10)
     marks = [Line2D([], [], color=look(arm)[0], marker=look(arm)[1], linestyle="", label=name(arm)) for arm in arms]
     fig.legend(handles=marks, loc="outside lower center", ncols=5, fontsize=8.5)
     return fig
