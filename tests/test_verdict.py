@@ -145,13 +145,13 @@ def test_what_other_networks_say_stands_beside_the_claim():
                  and run.model.startswith("resnet20") and run.budget == "macs:0.35"]
     records = [{"key": run.key, "run": run.to_dict(), **made(run, {"pca": 0.004})} for run in elsewhere]
     (told,) = answers.beside(own, [*own.records, *records])
-    assert re.search(r"deciding nothing: on published ResNet-20 on CIFAR-10 against uniform \+0\.[34]\d \[", told)
+    assert re.search(r"networks: on published ResNet-20 on CIFAR-10 against uniform, in points, \+0\.[34]\d \[", told)
     assert told.endswith("at 35 % of MACs.")
     assert answers.beside(own, own.records) == [] and answers.beside(own, records[:4]) == []
     # on the claim's own page in the open, and on the front page above what is folded, if another claim holds the records
-    assert f"<p>{html.escape(told)}</p>" in verdict.report(own, records) and "Beside" not in verdict.report(own)
+    assert f"<p>{html.escape(told)}</p>" in verdict.report(own, records) and "This decides" not in verdict.report(own)
     shown = answers.front_page({"C1-pruning": own, "C3": judge(load_claims()["C3"], records)}).partition("```{dropdown}")[0]
-    assert "\n  - Beside the claim, which was written for other networks, deciding nothing: on published ResNet-20" in shown
+    assert "\n  - This decides nothing, as the claim was written for other networks: on published ResNet-20" in shown
 
 
 def test_a_complete_claim_is_not_so_far():
@@ -195,7 +195,7 @@ def test_a_sentence_says_what_its_numbers_say():
     assert "as accurate" in findings.sentence(claim, row | {"mean": 0.00001, "low": -0.1, "high": 0.1})
     assert "chance is not ruled out" in said, "nor by an interval that ends at 0"
     assert "chance is not ruled out" in findings.sentence(claim, row | {"mean": 0.1, "low": -0.1, "high": 0.3})
-    assert "equal in every seed" in findings.sentence(claim, row | {"mean": 0.0, "sd": 0.0, "low": 0.0, "high": 0.0})
+    assert "equally accurate in every seed" in findings.sentence(claim, row | {"mean": 0.0, "sd": 0.0, "low": 0.0, "high": 0.0})
     assert "no interval" in findings.sentence(claim, row | {"mean": 0.1, "n": 1, "low": np.nan, "high": np.nan})
     published = row | {"model": "resnet20:pretrained", "mean": 0.004, "low": 0.001, "high": 0.01, "p_holm": 0.07}
     said = findings.sentence(claim, published)
@@ -229,7 +229,7 @@ def test_doubts_starved_layers_and_images_that_were_read_are_told():
     told = wording.found(doubtful)
     assert "The t and the bootstrap interval lead to different verdicts against uniform, LeNet-5 on MNIST, MACs." in told
     assert told.count("against uniform, LeNet-5 on MNIST, MACs.") == 1, "where Holm's p decides, no verdict is other"
-    assert "In 1 of 4 comparisons one of the two intervals leaves out zero, or the margin, and the other does not" in told
+    assert "In 1 of 4 comparisons only one of the t and the bootstrap interval leaves out zero, or the margin; as" in told
     assert "(+0.50 points; at equal MACs the bootstrap interval says otherwise)" in re.sub(
         r"means \+0\.\d\d and \+0\.\d\d", "+0.50", *answers.answer(doubtful))
     table = verdict.comparison_table(doubtful)
@@ -243,7 +243,7 @@ def test_doubts_starved_layers_and_images_that_were_read_are_told():
     reads = run.but(rule="neyman", options={"calibration": 512}).to_dict()
     claim = SimpleNamespace(ours="neyman", rivals=("uniform",))
     told = wording.reading(SimpleNamespace(claim=claim, records=[{"run": reads}, {"run": run.but(rule="uniform").to_dict()}]))
-    assert told == ["On LeNet-5 on MNIST Neyman (ours) reads 512 training images without their labels."]
+    assert told == ["On LeNet-5 on MNIST, Neyman (ours) reads 512 training images without their labels."]
 
 
 def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
@@ -838,7 +838,8 @@ def test_a_verdict_that_turns_with_the_second_tilt_is_told_as_turned(elsewhere, 
     shown, _, folded = answers.front_page({"C4": judged}).partition("```{dropdown}")
     assert "that on the whole claim" in shown and "that on the whole claim" not in folded, "who reads the verdict must see it"
     assert "points instead of +0.20" in said
-    assert said.endswith(f", and the verdict would be not supported instead of supported, that on the whole claim {whole}.")
+    turned = "not supported instead of supported; that on the whole claim would be"
+    assert said.endswith(f", and the verdict would be {turned} {whole}.")
 
 
 @pytest.mark.parametrize("verdicts,family,whole", [
@@ -861,8 +862,8 @@ def test_the_answers_in_short_are_the_outcomes_of_the_comparisons():
     assert in_short.table({"C1-pruning": few})["LeNet-5 on MNIST"].tolist() == ["2 of 5 seeds"] * 2
     told = in_short.sentence(judged, "the paper's claims")
     rows = len(judged["C1-pruning"].deciding)
-    assert told == (f"{rows} comparisons decide the paper's claims so far: {rows} for the claim; none against it, as an effect "
-                    "that would matter is ruled out; none open.")
+    assert told == (f"{rows} comparisons decide the paper's claims so far: {rows} for the claim in question; none against it (an "
+                    "effect that would matter is ruled out); none open.")
 
 
 def test_where_the_units_of_cost_differ_the_answer_names_both():

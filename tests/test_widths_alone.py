@@ -86,7 +86,7 @@ def table(*rows):
 
 def test_the_sentence_counts_sides():
     (said,) = widths_alone.told(table((0.2, 0.3), (-0.4, -0.2), (0.3, -0.3), (0.5, 0.0), (0.05, 0.4), (0.0, 0.0), (9.0, 9.0, 2)))
-    for part in ("6 widths", "the 95 % interval of 4 leaves out zero", "on the same side for 2 of these",
+    for part in ("6 sets of widths", "the 95 % interval of 4 leaves out zero", "on the same side for 2 of these",
                  "on the other for 1", "1 stay open", "for 1 others"):
         assert part in said
     ranks = np.corrcoef(pd.Series([0.2, -0.4, 0.3, 0.5, 0.05, 0]).rank(), pd.Series([0.3, -0.2, -0.3, 0, 0.4, 0]).rank())[0, 1]

@@ -107,15 +107,15 @@ def _the_one_budget(judged: Judgement, row: Mapping[str, Any]) -> str | None:
 
 def _answer_by_rank(judged: Judgement) -> str:
     rows, ours = judged.deciding, judged.claim.ours
-    what = "V / T" if ours == "neyman_score" else f"What {plain_name(ours)} keeps"
+    what = "V / T" if ours == "neyman_score" else f"what {plain_name(ours)} keeps"
     networks = "; ".join(f"{network_name(*which)} {int((part['verdict'] == SUPPORTED).sum())} of {len(part)}"
                          for which, part in rows.groupby(["dataset", "model"], sort=False))
     agree, not_so = (int((rows["verdict"] == verdict).sum()) for verdict in (SUPPORTED, NOT_SUPPORTED))
     more, less = (int(found.sum()) or "none" for found in (rows["over_depth_low"] > 0, rows["over_depth_high"] < 0))
-    return (f"{what} orders the layers as their sensitivity does in *{agree} of {len(rows)}* comparisons, which are views of the "
-            f"same layers ({networks}); in {not_so or 'none'} a coefficient of {judged.claim.margin:g} is ruled out. "
-            f"By intervals not corrected for their number, it orders the layers better than depth alone in *{more}* of them, and "
-            f"worse in *{less}*.")
+    return (f"The order of the layers by {what} goes together with that by their sensitivity in *{agree} of {len(rows)}* "
+            f"comparisons, which are views of the same layers ({networks}); in {not_so or 'none'} a coefficient of "
+            f"{judged.claim.margin:g} is ruled out. By intervals not corrected for their number, it does better than depth alone "
+            f"in *{more}* of them, and worse in *{less}*.")
 
 
 def same_widths(judged: Judgement) -> str:
@@ -146,8 +146,8 @@ def beside(judged: Judgement, records: Iterable[Mapping[str, Any]]) -> list[str]
             told = [f"{points(one.mean)} {interval(one.low, one.high)} at {budget_name(budget)}"
                     for budget in sorted(cells, key=budgets.parse) if (one := cells[budget]).n >= claim.min_seeds]
             if told:
-                said.append("Beside the claim, which was written for other networks, deciding nothing: on "
-                            f"{network_name(dataset, model)} against {plain_name(rival)} {joined(told)}.")
+                said.append("This decides nothing, as the claim was written for other networks: on "
+                            f"{network_name(dataset, model)} against {plain_name(rival)}, in points, {joined(told)}.")
     return said
 
 
@@ -160,7 +160,7 @@ def training(records: Iterable[Mapping[str, Any]]) -> str:
             epochs[run.stage].setdefault(run.recipe.epochs, {})[network_name(run.dataset, run.model)] = None
     told = {stage: joined(f"{counted(number, 'epoch')} ({joined(networks)})" for number, networks in sorted(found.items()))
             for stage, found in epochs.items() if found}
-    said = {"prune": "Pruned networks were fine-tuned for {}: it counts who recovers within that time.",
+    said = {"prune": "Pruned networks were fine-tuned for {}, so what counts is how far they recover within that time.",
             "distill": "Students were trained for {}."}
     return " ".join(said[stage].format(what) for stage, what in told.items())
 

@@ -76,13 +76,14 @@ def least_seeds(claim: Claim, rows: Rows, at: int) -> tuple[int, str]:
 def _more_seeds(claim: Claim, rows: Rows, at: int) -> str:
     seeds, found = least_seeds(claim, rows, at)
     told = f"more than {TOO_MANY:,}" if seeds > TOO_MANY else f"about {seeds:,}"
-    return f"{told} seeds, to be {found} at this mean and spread"
+    return f"{told} seeds to be {found}, at this mean and spread"
 
 
 def _open_rank(claim: Claim, row: Mapping[str, Any]) -> str:
     if row["low"] > 0:
         return f"a Holm-corrected p of at most {1 - claim.level:.2g}; it is {row['p_holm']:.2g}"
-    return f"an interval above 0 or below {claim.margin:g}: more layers, so other networks; more images only sharpen the drops"
+    return (f"an interval above 0 or below {claim.margin:g}, which takes more layers, so other networks; more images only "
+            "sharpen the drops")
 
 
 def _shifted(claim: Claim, row: Mapping[str, Any], by: float) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     where = f"{network}, {STAGE_NAMES[claim.stage]}, {where}"
     ours, rival = plain_name(claim.ours), plain_name(row["rival"])
     if row["mean"] == 0 and row.get("sd") == 0:
-        return f"{where}: {ours} and {rival} widths are equal in every seed (n = {row['n']})"
+        return f"{where}: {ours} and {rival} widths are equally accurate in every seed (n = {row['n']})"
     compared = _compared(row["mean"])
     told = f"{where}: {ours} widths are {compared} {rival} widths"
     if row["n"] < SEEDS_FOR_INTERVAL:
@@ -134,9 +134,9 @@ def nearly_equal(scores: Sequence[float]) -> list[str]:
     least, most = min(scores), max(scores)
     if not most <= CLOSE * least:
         return []
-    return [f"V/T lies between {least:.2f} and {most:.2f} in all {counted(len(scores), 'layer')}. A width goes with its root, "
-            f"so it makes widths differ by at most {100 * ((most / least) ** 0.5 - 1):.0f} %. An order of values so close says "
-            "little, and what filters cost decides the widths here."]
+    return [f"V/T lies between {least:.2f} and {most:.2f} in all {counted(len(scores), 'layer')}. A width goes with the square "
+            f"root of V/T, which makes widths differ by at most {100 * ((most / least) ** 0.5 - 1):.0f} %. An order of values so "
+            "close says little, and what filters cost decides the widths here."]
 
 
 def ends_of_the_grid(tilts: pd.DataFrame) -> list[str]:

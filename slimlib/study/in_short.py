@@ -73,7 +73,7 @@ def sentence(judged: Mapping[str, Judgement], which: str) -> str:
     """ "14 comparisons decide the paper's claims so far: 2 for the claim; ...": all of them, counted by their verdicts."""
     verdicts = [verdict for one in judged.values() if len(one.deciding) for verdict in one.deciding["verdict"]]
     so_far = "" if all(one.complete for one in judged.values()) else " so far"
-    kinds = ((SUPPORTED, "for the claim"), (NOT_SUPPORTED, "against it, as an effect that would matter is ruled out"),
+    kinds = ((SUPPORTED, "for the claim in question"), (NOT_SUPPORTED, "against it (an effect that would matter is ruled out)"),
              (INCONCLUSIVE, "open"))  # fmt: skip
     told = "; ".join(f"{verdicts.count(verdict) or 'none'} {said}" for verdict, said in kinds)
     return f"{counted(len(verdicts), 'comparison')} decide{'s' * (len(verdicts) == 1)} {which}{so_far}: {told}."

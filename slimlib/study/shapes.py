@@ -113,7 +113,7 @@ def _repeated(gaps: list[float]) -> str:
         return ""
     most, mean = 100 * max(gaps), 100 * sum(gaps) / len(gaps)
     return (f" Two runs with equal widths are one experiment made twice. Their accuracies still differ by {most:.2f} points at "
-            f"most, {mean:.2f} on average: so much a repetition changes here.")
+            f"most, {mean:.2f} on average: that is how much a repetition changes here.")
 
 
 def twins(records: Iterable[dict[str, Any]]) -> list[str]:
@@ -145,6 +145,6 @@ def alike_in(judged: Judgement | None) -> list[str]:
         if found["pairs"]:
             share = 100 * found["difference"]
             said.append(f"{plain_name(judged.claim.ours)} and {plain_name(rival)} chose the same widths in {found['equal']} of "
-                        f"{found['pairs']} cases (a budget and a seed each). A layer differs by {share:.1f} % of its filters "
-                        f"on average.{_repeated(found['repeats'])}")
+                        f"{found['pairs']} cases (a budget and a seed each). On average, a layer's widths differ by {share:.1f} "
+                        f"% of its filters.{_repeated(found['repeats'])}")
     return said or ["No pair is recorded yet."]

@@ -72,7 +72,7 @@ def _verdicts_with(judged: Judgement, rows: list[dict[str, Any]], place: int, fo
         return CHANGES_NONE if changed == [row["verdict"] for row in rows] else "which changes another's verdict"
     told = f"and the verdict would be {changed[place]} instead of {rows[place]['verdict']}"
     whole = as_a_whole(changed, rows[place]["family"])
-    return told if whole == judged.verdict else f"{told}, that on the whole claim {whole} instead of {judged.verdict}"
+    return told if whole == judged.verdict else f"{told}; that on the whole claim would be {whole} instead of {judged.verdict}"
 
 
 def _frame(judged: Judgement) -> pd.DataFrame:

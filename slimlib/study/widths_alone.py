@@ -79,9 +79,10 @@ def told(table: pd.DataFrame) -> list[str]:
         only = int(((sign["student"] != 0) & ~clear).sum())
         rho = spearman(part["pruned"].to_numpy(), part["student"].to_numpy())
         said.append(
-            f"{network_name(dataset, model)}: {len(part)} widths (a rule and a budget each) differ from the reference's. After "
-            f"pruning, the {100 * part['level'].iloc[0]:g} % interval of {int(clear.sum())} leaves out zero. Among students it "
-            f"does so on the same side for {counts[0]} of these and on the other for {counts[1]}, and {counts[2]} stay open; "
+            f"{network_name(dataset, model)}: {len(part)} sets of widths (a rule and a budget each) differ from the reference's. "
+            f"After pruning, the {100 * part['level'].iloc[0]:g} % interval of {int(clear.sum())} leaves out zero. Among "
+            f"students it does so on the same side for {counts[0]} of these and on the other for {counts[1]}, and {counts[2]} "
+            "stay open; "
             f"for {only} others it does so among students alone. Spearman's coefficient of the two gains is {signed(rho)}. The "
             "intervals are not corrected for their number and decide nothing."
         )

@@ -60,8 +60,8 @@ def bootstrapped(judged: Judgement) -> list[str]:
     alone = sum(not row["agree"] and row["boot_verdict"] == row["verdict"] for row in rows)
     said = [f"The t and the bootstrap interval lead to different verdicts {'; '.join(other)}."] if other else []
     if alone:
-        said.append(f"In {alone} of {len(rows)} comparisons one of the two intervals leaves out zero, or the margin, and the "
-                    "other does not; as Holm's p is asked for as well, no verdict changes with it.")
+        said.append(f"In {alone} of {len(rows)} comparisons only one of the t and the bootstrap interval leaves out zero, or the "
+                    "margin; as Holm's p is asked for as well, this changes no verdict.")
     return said
 
 
@@ -100,7 +100,7 @@ def reading(judged: Judgement) -> list[str]:
         images = dict(run.options).get("calibration")
         if images and run.arm in (judged.claim.ours, *judged.claim.rivals):
             told.setdefault((run.arm, images), {})[network_name(run.dataset, run.model)] = None
-    return [f"On {joined(networks)} {plain_name(arm)} reads {images} training images without their labels."
+    return [f"On {joined(networks)}, {plain_name(arm)} reads {images} training images without their labels."
             for (arm, images), networks in told.items()]
 
 
