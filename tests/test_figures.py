@@ -368,7 +368,24 @@ def test_the_highest_means_are_told():
     frame.loc[at_half, "test_accuracy"] = 0.9 + frame["seed"] / 100  # equal but for one seed of one arm
     frame.loc[at_half & (frame["arm"] == "pca") & (frame["seed"] == 3), "test_accuracy"] += 0.001
     told = figures.accuracy_by_rule(frame).get_label()
-    assert told == "Highest mean: PCA (3AS) at 20 % of MACs and 50 % of MACs (not told apart from the next, uniform)."
+    assert told == "Highest mean: PCA (3AS) at 20 % of MACs and 50 % of MACs (not told apart from uniform)."
+
+
+def test_every_arm_that_is_not_told_apart_from_the_highest_is_named():
+    """The second may be told apart where a lower one, of wider spread, is not."""
+    frame = runs(pca=0.9, uniform=0.8, random=0.7)
+    noisy, seeds = frame["arm"] == "random", frame["seed"]
+    frame.loc[noisy, "test_accuracy"] = 0.7 + 0.3 * np.sin(7 * seeds[noisy])
+    told = figures.accuracy_by_rule(frame).get_label()
+    assert told == ("Highest mean: PCA (3AS) at 20 % of MACs (not told apart from random) and 50 % of MACs (not told apart from "
+                    "random).")
+    many = [f"mine{n}" for n in range(5)]
+    frame = runs(uniform=0.5, **dict.fromkeys(many, 0.9))
+    for at, arm in enumerate(many):  # each is ahead at a seed of its own, and a hair's breadth on the whole
+        own = frame["arm"] == arm
+        frame.loc[own, "test_accuracy"] = 0.9 + 0.002 * (frame["seed"][own] == at) + 1e-4 * at
+    told = figures.accuracy_by_rule(frame).get_label()
+    assert told.startswith("Highest mean: mine4 at 20 % of MACs (not told apart from 4 of the 5 others) and")
 
 
 def test_an_arm_that_has_just_begun_changes_no_highest_mean_and_few_seeds_rank_nothing():

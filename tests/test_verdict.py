@@ -862,8 +862,24 @@ def test_the_answers_in_short_are_the_outcomes_of_the_comparisons():
     assert in_short.table({"C1-pruning": few})["LeNet-5 on MNIST"].tolist() == ["2 of 5 seeds"] * 2
     told = in_short.sentence(judged, "the paper's claims")
     rows = len(judged["C1-pruning"].deciding)
-    assert told == (f"{rows} comparisons decide the paper's claims so far: {rows} for the claim in question; none against it (an "
-                    "effect that would matter is ruled out); none open.")
+    assert told == (f"{rows} comparisons of accuracies decide the paper's claims so far: {rows} for the claim in question; none "
+                    "against it (an effect that would matter is ruled out); none open.")
+    assert in_short.sentence({"C2": judged["C2"]}, "the paper's claims") == "No comparison decides the paper's claims yet."
+
+
+def test_orders_of_layers_are_counted_apart_and_open_ones_are_called_so():
+    """Many are views of one scan, and few layers leave open what they do not refute."""
+    claim, rank = load_claims()["C1-pruning"], load_claims()["C2"]
+    rows = pd.DataFrame({"dataset": "cifar10", "model": ["resnet20:pretrained"] * 3 + ["resnet56:pretrained"] * 2,
+                         "verdict": ["inconclusive", "supported", "not supported", "supported", "supported"]})
+    scans = replace(judge(rank, []), deciding=rows)
+    found = in_short.table({"C2": scans})
+    assert found["published ResNet-20 on CIFAR-10"].tolist() == ["related in 1, open in 1 of 3"]
+    assert found["published ResNet-56 on CIFAR-10"].tolist() == ["related in 2 of 2"]
+    told = in_short.sentence({"C1-pruning": judge(claim, records_of(claim, {"pca": 0.005})), "C2": scans}, "them all")
+    assert "5 comparisons of orders of layers, which are views of the same scans, decide them as well: 3 for the claim" in told
+    assert told.index("of accuracies") < told.index("of orders") and told.endswith("1 against it (an effect that would matter is "
+                                                                                   "ruled out); 1 open.")
 
 
 def test_where_the_units_of_cost_differ_the_answer_names_both():

@@ -35,7 +35,7 @@ def by_bootstrap(row: Mapping[str, Any], p_holm: float, claim: Claim) -> str:
 
 
 def as_a_whole(verdicts: Iterable[str], family: int) -> str:
-    """The verdict on a claim from those of its comparisons, of which there are ``family`` with those still to be made."""
+    """The verdict on a claim from those of its comparisons: ``family`` of them, with those still to be made in profiles begun."""
     verdicts = list(verdicts)
     if {SUPPORTED, NOT_SUPPORTED} <= set(verdicts):
         return MIXED

@@ -22,7 +22,7 @@ STAGES = {"prune": "", "distill": ", students", "scratch": ", from scratch"}  # 
 
 def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
     """One row a claim and rival, one column a network: the outcome of the comparison at equal MACs and at equal parameters,
-    "open" where neither can be said; of a claim about orders of layers, how many comparisons find them related."""
+    "open" where neither can be said; of a claim about orders of layers, how many comparisons find them related or are open."""
     import pandas as pd
 
     rows: dict[tuple[str, str], dict[str, str]] = {}
@@ -45,8 +45,11 @@ def _short(arm: str) -> str:
 
 def _related(judged: Judgement) -> dict[str, str]:
     rows = judged.deciding
-    return {network_name(*which): f"related in {int((part['verdict'] == SUPPORTED).sum())} of {len(part)}"
-            for which, part in (rows.groupby(["dataset", "model"], sort=False) if len(rows) else ())}
+    found = {}
+    for which, part in rows.groupby(["dataset", "model"], sort=False) if len(rows) else ():
+        related, still_open = (int((part["verdict"] == verdict).sum()) for verdict in (SUPPORTED, INCONCLUSIVE))
+        found[network_name(*which)] = f"related in {related}{f', open in {still_open}' * bool(still_open)} of {len(part)}"
+    return found
 
 
 def _outcomes(judged: Judgement, rival: str) -> dict[str, str]:
@@ -70,13 +73,20 @@ def _word(row: Mapping[str, Any], judged: Judgement) -> str:
 
 
 def sentence(judged: Mapping[str, Judgement], which: str) -> str:
-    """ "14 comparisons decide the paper's claims so far: 2 for the claim; ...": all of them, counted by their verdicts."""
-    verdicts = [verdict for one in judged.values() if len(one.deciding) for verdict in one.deciding["verdict"]]
+    """ "14 comparisons of accuracies decide the paper's claims so far: 2 for the claim in question; ...": all of them, counted by
+    their verdicts. Comparisons of orders are counted apart, as several are views of one scan."""
     so_far = "" if all(one.complete for one in judged.values()) else " so far"
-    kinds = ((SUPPORTED, "for the claim in question"), (NOT_SUPPORTED, "against it (an effect that would matter is ruled out)"),
-             (INCONCLUSIVE, "open"))  # fmt: skip
-    told = "; ".join(f"{verdicts.count(verdict) or 'none'} {said}" for verdict, said in kinds)
-    return f"{counted(len(verdicts), 'comparison')} decide{'s' * (len(verdicts) == 1)} {which}{so_far}: {told}."
+    verdicts = {SUPPORTED: "for the claim in question",
+                NOT_SUPPORTED: "against it (an effect that would matter is ruled out)", INCONCLUSIVE: "open"}  # fmt: skip
+    said: list[str] = []
+    for kind, what in (("paired", "accuracies"), ("rank", "orders of layers, which are views of the same scans,")):
+        deciding = [one.deciding for one in judged.values() if one.claim.kind == kind and len(one.deciding)]
+        found = [verdict for rows in deciding for verdict in rows["verdict"]]
+        if found:
+            told = "; ".join(f"{found.count(verdict) or 'none'} {words}" for verdict, words in verdicts.items())
+            decide = f"decide{'s' * (len(found) == 1)} {'them as well' if said else f'{which}{so_far}'}"
+            said.append(f"{counted(len(found), 'comparison')} of {what} {decide}: {told}.")
+    return " ".join(said) or f"No comparison decides {which} yet."
 
 
 def for_the_front_page(judged: Mapping[str, Judgement]) -> str:

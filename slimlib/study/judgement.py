@@ -29,8 +29,8 @@ NO_EVIDENCE = "no evidence yet"
 class Judgement:
     """What the records say of a claim.
 
-    verdict  "supported" or "not supported" when all deciding comparisons say so, those still to be made included; "mixed" when
-             they contradict each other, else "inconclusive"
+    verdict  "supported" or "not supported" when all comparisons that decide it in the profiles begun say so, those still to be
+             made included; "mixed" when some are supported and others not supported, else "inconclusive"
     deciding one row a comparison that decides; p_holm is corrected for `family`, and "supported" needs p_holm too;
              boot_verdict of a paired one: what the bootstrap interval would lead to in the place of the t interval
     cells    uncorrected, for the reader: of a paired claim the same at each single budget; of a rank claim all orders of layers,

@@ -12,12 +12,15 @@ from slimlib.study.statistics import ACCURACY_DIGITS, SEEDS_FOR_INTERVAL, paired
 if TYPE_CHECKING:
     import pandas as pd
 
+NAMED = 3
+"""Arms that are not told apart from the highest; of more than these, their number is said."""
+
 
 def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
-    """ "Highest mean: PCA (3AS) at 10 % of MACs; uniform at 40 % of MACs (not told apart from the next, PCA (3AS))."
+    """ "Highest mean: PCA (3AS) at 10 % of MACs; uniform at 40 % of MACs (not told apart from PCA (3AS))."
 
-    Of the arms that have most seeds, over the seeds all of them have; below the seeds for an interval none is named. The next
-    is that whose mean is second, by its paired interval.
+    Of the arms that have most seeds, over the seeds all of them have; below the seeds for an interval none is named. Told apart
+    are those whose paired interval leaves out zero, each for itself.
     """
     best: dict[str, list[str]] = {}
     measured, left_out, few = frame.dropna(subset=[metric]), False, False
@@ -30,10 +33,10 @@ def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
         wide = shared.pivot_table(index="seed", columns="arm", values=metric)
         means = wide.mean().round(ACCURACY_DIGITS)  # equal ones may differ by the order of their sum
         first = in_order(means.index[means == means.max()])
-        others = means.drop(first).sort_values(ascending=False, kind="stable").index
-        close = [arm for arm in others if means[arm] == means[others[0]] and paired(wide[first[0]] - wide[arm], level).low <= 0]
+        others = means.drop(first).index
+        close = [arm for arm in others if paired(wide[first[0]] - wide[arm], level).low <= 0]
+        doubt = f" (not told apart from {_named(close, len(others))})" if close else ""
         for arm in first:
-            doubt = f" (not told apart from the next, {joined(map(plain_name, in_order(close)))})" if close else ""
             best.setdefault(plain_name(arm), []).append(budget_name(budget) + doubt)
     everywhere = measured["budget"].nunique()
     doubted = any("(" in one for of in best.values() for one in of)
@@ -41,3 +44,7 @@ def highest(frame: pd.DataFrame, metric: str, level: float) -> str:
                      for arm, of in best.items())
     too_few = f"Budgets with fewer than {SEEDS_FOR_INTERVAL} seeds rank no rule." if few else ""
     return " ".join(filter(None, [told and f"Highest mean{' of the rules that have most seeds' * left_out}: {told}.", too_few]))
+
+
+def _named(arms: list[str], of: int) -> str:
+    return joined(map(plain_name, in_order(arms))) if len(arms) <= NAMED else f"{len(arms)} of the {of} others"
