@@ -216,3 +216,19 @@ def test_each_of_several_processes_has_an_equal_share_of_the_cores(monkeypatch):
     monkeypatch.setattr("slimlib.__main__.status", lambda args: None)
     assert main(["train", "quick", "--jobs", "4"]) in (None, 0)
     assert started == ["3"] * 3 and threads["now"] == 3
+
+
+def test_what_pairing_leaves_is_nothing_where_all_is_shared_and_all_where_nothing_is():
+    cell = {"dataset": "mnist", "model": "lenet5", "stage": "prune", "criterion": "l1", "budget": "macs:0.5"}
+    cell |= {"budget_kind": "macs"}
+    seeds = {"uniform": (0.90, 0.92, 0.94), "pca": (0.93, 0.95, 0.97), "random": (0.97, 0.95, 0.93), "tilt": (0.9, 0.9, 0.9)}
+    frame = pd.DataFrame([cell | {"arm": arm, "seed": seed, "test_accuracy": value, "key": f"{arm}{seed}"}
+                          for arm, of in seeds.items() for seed, value in enumerate(of)])
+
+    def of(*arms):
+        return pairing.left_by_pairing(frame[frame["arm"].isin(["uniform", *arms])])
+
+    assert of("pca") == (pytest.approx(0), 1) and of("random") == (pytest.approx(2), 1) and of("tilt") == (pytest.approx(1), 1)
+    assert of("pca", "random", "tilt") == (pytest.approx(1), 3)
+    nothing = pairing.left_by_pairing(frame[frame["seed"] < 2])
+    assert np.isnan(nothing[0]) and nothing[1] == pairing.left_by_pairing(frame[:0])[1] == 0

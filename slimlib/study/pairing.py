@@ -10,7 +10,7 @@ import numpy as np
 
 from slimlib.errors import SlimlibError
 from slimlib.study.names import is_arm, tilt_power
-from slimlib.study.statistics import ACCURACY_DIGITS, paired
+from slimlib.study.statistics import ACCURACY_DIGITS, SEEDS_FOR_INTERVAL, paired
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -149,3 +149,18 @@ def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test
     columns = [*CELL, "arm", "reference", "level", "n", "mean", "sd", "low", "high", "boot_low", "boot_high", "p", "agree",
                "keys"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def left_by_pairing(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test_accuracy") -> tuple[float, int]:
+    """What the variance over seeds of a difference from the reference is, as a share of that of runs with nothing in common: the
+    median over all cells and arms with three seeds or more, and their number. Below 1 where chance that both share cancels.
+
+    frame   of `slimlib.study.to_frame`; (nan, 0) comes back where nothing can be compared
+    """
+    shares = []
+    for arm in dict.fromkeys(frame["arm"]) if len(frame) else ():
+        for _, part in differences(frame, arm, reference, metric).groupby(list(CELL)) if arm != reference else ():
+            apart = part[f"{metric}_ours"].var() + part[f"{metric}_rival"].var()
+            if len(part) >= SEEDS_FOR_INTERVAL and apart:
+                shares.append(part["difference"].var() / apart)
+    return float(np.median(shares)) if shares else float("nan"), len(shares)

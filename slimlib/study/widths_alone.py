@@ -35,8 +35,9 @@ def gains(
     records            theirs, which have the widths
     criterion          of the pruned runs that count
 
-    Columns dataset, model, budget, arm, reference, level, n, and of each of SIDES the mean gain, as a fraction, and the ends of
-    its t interval: `pruned`, `pruned_low`, `pruned_high`, `student`, ...; last the keys of the runs.
+    Columns dataset, model, budget, arm, reference, level, n, and the mean gain of each of SIDES, as a fraction, with the ends of
+    its t interval: `pruned`, `pruned_low`, `pruned_high`, `student`, ...; the same of `less`, the gain after pruning less that
+    of the students; last the keys of the runs.
     """
     import pandas as pd
 
@@ -57,12 +58,13 @@ def gains(
                 continue
             seen.add((*cell, *part["shape"]))
             row = {**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, "level": level, "n": len(part)}
-            for side in SIDES:
-                found = paired(part[f"difference_{side}"], level)
+            gained = {side: part[f"difference_{side}"] for side in SIDES}
+            for side, differences_of in (gained | {"less": gained["pruned"] - gained["student"]}).items():
+                found = paired(differences_of, level)
                 row |= {f"{side}{end}": value for end, value in zip(GAIN, (found.mean, found.low, found.high), strict=True)}
             keys = [key for side in SIDES for who in ("ours", "rival") for key in part[f"key_{who}_{side}"]]
             rows.append(row | {"keys": ", ".join(keys)})
-    numbers = [f"{side}{end}" for side in SIDES for end in GAIN]
+    numbers = [f"{side}{end}" for side in (*SIDES, "less") for end in GAIN]
     return pd.DataFrame(rows, columns=[*CELL, "arm", "reference", "level", "n", *numbers, "keys"])
 
 
@@ -77,13 +79,15 @@ def told(table: pd.DataFrame) -> list[str]:
         clear = sign["pruned"] != 0
         counts = [int((sign["student"][clear] * sign["pruned"][clear] == which).sum()) for which in (1, -1, 0)]
         only = int(((sign["student"] != 0) & ~clear).sum())
+        apart = int(((part["less_low"] > 0) | (part["less_high"] < 0)).sum())
         rho = spearman(part["pruned"].to_numpy(), part["student"].to_numpy())
         said.append(
             f"{network_name(dataset, model)}: {len(part)} sets of widths (a rule and a budget each) differ from the reference's. "
             f"After pruning, the {100 * part['level'].iloc[0]:g} % interval of {int(clear.sum())} leaves out zero. Among "
             f"students it does so on the same side for {counts[0]} of these and on the other for {counts[1]}, and {counts[2]} "
             "stay open; "
-            f"for {only} others it does so among students alone. Spearman's coefficient of the two gains is {signed(rho)}. The "
-            "intervals are not corrected for their number and decide nothing."
+            f"for {only} others it does so among students alone. The two gains differ, by an interval of their difference, for "
+            f"{apart}. Their Spearman coefficient is {signed(rho)}. The intervals are not corrected for their number and decide "
+            "nothing."
         )
     return said
