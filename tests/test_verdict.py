@@ -842,6 +842,55 @@ def test_a_verdict_that_turns_with_the_second_tilt_is_told_as_turned(elsewhere, 
     assert said.endswith(f", and the verdict would be {turned} {whole}.")
 
 
+def test_what_the_choice_of_a_tilt_by_the_other_seeds_changes_is_told():
+    """On ResNet-20 at half the MACs the first tilt leads by the validation accuracy of seed 0 alone, and the second, which the
+    other seeds prefer there, is far better at that seed."""
+    claim = load_claims()["C4"]
+    laptop = replace(claim, runs=tuple(where for where in claim.runs if where["profile"] == "laptop"))
+    records = []
+    for run in laptop.deciding_runs():
+        record = {"key": run.key, "run": run.to_dict(), **made(run, {})}
+        first, second, noise = run.arm == "tilt(power=1.0)", run.arm == "tilt(power=0.5)", 1e-5 * (-1) ** run.seed
+        here = run.model == "resnet20:pretrained" and run.budget == "macs:0.5"
+        ahead = 0.05 * (run.seed == 0) if here else 0.01
+        record["metrics"]["val_accuracy"] = 0.8 + (ahead if first else 0.005 if second else -0.1)
+        record["metrics"]["test_accuracy"] = 0.5 + (0.002 + noise if run.arm == "neyman" else 0.05 * (second and run.seed == 0))
+        records.append(record)
+    judged = judge(laptop, records)
+    said = tilt_choice.chosen_by_the_other_seeds(judged)
+    rows = judged.deciding
+    assert set(rows["verdict"]) == {"supported"} and len(said) == 2
+    # 0.2 points, less a fifth of 5 points at one of two budgets
+    assert said[0].startswith("On published ResNet-20 on CIFAR-10 at equal MACs, with the tilt of each seed chosen by the other "
+                              "seeds, the difference is −0.30 [")
+    assert "points instead of +0.20 [+0.20, +0.20], and the verdict would be inconclusive instead of supported" in said[0]
+    assert said[0] in tilt_choice.of_weight(judged) and said[1] not in tilt_choice.of_weight(judged)
+    assert said[1] == (f"In {len(rows) - 1} other comparisons the tilt of each seed was also chosen by the other seeds, "
+                       f"{tilt_choice.CHANGES_NONE}.")
+    one_seed = [record for record in records if record["run"]["seed"] == 0]
+    assert tilt_choice.chosen_by_the_other_seeds(judge(laptop, one_seed)) == []
+
+
+def test_what_the_first_records_of_other_profiles_would_change_is_told():
+    claim = load_claims()["C1-pruning"]
+    judged = judge(claim, records_of(claim, {"pca": 0.005}))
+    planned, made_so_far = claim.comparisons(judged.runs), len(judged.deciding)
+    assert planned > made_so_far == judged.deciding["family"].iloc[0]
+    told = verdict.once_all_begun(judged)
+    assert told == (f"Once every profile has a record, {planned} comparisons count instead of {made_so_far}: the verdict on the "
+                    "whole claim would be inconclusive instead of supported.")
+    assert told in html.unescape(verdict.report(judged))
+    alone = claim.within("laptop")
+    assert verdict.once_all_begun(judge(alone, judged.records)) == "" == verdict.once_all_begun(judge(claim, []))
+
+    rows = [{"n": 5, "mean": 0.002, "low": 0.001, "high": 0.003, "p": p, "family": 2} for p in (0.01, 0.0001)]
+    rows = [row | {"p_holm": p, "verdict": found} for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
+    assert [row["verdict"] for row in rows] == ["supported", "supported"]
+    assert changes.with_all_planned(claim, rows, 2) == ({}, "supported")
+    assert changes.with_all_planned(claim, rows, 6) == ({}, "inconclusive"), "five times .01 are .05"
+    assert changes.with_all_planned(claim, rows, 7) == ({0: "inconclusive"}, "inconclusive")
+
+
 @pytest.mark.parametrize("verdicts,family,whole", [
     (["supported"] * 3, 3, "supported"), (["supported"] * 3, 4, "inconclusive"), (["not supported"], 1, "not supported"),
     (["supported", "not supported"], 9, "mixed"), (["supported", "inconclusive"], 2, "inconclusive"), ([], 0, "inconclusive"),

@@ -9,7 +9,7 @@ from typing import Any
 from scipy import stats
 
 from slimlib.study.claims import Claim
-from slimlib.study.deciding import decide
+from slimlib.study.deciding import as_a_whole, decide
 from slimlib.study.names import counted
 from slimlib.study.statistics import INCONCLUSIVE, SUPPORTED, t_test
 
@@ -33,6 +33,14 @@ def would_change(claim: Claim, rows: Rows, at: int) -> str:
     if claim.kind == "rank":
         return f"a coefficient {way} by about {by:.2f}, at the same spread"
     return f"a mean {way} by {100 * by:.2f} points, at the same spread"
+
+
+def with_all_planned(claim: Claim, rows: Rows, planned: int) -> tuple[dict[int, str], str]:
+    """What would be otherwise if all ``planned`` comparisons counted, those of profiles without a record too: {place: verdict} of
+    the comparisons whose verdict changes, as Holm's p does, and the verdict on the whole claim."""
+    found = [verdict for _, verdict in decide(claim, [{**row, "family": planned} for row in rows])]
+    changed = {at: verdict for at, verdict in enumerate(found) if verdict != rows[at]["verdict"]}
+    return changed, as_a_whole(found, planned)
 
 
 def nearest(claim: Claim, rows: Rows) -> list[int]:

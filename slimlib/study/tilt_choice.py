@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study.deciding import as_a_whole, decide
 from slimlib.study.findings import effect, ends_of_the_grid
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import UNITS, budget_name, joined, network_name
-from slimlib.study.pairing import averaged_over_budgets, differences, with_best_tilt
+from slimlib.study.names import UNITS, budget_name, joined, network_name, tilt_power
+from slimlib.study.pairing import averaged_over_budgets, by_validation, differences, with_best_tilt
 from slimlib.study.statistics import Paired, paired
 from slimlib.study.store import to_frame
 from slimlib.study.tables import tilts
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 
 CHANGES_NONE = "which changes no verdict"
+WHERE = ["dataset", "model", "criterion", "budget", "seed"]
 
 
 def doubts(judged: Judgement) -> list[str]:
-    """Sentences about a claim's best tilt: ends of the grid, and what the tilt that came second would change."""
+    """Sentences about a claim's best tilt: ends of the grid, what the second one or a choice by other seeds would change."""
     if "best_tilt" not in judged.claim.rivals or not judged.records:
         return []
-    return [*ends_of_the_grid(tilts(_frame(judged), judged.runs)), *with_the_second(judged)]
+    return [*ends_of_the_grid(tilts(_frame(judged), judged.runs)), *with_the_second(judged),
+            *chosen_by_the_other_seeds(judged)]
 
 
 def of_weight(judged: Judgement) -> list[str]:
@@ -35,38 +37,72 @@ def of_weight(judged: Judgement) -> list[str]:
 
 def with_the_second(judged: Judgement) -> list[str]:
     """Each comparison once more, the second tilt in the place of the first where its lead on validation images is within one
-    standard error: the control pays for such a choice by chance, and the rule beside it makes none."""
+    standard error: there the choice may be one of chance, while the rule beside it makes none."""
     import pandas as pd
 
     frame = _frame(judged) if judged.records else pd.DataFrame()
     if "lead" not in frame:
         return []
     close = (frame["arm"] == "best_tilt") & (frame["lead"] <= frame["lead_error"])
-    cell = ["dataset", "model", "criterion", "budget", "seed"]
-    seconds = frame[close][[*cell, "second"]].rename(columns={"second": "arm"})
-    taken = frame[~close & (frame["arm"] != "best_tilt")].merge(seconds, on=[*cell, "arm"]).assign(arm="best_tilt")
-    swapped = pd.concat([frame[~close], taken], ignore_index=True)
-    claim, said = judged.claim, []
-    pairs = differences(swapped, claim.ours, "best_tilt", claim.metric)
-    rows = judged.deciding.to_dict("records")
-    for place, row in enumerate(rows):
-        here = {name: row[name] for name in ("dataset", "model")}
-        together = row["budgets"].split(", ")
-        at = _of(seconds, here)
-        at = at[at["budget"].isin(together)]
-        if row["rival"] != "best_tilt" or row["n"] < claim.min_seeds or at.empty:
+    seconds = frame[close][[*WHERE, "second"]].rename(columns={"second": "arm"})
+    taken = frame[~close & (frame["arm"] != "best_tilt")].merge(seconds, on=[*WHERE, "arm"]).assign(arm="best_tilt")
+    said = []
+    for place, row, found in _once_more(judged, pd.concat([frame[~close], taken], ignore_index=True)):
+        here = seconds[(seconds["dataset"] == row["dataset"]) & (seconds["model"] == row["model"])]
+        at = here[here["budget"].isin(row["budgets"].split(", "))]
+        if at.empty:
             continue
-        found = paired(averaged_over_budgets(_of(pairs, here), together), claim.level, claim.margin)
         budgets = joined(budget_name(budget) for budget in dict.fromkeys(at["budget"]))
-        where = f"On {network_name(**here)} at equal {UNITS[row['unit']]}"
-        said.append(f"{where} the best tilt leads the next, on validation images, by no more than one standard error (at "
+        said.append(f"{_where(row)} the best tilt leads the next, on validation images, by no more than one standard error (at "
                     f"{budgets}); with the next one there the difference is {effect(found.to_dict())} points instead of "
-                    f"{effect(row)}, {_verdicts_with(judged, rows, place, found)}.")
+                    f"{effect(row)}, {_verdicts_with(judged, place, found)}.")
     return said
 
 
-def _verdicts_with(judged: Judgement, rows: list[dict[str, Any]], place: int, found: Paired) -> str:
+def chosen_by_the_other_seeds(judged: Judgement) -> list[str]:
+    """Each comparison once more, the tilt of each seed chosen by the other seeds' validation accuracies: no run then has a say in
+    the choice of its own tilt, and the interval knows that the choice may fall otherwise. What it changes is told."""
+    import pandas as pd
+
+    frame = _frame(judged) if judged.records else pd.DataFrame()
+    if "lead" not in frame:
+        return []
+    tilts = frame[[arm == "uniform" or tilt_power(arm) is not None for arm in frame["arm"]]]
+    best, chosen = frame[frame["arm"] == "best_tilt"], []
+    for _, of in best.groupby(WHERE[:-1], dropna=False):
+        rows = tilts.merge(of[WHERE], on=WHERE)
+        for seed in of["seed"] if len(of) > 1 else ():
+            arm = by_validation(rows[rows["seed"] != seed])[0]
+            chosen.append(rows[(rows["seed"] == seed) & (rows["arm"] == arm)].assign(arm="best_tilt"))
+    again = pd.concat([frame[frame["arm"] != "best_tilt"], *chosen], ignore_index=True)
+    made = [(row, found, _verdicts_with(judged, place, found)) for place, row, found in _once_more(judged, again)]
+    said = [f"{_where(row)}, with the tilt of each seed chosen by the other seeds, the difference is {effect(found.to_dict())} "
+            f"points instead of {effect(row)}, {told}." for row, found, told in made if told != CHANGES_NONE]
+    rest = len(made) - len(said)
+    if rest:
+        others = "comparisons" if not said else "other comparisons"
+        said.append(f"In {rest} {others} the tilt of each seed was also chosen by the other seeds, {CHANGES_NONE}.")
+    return said
+
+
+def _once_more(judged: Judgement, frame: pd.DataFrame) -> Iterator[tuple[int, dict[str, Any], Paired]]:
+    """The judged comparisons with the best tilt: place among all that decide, what was found, what this frame gives instead."""
+    claim = judged.claim
+    pairs = differences(frame, claim.ours, "best_tilt", claim.metric)
+    for place, row in enumerate(judged.deciding.to_dict("records")):
+        if row["rival"] == "best_tilt" and row["n"] >= claim.min_seeds:
+            own = pairs[(pairs["dataset"] == row["dataset"]) & (pairs["model"] == row["model"])]
+            together = averaged_over_budgets(own, row["budgets"].split(", "))
+            yield place, row, paired(together, claim.level, claim.margin)
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    return f"On {network_name(row['dataset'], row['model'])} at equal {UNITS[row['unit']]}"
+
+
+def _verdicts_with(judged: Judgement, place: int, found: Paired) -> str:
     """What another result of one comparison makes of its verdict and of the claim's, the others staying as they are."""
+    rows = judged.deciding.to_dict("records")
     changed = [verdict for _, verdict in decide(judged.claim, [*rows[:place], rows[place] | found.to_dict(), *rows[place + 1 :]])]
     if changed[place] == rows[place]["verdict"]:
         return CHANGES_NONE if changed == [row["verdict"] for row in rows] else "which changes another's verdict"
@@ -77,7 +113,3 @@ def _verdicts_with(judged: Judgement, rows: list[dict[str, Any]], place: int, fo
 
 def _frame(judged: Judgement) -> pd.DataFrame:
     return with_best_tilt(to_frame(judged.records), judged.runs)
-
-
-def _of(frame: pd.DataFrame, network: Mapping[str, str]) -> pd.DataFrame:
-    return frame[(frame[list(network)] == list(network.values())).all(axis=1)]

@@ -80,7 +80,8 @@ def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:
     if short := answers.answer(judged):
         parts.append(_listed(_emphasised(one) for one in [*short, answers.same_widths(judged)] if one))
     told = wording.summary(judged)
-    parts.append(f"<p>{html.escape(capital(told))} {html.escape(wording.closest(judged))}</p>")
+    told = " ".join(filter(None, [capital(told), wording.closest(judged), once_all_begun(judged)]))
+    parts.append(f"<p>{html.escape(told)}</p>")
     if claim.kind == "paired" and len(judged.deciding):
         parts.append(_listed(map(html.escape, [*alike_in(judged), *doubts(judged)])))
     parts += [f"<p>{html.escape(one)}</p>" for one in answers.beside(judged, records)]
@@ -97,6 +98,19 @@ def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:
         kind += ", each interval for itself, deciding nothing" if claim.kind == "paired" else ""
         parts.append(_folded(f"{kind}: {counted(len(said), 'finding')}", _listed(said)))
     return f'<div style="margin-bottom: 1.5rem">{"".join(parts)}</div>'
+
+
+def once_all_begun(judged: Judgement) -> str:
+    """What the first record of each profile that has none would do to the verdicts: the comparisons planned there count from then
+    on. Nothing where all are begun."""
+    rows, planned = judged.deciding.to_dict("records"), judged.claim.comparisons(judged.runs)
+    if not rows or planned <= rows[0]["family"]:
+        return ""
+    changed, whole = changes.with_all_planned(judged.claim, rows, planned)
+    said = [f"the verdict {findings.comparison(judged.claim, rows[at])}, would be {verdict}" for at, verdict in changed.items()]
+    said += [f"the verdict on the whole claim would be {whole} instead of {judged.verdict}"] * (whole != judged.verdict)
+    return (f"Once every profile has a record, {planned} comparisons count instead of {rows[0]['family']}: "
+            f"{'; '.join(said) or 'this alone changes no verdict'}.")
 
 
 def _emphasised(markdown: str) -> str:
