@@ -171,22 +171,23 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
     claims = {name: one for name, one in judged.items() if not one.claim.is_control}
     controls = {name: one for name, one in judged.items() if name not in claims}
     every = records.values()
-    lines = [_item(name, one, every) for name, one in claims.items()]
+    noted = {name: doubts(one) for name, one in judged.items()}
+    lines = [_item(name, one, every, noted[name]) for name, one in claims.items()]
     if controls:
-        lines += ["", "Controls:", "", *(_item(name, one, every) for name, one in controls.items())]
+        lines += ["", "Controls:", "", *(_item(name, one, every, noted[name]) for name, one in controls.items())]
     if trained := training(every):
         lines += ["", trained]
-    notes = "".join(f"- {name}: {_bracketed(note)}\n" for name, one in claims.items() for note in doubts(one)
-                    if note not in of_weight(one))
+    notes = "".join(f"- {name}: {_bracketed(note)}\n" for name in claims for note in noted[name] if not of_weight(note))
     numbers = ["```{dropdown} Every comparison of the claims in numbers", wording.digest(claims) + notes + "```"]
     return "\n".join([*lines, "", *numbers]) + "\n"
 
 
-def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]]) -> str:
-    """The claim with its verdict, and below it what was found, network by network, and what stands beside it."""
+def _item(name: str, judged: Judgement, records: Iterable[Mapping[str, Any]], noted: Iterable[str]) -> str:
+    """The claim with its verdict, and below it what was found, network by network, and what stands beside it; of the doubts that
+    were ``noted``, those of weight."""
     runs = f", {n_of(judged.recorded, judged.expected, ' planned runs recorded')}" if judged.recorded else ""
     shapes = " ".join([same_widths(judged), *wording.starved(judged)]).strip()
-    told = [*answer(judged), shapes, *beside(judged, records), *of_weight(judged)]
+    told = [*answer(judged), shapes, *beside(judged, records), *filter(of_weight, noted)]
     below = [f"  - {_bracketed(one)}" for one in told if one]
     return "\n".join([f"- **{name}, the claim:** {judged.claim.title}. **Found:** *{judged.told}*{runs}.", *below])
 

@@ -30,9 +30,9 @@ def doubts(judged: Judgement) -> list[str]:
             *chosen_by_the_other_seeds(judged)]
 
 
-def of_weight(judged: Judgement) -> list[str]:
-    """Those of the `doubts` that a reader of the verdict must know: they bound the control, or would change a verdict."""
-    return [doubt for doubt in doubts(judged) if CHANGES_NONE not in doubt]
+def of_weight(doubt: str) -> bool:
+    """Whether a reader of the verdict must know one of the `doubts`: it bounds the control, or would change a verdict."""
+    return CHANGES_NONE not in doubt
 
 
 def with_the_second(judged: Judgement) -> list[str]:
