@@ -19,7 +19,7 @@ from slimlib.errors import SlimlibError
 from slimlib.project import project_root
 from slimlib.recipe import Recipe
 from slimlib.rules import RULES
-from slimlib.study import untrained
+from slimlib.study import evidence, untrained
 from slimlib.study.claims import Claim, load_claims, published_layers
 from slimlib.study.runs import SLIM_STAGES
 from slimlib.study.studies import expand
@@ -283,6 +283,14 @@ def test_tilt_of_power_zero_is_uniform():
     for budget in ({"keep_macs": 0.35}, {"keep_params": 0.2}):
         flat = slimlib.plan_widths(model, example, rule="uniform", **budget)
         assert slimlib.plan_widths(model, example, rule="tilt", power=0.0, **budget).widths == flat.widths
+
+
+def test_a_page_trains_in_a_live_profile_unless_it_asks_for_what_is_recorded(monkeypatch):
+    asked = []
+    monkeypatch.setattr(evidence, "ensure", lambda runs, store, **how: asked.append(how["train"]) or [])
+    for told in ({"profile": "quick"}, {"profile": "quick", "train": False}, {"profile": "laptop"}):
+        assert study.gather(stage="prune", **told).runs
+    assert asked == [True, False, False]
 
 
 # ---- the committed evidence

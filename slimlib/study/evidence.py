@@ -63,8 +63,10 @@ class Evidence:
         return coverage(self.runs, self.records)
 
 
-def gather(profile: str, stage: str, studies: str | Sequence[str] | None = None, **axes: Any) -> Evidence:
-    """The runs of one stage in a profile, and their records: those missing are trained if the profile is live.
+def gather(
+    profile: str, stage: str, studies: str | Sequence[str] | None = None, train: bool = True, **axes: Any
+) -> Evidence:
+    """The runs of one stage in a profile, and their records: those missing are trained if the profile is live and `train` is.
 
     studies   one or several; None means all studies of the profile in which the stage occurs
     axes      as of `Profile.runs`; None leaves the axis as the profile has it. Models, and arms by the names that pages print,
@@ -86,7 +88,8 @@ def gather(profile: str, stage: str, studies: str | Sequence[str] | None = None,
             del given[axis]
     runs = [run for run in chosen.runs(names, **given) if run.stage == stage
             and all(getattr(run, of) in wanted for of, wanted in among.items())]
-    records = ensure(runs, chosen.store(), train=chosen.train == "live", progress=chosen.train == "live")
+    live = train and chosen.train == "live"
+    records = ensure(runs, chosen.store(), train=live, progress=live)
     return Evidence(chosen, tuple(runs), tuple(records))
 
 
