@@ -64,8 +64,7 @@ def paired(differences: Sequence[float], level: float = 0.95, margin: float = 0.
     """Compare two arms from their differences, one a seed.
 
     The t interval assumes roughly normal differences; the bootstrap (BCa, Efron 1987) does not, but is too narrow for a
-    handful of seeds. Where they disagree about the verdict, that of the t interval is
-    a close one.
+    handful of seeds. Where they disagree about the verdict, the t interval decides.
     """
     d = np.asarray(differences, float).round(ACCURACY_DIGITS)
     if d.ndim != 1 or not len(d) or not np.isfinite(d).all():
