@@ -52,7 +52,7 @@ def number(name: str, value: object) -> float:
 def seed(name: str, value: object, bits: int = 64) -> int:
     """``value`` as an int, if generators take it: numpy's none below 0, torch's none of more than 64 bits, and the frozen one
     that divides image sets none of more than 32."""
-    if not isinstance(value, Integral) or not 0 <= value < 2**bits:
+    if not isinstance(value, Integral) or isinstance(value, bool) or not 0 <= value < 2**bits:
         raise SlimlibError(f"{name}={value!r} must be a whole number from 0 to 2**{bits} - 1")
     return int(value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from numbers import Integral
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     ``batch_size``: images at a time, which memory must hold. Raises SlimlibError where it is not positive, where there are no
     images, and where they do not pass through the model or it returns no logits, fewer than a whole Data has classes, or NaN.
     """
+    kind("batch_size", batch_size, Integral, "a whole number of images")
     if batch_size < 1:
         raise SlimlibError(f"batch_size={batch_size} must be at least 1")
     split, classes = (data.test, data.num_classes) if isinstance(data, Data) else (data, 0)
@@ -80,6 +82,7 @@ def calibrate_batchnorm(model: nn.Module, split: ImagePart, batch_size: int = 10
     """
     kind("split", split, ImagePart, "a split of the data, such as data.train, or what has its labels, first, sample and "
                                     "normalised")
+    kind("batch_size", batch_size, Integral, "a whole number of images")
     if batch_size < 2:
         raise SlimlibError(f"batch_size={batch_size} must be at least 2: a single image has no spread")
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]

@@ -110,17 +110,17 @@ class WidthPlan:
             raise SlimlibError(f"plan: the entries {', '.join(sorted(wrong))} are missing or not known; "
                                "was it written by this version?")
         for name in ("widths", "full_widths"):
-            if not isinstance(values[name], Mapping) or not all(isinstance(w, int) for w in values[name].values()):
+            if not isinstance(values[name], Mapping) or not all(_whole(w) for w in values[name].values()):
                 raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number for each layer")
         widths, full = values["widths"], values["full_widths"]
         if wrong := [name for name in {**full, **widths} if not 1 <= widths.get(name, 0) <= full.get(name, 0)]:
             raise SlimlibError(f"plan: widths[{wrong[0]!r}]={widths.get(wrong[0])!r} must be a whole number from 1 to the full "
                                f"width, which is {full.get(wrong[0])!r}")
         for name in ("params", "macs", "full_params", "full_macs"):
-            if not isinstance(values[name], int):
+            if not _whole(values[name]):
                 raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number")
         shape = values["input_shape"]
-        if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
+        if not isinstance(shape, Sequence) or not all(map(_whole, shape)):
             raise SlimlibError(f"plan: input_shape={shape!r} must be a list of whole numbers")
         return cls(**{**values, "input_shape": tuple(shape)})
 
@@ -146,3 +146,8 @@ class WidthPlan:
         except (OSError, ValueError) as error:  # as which broken text is known
             raise SlimlibError(f"path={str(path)!r} holds no plan that WidthPlan.save wrote: {first_line(error)}") from error
         return cls.from_json(text, f"path={str(path)!r}")
+
+
+def _whole(value: object) -> bool:
+    """Whether a value from a file is a whole number; JSON's true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool)

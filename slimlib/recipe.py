@@ -55,8 +55,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise SlimlibError(f"{name}={getattr(self, name)!r} must be one of {', '.join(map(repr, choices))}")
+            value = getattr(self, name)
+            if not any(value is one or (isinstance(one, str) and value == one) for one in choices):  # 1 equals True
+                raise SlimlibError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+        object.__setattr__(self, "nesterov", arguments.flag("nesterov", self.nesterov))
         for name in ("epochs", "batch_size"):
             object.__setattr__(self, name, arguments.count(name, getattr(self, name)))
         for name in ("lr", "weight_decay", "warmup", "label_smoothing", "momentum"):

@@ -63,7 +63,8 @@ def eigenvalues(rows: list[torch.Tensor], center: bool = True) -> np.ndarray:
     in float64.
 
     The matrices are put side by side, so their scatters add. Centring takes each filter's mean within each layer. The divisor
-    is the number of positions, less one for each centred layer (as ``numpy.cov``). There are at most min(n, sum of (p_m - 1)).
+    is the number of positions, less one for each centred layer (as ``numpy.cov``). Centred, at most min(n, sum of (p_m - 1)) of
+    them are not 0, else min(n, sum of p_m).
     """
     one = scatter(rows, center)
     return _descending(torch.linalg.eigvalsh(one.matrix, UPLO="L"), one)

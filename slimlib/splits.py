@@ -110,12 +110,11 @@ class Split:
 def some(split: ImagePart, count: int | None) -> ImagePart:
     """At most ``count`` images of a split, in memory or of files (all for None), that stand for all of them.
 
-    The first ones; or, where images are sorted by class, :meth:`Split.sample`, as the first ones, and every batch, would be of
-    one class.
+    The first ones; or, where images lie class by class, in whatever order of the classes, :meth:`Split.sample`, as the first
+    ones, and every batch, would be of one class.
     """
-    rises = split.labels.diff()
-    by_class = bool((rises >= 0).all()) and bool((rises > 0).any())
-    return split.sample(count) if by_class else split.first(count)
+    runs, classes = 1 + int((split.labels.diff() != 0).sum()), len(split.labels.unique())
+    return split.sample(count) if runs == classes > 1 else split.first(count)
 
 
 @dataclass(frozen=True, eq=False)

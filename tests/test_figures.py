@@ -54,6 +54,7 @@ def test_labels_of_ones_own_are_no_powers(label):
     """What a user calls a rule in `compare` goes through tables and figures as it is."""
     assert names.tilt_power(label) is None and names.name(label) == label.replace("_", " ")
     assert in_order([label, "tilt(power=1.0)", "tilt(power=-1e-1)", "pca"])[:1] == ["pca"]
+    assert in_order(["aaa", "depth"]) == ["depth", "aaa"], "behind all that are known"
     assert names.tilt_power("tilt(power=-1e-1)") == -0.1 and names.name("tilt(power=-0.5)") == "tilt −0.5"
 
 
@@ -155,7 +156,7 @@ def kept_shares() -> pd.DataFrame:
 
 def sampled() -> pd.DataFrame:
     error = np.array([3.0, 1.0, 0.2])
-    table = pd.DataFrame({"width": [4, 8, 12], "error": error, "low": error / 2, "high": 2 * error})
+    table = pd.DataFrame({"width": [4, 8, 12], "level": 0.95, "error": error, "low": error / 2, "high": 2 * error})
     return table.assign(exact=error, uncorrelated=error)
 
 

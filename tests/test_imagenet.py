@@ -79,6 +79,12 @@ def test_some_images_are_of_every_class(data):
     assert len(some(data.train, 0)) == len(some(data.train.first(0), 5)) == 0
 
 
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [2, 2, 1, 1, 0, 0], [1, 1, 2, 2, 0, 0]])
+def test_some_images_that_lie_class_by_class_are_of_every_class_in_whatever_order(labels):
+    split = Split(torch.zeros(6, 3, 4, 4, dtype=torch.uint8), torch.tensor(labels), (0.5,) * 3, (0.5,) * 3)
+    assert sorted(some(split, 3).labels.tolist()) == [0, 1, 2]
+
+
 @pytest.mark.parametrize("labels", [[2, 0, 1, 2, 0, 1], [0, 1, 2, 2, 1, 2], [1] * 6])
 def test_some_images_of_a_set_in_random_order_are_the_first(labels):
     """As ever, so that records made on them stay valid."""

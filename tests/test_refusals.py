@@ -274,6 +274,9 @@ def test_a_plan_or_criterion_that_does_not_fit_leaves_the_model():
     other[0] = nn.Conv2d(3, 9, 3, padding=1)
     classes = copy.deepcopy(model)
     classes[-1] = nn.Linear(10, 7)
+    told = "plan: widths={'0': True} must be a whole number for each layer"
+    with pytest.raises(slimlib.SlimlibError, match=re.escape(told)):  # as JSON's true is read
+        slimlib.WidthPlan.from_dict(plan.to_dict() | {"widths": {"0": True}})
     for network, how, told in ((other, {}, "plan: layer 0 has 9 filters, but the plan was made for 8"),
                                (classes, {}, rf"plan: the model has \d+ parameters, but .* for {plan.full_params}; give"),
                                (half_way_through_training(), {}, "plan: the model has no layer '0'"),

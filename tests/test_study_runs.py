@@ -12,9 +12,11 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -145,8 +147,10 @@ def test_what_means_the_same_is_the_same_run():
     meant = written.but(budget="macs:0.5", recipe=Recipe(1, lr=1.0), dense_recipe=Recipe(1, lr=1.0, weight_decay=0.0),
                         options={"power": -1.0})  # fmt: skip
     assert written == meant and written.key == meant.key and written.arm == "tilt(power=-1.0)"
-    (images,) = written.but(rule="neyman", options={"calibration": 512}).to_dict()["options"].values()
-    assert images == 512 and isinstance(images, int)
+    for count in (512, 512.0):
+        (images,) = written.but(rule="neyman", options={"calibration": count}).to_dict()["options"].values()
+        assert images == 512 and isinstance(images, int)
+    assert written.but(seed=np.int64(1), center=np.True_).key == written.but(seed=1).key
 
 
 @pytest.mark.parametrize("change", [{"rule": "pcaa"}, {"criterion": "l11"}, {"coupling": "iner"}, {"stage": "prun"}])
@@ -189,6 +193,8 @@ def test_an_arm_is_named_by_all_that_makes_it_another(how, arm):
         ({"recipe": None}, "recipe"),
         ({"dense_recipe": None}, "dense_recipe"),
         ({"model": "resnet20:pretrained"}, "dense_recipe"),
+        ({"center": 1}, "center=1 must be True or False"),  # equal to True, as a number, with another key
+        ({"seed": True}, "seed"),
     ],
 )
 def test_a_run_that_makes_no_sense_is_refused_by_name(change, word):
@@ -497,7 +503,9 @@ def tiny_data(monkeypatch):
 def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
     store, dense = Store(tmp_path / "records", tmp_path / "cache"), TINY_RUNS[0].dense()
     first = study.execute(dense, store, progress=False)
-    network, _ = study.trained(dense, store)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        network, _ = study.trained(dense, store)
     with torch.no_grad():
         next(network.parameters()).zero_()  # a reader may do to it what they like
     assert next(study.trained(dense, store)[0].parameters()).abs().sum() > 0
@@ -510,6 +518,10 @@ def test_a_lost_checkpoint_is_remade_and_the_record_kept(tmp_path, tiny_data):
     assert store.get(dense)["metrics"]["test_accuracy"] == 0.123 and store.checkpoint_path(dense).exists()
     assert after["metrics"]["dense_test_accuracy"] == first["metrics"]["test_accuracy"]
     assert any("0.1230" in note for note in after["provenance"]["notes"])
+    with pytest.warns(UserWarning, match=r"its own record rests on another dense network \(test accuracy 0\.1230"):
+        study.trained(dense, store)
+    with pytest.raises(SlimlibError, match=r"dense .*its own record rests on another dense network"):
+        study.trained(dense, Store(store.root, store.cache, strict=True))
 
 
 SLIM = {"dataset": "fashionmnist-10k", "model": "resnet_small", "rule": "random", "coupling": "joint", "seed": 1,

@@ -535,6 +535,9 @@ def test_statistics_survive_what_stops_their_recomputation(data):
 def test_no_accuracy_comes_from_no_batches(data, batch_size):
     with pytest.raises(slimlib.SlimlibError, match=f"batch_size={batch_size} must be at least 1"):
         slimlib.evaluate(network(), data, batch_size=batch_size)
+    for function, images in ((slimlib.evaluate, data.test), (calibrate_batchnorm, data.train)):
+        with pytest.raises(slimlib.SlimlibError, match="batch_size is of type float; give a whole number of images"):
+            function(network(), images, batch_size=2.5)
 
 
 def test_kernels_of_video_are_left_as_they_lie(data):
@@ -597,7 +600,8 @@ def test_a_seed_that_is_none_is_refused(data, seed):
 
 @pytest.mark.parametrize("how, told", [
     ({"epochs": True}, "epochs=True must be a whole number, at least 1"), ({"lr": True}, "lr=True must be a number"),
-    ({"compile": "fast"}, "compile='fast' must be one of False, True, 'default'"), ({"epochs": 0}, "epochs=0 must be a whole"),
+    ({"compile": "fast"}, "compile='fast' must be one of False, True, 'default'"), ({"compile": 1}, "compile=1 must be one of"),
+    ({"nesterov": "no"}, "nesterov='no' must be True or False"), ({"epochs": 0}, "epochs=0 must be a whole"),
 ])  # fmt: skip
 def test_a_recipe_that_cannot_be_followed_is_refused(how, told):
     with pytest.raises(slimlib.SlimlibError, match=told):

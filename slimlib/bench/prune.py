@@ -71,4 +71,3 @@ def _check() -> None:
     if (got := {name: tuple(p.shape) for name, p in theirs.named_parameters()}) != want:
         wrong = next(name for name in want if got[name] != want[name])
         raise SlimlibError(f"bench: Torch-Pruning made {wrong} {got[wrong]}, slimlib {want[wrong]}; the two cannot be compared")
-

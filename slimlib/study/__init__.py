@@ -6,6 +6,7 @@ table = study.to_frame(records)
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 
 _HOME = {
     "Run": "runs",
@@ -44,7 +45,7 @@ __all__ = sorted({*_HOME, *_MODULES})
 def __getattr__(name: str):
     if name in _HOME:
         return getattr(import_module(f"slimlib.study.{_HOME[name]}"), name)
-    if name in _MODULES:
+    if name in _MODULES or (not name.startswith("_") and find_spec(f"slimlib.study.{name}")):
         return import_module(f"slimlib.study.{name}")
     raise AttributeError(f"module 'slimlib.study' has no attribute {name!r}")
 

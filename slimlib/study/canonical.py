@@ -22,9 +22,12 @@ def with_declared_floats(settings: Any) -> Any:
 
 
 def option_of(function: Callable[..., Any], name: str, value: Any) -> Any:
-    """The same for one argument of a function."""
+    """The same for one argument of a function; one that is not declared as float and is a whole number, of images say, is an
+    int."""
     declared = signature(function).parameters.get(name)
-    return float(value) if declared is not None and declared.annotation == "float" and _is_int(value) else value
+    if declared is not None and declared.annotation == "float":
+        return float(value) if _is_int(value) else value
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def without_none(value: Any) -> Any:

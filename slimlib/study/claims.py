@@ -14,7 +14,7 @@ from slimlib.errors import SlimlibError
 from slimlib.project import project_root
 from slimlib.study import studies
 from slimlib.study.budgets import parse
-from slimlib.study.names import is_arm, tilt_power
+from slimlib.study.names import is_arm, weight_free_power
 from slimlib.study.profiles import load_profile, profile_names
 from slimlib.study.runs import SLIM_STAGES, Run
 
@@ -84,7 +84,7 @@ class Claim:
 
     def sides(self, run: Run) -> list[str]:
         """What a run is to a paired claim: ours, a rival, both, or nothing. All tilts make up the best one."""
-        tilt = run.arm == "uniform" or tilt_power(run.arm or "") is not None
+        tilt = weight_free_power(run.arm) is not None
         return [arm for arm in (self.ours, *self.rivals) if run.arm == arm or (arm == "best_tilt" and tilt)]
 
     def comparisons(self, runs: Iterable[Run]) -> int:

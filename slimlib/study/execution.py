@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable
 from contextlib import nullcontext
 from typing import Any
@@ -13,7 +14,7 @@ from slimlib.copying import copied
 from slimlib.distributed import World
 from slimlib.errors import Diverged, SlimlibError
 from slimlib.study.locks import RunBusy
-from slimlib.study.networks import dense_network, loaded
+from slimlib.study.networks import dense_network, loaded, same_start
 from slimlib.study.provenance import code_version
 from slimlib.study.runs import Run, with_needs
 from slimlib.study.stages import MAKERS
@@ -40,7 +41,7 @@ def execute(run: Run, store: Store, progress: bool = True, wait: bool = True) ->
         if world.agreed(record is not None and not _weights_missing(run, store)):
             return record
         made = MAKERS[run.stage](run, store, progress)
-        if record is None and world.rank == 0:  # else only the checkpoint was gone, and the evidence stays as it was
+        if world.rank == 0 and store.get(run) is None:  # else only the checkpoint was gone, and the evidence stays as it was
             store.put(run, made)
         world.agreed()
         return store.get(run)
@@ -110,11 +111,17 @@ def _work_off(missing: list[Run], store: Store, bar: Any) -> dict[Run, str]:
 
 
 def trained(run: Run, store: Store) -> tuple[torch.nn.Module, Any]:
-    """A copy of the dense network of a run, in evaluation mode, and its data as it wants them; trained first if need be."""
+    """A copy of the dense network of a run, in evaluation mode, and its data as it wants them; trained first if need be.
+
+    Where it is not the network that the run's record tells of, as after a lost checkpoint on another machine, a warning says so;
+    among evidence it is refused.
+    """
     if run.stage != "dense":
         raise SlimlibError(f"stage={run.stage!r}: only a dense run has a network to load")
     execute(run, store)
-    network, data, _ = dense_network(run, store, loaded(run.dataset))
+    network, data, told = dense_network(run, store, loaded(run.dataset))
+    for note in same_start(run, store, told):
+        warnings.warn(note, stacklevel=2)
     return copied(network), data  # the one that is kept serves the runs to come, whose records name its fingerprint
 
 

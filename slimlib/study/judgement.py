@@ -53,6 +53,12 @@ class Judgement:
         """The records by the keys of their runs, as `pairs` name them."""
         return {record["key"]: record for record in self.records}
 
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The records by `to_frame`, with the best tilt of each cell (`pairing.with_best_tilt`); without columns if none."""
+        frame = to_frame(self.records)
+        return with_best_tilt(frame, self.runs) if len(frame) else frame
+
     @property
     def recorded(self) -> int:
         return len(self.records)
@@ -146,7 +152,7 @@ def _judge_paired(claim: Claim, records: list[dict[str, Any]], wanted: list[Run]
         pairs = differences(frame, claim.ours, rival, claim.metric)
         for (dataset, model, unit), wanted_budgets in expected[rival].items():
             part = pairs[(pairs["dataset"] == dataset) & (pairs["model"] == model) & (pairs["budget_kind"] == unit)]
-            head = {"rival": rival, "dataset": dataset, "model": model, "unit": unit, "family": family}
+            head = {"rival": rival, "dataset": dataset, "model": model, "unit": unit, "family": family, "level": claim.level}
             all_pairs.append(part.assign(ours=claim.ours, rival=rival, unit=unit))
             for budget, cell in sorted(part.groupby("budget"), key=lambda item: budgets.parse(item[0])):
                 cells.append(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slimlib.study.findings import auc_told, degree
 from slimlib.study.layers import WHATEVER_THE_BUDGET, layer_table
-from slimlib.study.names import interval, joined, network_name, plain_name, signed
+from slimlib.study.names import architecture, interval, joined, network_name, plain_name, signed
 from slimlib.study.store import network_of
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def with_ties(
         if which not in found:
             mine = [record for record in records if network_of(record) == which[:2]]
             layers = layer_table(mine, "depth" if row["rule"] == "drop" else row["rule"], row["budget"], row["ratio"])
-            layers = layers[~layers.index.isin((exclude or {}).get(row["model"].removesuffix(":pretrained"), ()))]
+            layers = layers[~layers.index.isin((exclude or {}).get(architecture(row["model"]), ()))]
             counts = layers["drop" if row["rule"] == "drop" else "score"].round(12).value_counts()
             found[which] = int(counts.iloc[0]), float(counts.index[0])
         most.append(found[which])

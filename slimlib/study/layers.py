@@ -9,6 +9,7 @@ import numpy as np
 
 from slimlib.errors import SlimlibError
 from slimlib.study.evidence import Evidence
+from slimlib.study.names import architecture
 from slimlib.study.ranks import auc, gain, rank_agreement, without_one
 from slimlib.study.statistics import holm
 from slimlib.study.store import network_of
@@ -94,11 +95,10 @@ def too_few_layers(
     records: Iterable[Mapping[str, Any]], exclude: Mapping[str, Sequence[str]] | None, least: int
 ) -> set[tuple[str, str]]:
     """The networks, (data set, model), of whose layers an order says nothing: fewer than `least` besides those left out."""
-    few = set()
+    few, left_out = set(), exclude or {}
     for record in records:
         dataset, model = network_of(record)
-        left_out = (exclude or {}).get(model.removesuffix(":pretrained"), ())
-        if len(set(record["sensitivity"]["group"]) - set(left_out)) < least:
+        if len(set(record["sensitivity"]["group"]) - set(left_out.get(architecture(model), ()))) < least:
             few.add((dataset, model))
     return few
 
@@ -118,8 +118,8 @@ def correlations(
     coefficient is than that of depth alone, with its interval; `without_low` and `without_high` are its reach when each layer in
     turn is left out; `median_drop` and `largest_drop` are of the layers' accuracy, as an order of drops that are next to nothing
     is next to chance. Networks with fewer layers than `min_groups` are left out. `exclude` holds groups to leave out by
-    architecture. `rules` None means every rule that the network's records hold at all budgets, between the controls "depth" and
-    "neyman_score".
+    architecture. `rules` None means every rule that the network's records hold at all budgets, the control "depth" behind the
+    first of them and "neyman_score" last.
     """
     import pandas as pd
 
@@ -129,7 +129,7 @@ def correlations(
         if (dataset, model) in few:
             continue
         mine = [record for record in records if network_of(record) == (dataset, model)]
-        left_out = (exclude or {}).get(model.removesuffix(":pretrained"), ())
+        left_out = (exclude or {}).get(architecture(model), ())
         held = [rule for rule in rules_scanned(mine, budgets[0]) if all(rule in rules_scanned(mine, b) for b in budgets)]
         for rule in [*held[:1], "depth", *held[1:], "neyman_score"] if given is None else given:
             for budget in budgets:

@@ -36,7 +36,7 @@ def locked(path: Path, label: str, wait: bool = True) -> Iterator[None]:
     """Hold a lock file; others wait, or get `RunBusy`, which names the `label`, when wait=False.
 
     The lock of a process that has died, as after kill -9, is taken over. Should two processes ever take over the
-    same one in the same instant, the run is computed twice and the same record written twice: wasteful, not wrong.
+    same one in the same instant, the run is computed twice, and the record of the first stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = json.dumps(_owner())
@@ -86,7 +86,7 @@ def _create(path: Path, text: str) -> bool:
     """Make the lock file, whole from the first instant on, unless it exists: a hard link is as exclusive as O_EXCL."""
     temporary = path.with_name(f".{uuid.uuid4().hex}")
     try:
-        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY), "w") as file:
+        with os.fdopen(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666), "w") as file:
             file.write(text)
         os.link(temporary, path)
     except FileExistsError:

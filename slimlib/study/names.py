@@ -53,6 +53,16 @@ def tilt_power(arm: str) -> float | None:
     return float(tilt[1]) if tilt else None
 
 
+def weight_free_power(arm: str | None) -> float | None:
+    """The power of a tilt, of which `uniform` is the one of power 0; None of other arms."""
+    return 0.0 if arm == "uniform" else tilt_power(arm or "")
+
+
+def architecture(model: str) -> str:
+    """A run's model without ":pretrained"."""
+    return model.removesuffix(":pretrained")
+
+
 def name(arm: str) -> str:
     """What figures and tables call an arm: "tilt(power=-0.5)" is "tilt −0.5"."""
     if (inner := uncoupled(arm)) != arm:
@@ -66,7 +76,7 @@ def in_order(arms: Iterable[str]) -> list[str]:
     """Arms in the order of ORDER, variants behind their rule, labels of one's own last."""
     def place(arm: str) -> tuple[int, float, str]:
         known = _listed(arm)
-        return ORDER.index(known if known in ORDER else ORDER[-1]), tilt_power(uncoupled(arm)) or 0.0, arm
+        return ORDER.index(known) if known in ORDER else len(ORDER), tilt_power(uncoupled(arm)) or 0.0, arm
 
     return sorted(dict.fromkeys(arms), key=place)
 
@@ -100,7 +110,7 @@ def budget_name(budget: str) -> str:
 
 def model_name(model: str) -> str:
     """ "resnet56:pretrained" is "published ResNet-56"."""
-    bare = model.removesuffix(":pretrained")
+    bare = architecture(model)
     told = MODELS.get(bare) or re.sub(r"^resnet(\d+)$", r"ResNet-\1", bare)
     return f"published {told}" if model.endswith(":pretrained") else told
 

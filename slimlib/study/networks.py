@@ -49,12 +49,18 @@ def _from_checkpoint(run: Run, cache: Path, written: int, data: Any) -> tuple[to
 
 
 def published(run: Run, data: Any) -> tuple[torch.nn.Module, Any]:
-    model = models.pretrained(f"{run.dataset}/{run.architecture}").to(data.device).eval()
+    """The network with published weights, and the data as it wants them: one of each for the runs that start from it."""
+    return _published(f"{run.dataset}/{run.architecture}", data)
+
+
+@lru_cache(maxsize=1)
+def _published(name: str, data: Any) -> tuple[torch.nn.Module, Any]:
+    model = models.pretrained(name).to(data.device).eval()
     return model, slimlib.data.with_normalisation(data, *models.PRETRAINED_NORMALISATION)
 
 
 def same_start(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
-    """Notes on the records beside this run that rest on another dense network than it does; evidence refuses them.
+    """Notes on the records beside this run, or of it, that rest on another dense network than it does; evidence refuses them.
 
     The same seed trains another network on another processor. Arms that start from different networks are no pair, and
     the accuracy or the scan of another network says nothing of this one.
@@ -68,7 +74,8 @@ def same_start(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
             notes.append(images)
         if _same_weights(record, told):
             continue
-        theirs = f"{record['label']} rests on another dense network (test accuracy {_dense_accuracy(record):.4f}, here "
+        whose = "its own record" if record["key"] == run.key else record["label"]
+        theirs = f"{whose} rests on another dense network (test accuracy {_dense_accuracy(record):.4f}, here "
         theirs += f"{told['test_accuracy']:.4f})"
         if store.strict:
             raise SlimlibError(
@@ -81,8 +88,9 @@ def same_start(run: Run, store: Store, told: dict[str, Any]) -> list[str]:
 
 
 def _companions(run: Run, store: Store) -> Iterator[dict[str, Any]]:
-    """The records that this run's own is read together with: what it needs, and in evidence its comparison's other arms."""
-    yield from filter(None, map(store.get, run.needs()))
+    """The records that this run's own is read together with: what it needs, and in evidence its comparison's other arms; of a
+    dense run, which needs nothing, its own."""
+    yield from filter(None, map(store.get, run.needs() or [run]))
     if store.strict and run.stage in SLIM_STAGES:
         for record in store.all(run.folder):
             other = Run.from_dict(record["run"])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from slimlib.errors import SlimlibError
-from slimlib.study.names import is_arm, tilt_power
+from slimlib.study.names import is_arm, weight_free_power
 from slimlib.study.statistics import ACCURACY_DIGITS, SEEDS_FOR_INTERVAL, paired
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
 
     competing = defaultdict(set)
     for run in planned:
-        if run.arm == "uniform" or tilt_power(run.arm or "") is not None:
+        if weight_free_power(run.arm) is not None:
             competing[tuple(getattr(run, axis) for axis in CELL)].add(run.arm)
     added = []
     for cell, tilts in competing.items():
@@ -125,7 +125,7 @@ def with_best_tilt(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
 def by_validation(tilts: pd.DataFrame) -> list[str]:
     """The tilts of a cell by their mean validation accuracy, best first; of equal ones the power nearest 0, then the lower."""
     means = tilts.groupby("arm")["val_accuracy"].mean().round(ACCURACY_DIGITS)
-    powers = {arm: tilt_power(arm) or 0.0 for arm in means.index}
+    powers = {arm: weight_free_power(arm) for arm in means.index}
     return sorted(means.index, key=lambda arm: (-means[arm], abs(powers[arm]), powers[arm]))
 
 

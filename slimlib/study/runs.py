@@ -83,7 +83,6 @@ class Run:
         wants["dense_recipe"] = self.stage != "dense" and not self.pretrained
         wants["distill"] = self.stage == "distill"
         options.must_fit(self.stage, self.rule, dict(self.options))
-        arguments.seed("seed", self.seed)
         for name, wanted in wants.items():
             value = getattr(self, name)
             if wanted and value is None:
@@ -93,10 +92,11 @@ class Run:
 
     def _to_one_form(self) -> None:
         """What is written differently and means the same becomes the same, as values come from YAML, JSON and Python."""
-        options = self.options.items() if isinstance(self.options, Mapping) else self.options
+        given = self.options.items() if isinstance(self.options, Mapping) else self.options
         rule = RULES.get(self.rule)
-        told = {str(name): option_of(rule, name, frozen(value)) if rule else frozen(value) for name, value in options}
-        form: dict[str, Any] = {"options": tuple(sorted(told.items()))}
+        told = {str(name): option_of(rule, name, frozen(value)) if rule else frozen(value) for name, value in given}
+        form: dict[str, Any] = {"center": arguments.flag("center", self.center), "seed": arguments.seed("seed", self.seed)}
+        form["options"] = tuple(sorted(told.items()))
         for name in ("recipe", "dense_recipe", "distill"):
             if (settings := getattr(self, name)) is not None:
                 form[name] = with_declared_floats(settings)

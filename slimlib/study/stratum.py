@@ -99,7 +99,8 @@ def only_reader(model: nn.Module, group: Group) -> nn.Conv2d | None:
 def experiment(layer: Stratum, widths: Iterable[int], draws: int = 100, seed: int = 0, level: float = 0.95) -> pd.DataFrame:
     """Random subsets of each width: the mean error and its t interval, beside the formulas; one row a width.
 
-    ``error``, ``low``, ``high`` from ``draws`` subsets; ``exact`` :meth:`Stratum.expected_error`; ``uncorrelated`` V (n/w - 1).
+    ``error``, and ``low`` to ``high`` at this ``level``, from ``draws`` subsets; ``exact`` :meth:`Stratum.expected_error`;
+    ``uncorrelated`` V (n/w - 1).
     All as shares of ``total``, the variance of the full sum.
     """
     import pandas as pd
@@ -110,7 +111,7 @@ def experiment(layer: Stratum, widths: Iterable[int], draws: int = 100, seed: in
             raise SlimlibError(f"widths: {width} must lie between 1 and {layer.n - 1}, or there is nothing left to estimate")
         errors = [layer.error(generator.choice(layer.n, width, replace=False)) / layer.total for _ in range(draws)]
         mean, half = np.mean(errors), t_half_width(np.std(errors, ddof=1), draws, level)
-        row = {"width": width, "error": mean, "low": mean - half, "high": mean + half}
+        row = {"width": width, "level": level, "error": mean, "low": mean - half, "high": mean + half}
         row |= {"exact": layer.expected_error(width) / layer.total}
         rows.append(row | {"uncorrelated": layer.brought * (layer.n / width - 1) / layer.total})
     return pd.DataFrame(rows)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets
 from slimlib.study.findings import effect
-from slimlib.study.names import UNITS, budget_name, in_order, network_name, plain_name, points, signed, slug, tilt_power
+from slimlib.study.names import UNITS, budget_name, in_order, network_name, plain_name, points, signed, slug, weight_free_power
 from slimlib.study.pairing import against, on_shared_seeds
 from slimlib.study.runs import Run
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
@@ -114,14 +114,14 @@ def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
 
     tried: dict[tuple[str, str, str], set[float]] = {}
     for run in planned:
-        if (power := _power(run.arm or "")) is not None:
+        if (power := weight_free_power(run.arm)) is not None:
             tried.setdefault((run.dataset, run.model, run.budget), set()).add(power)
     best = frame[frame["arm"] == "best_tilt"] if "chosen" in frame else frame.iloc[:0]
     rows = []
     where = ["dataset", "model", "criterion", "budget"]
     for _, cell in best.groupby(where, sort=False, dropna=False) if len(best) else ():  # students have no criterion
         row = cell.iloc[0]
-        powers, chosen = tried[row["dataset"], row["model"], row["budget"]], _power(row["chosen"])
+        powers, chosen = tried[row["dataset"], row["model"], row["budget"]], weight_free_power(row["chosen"])
         told = {"network": network_name(row["dataset"], row["model"]), "budget": budget_name(row["budget"])}
         told["tilt chosen on validation images"] = plain_name(row["chosen"])
         told |= {"seeds": len(cell), "second": plain_name(row["second"])}
@@ -131,11 +131,6 @@ def tilts(frame: pd.DataFrame, planned: Iterable[Run]) -> pd.DataFrame:
     columns = ["network", "budget", "tilt chosen on validation images", "seeds", "second", "ahead (points ± standard error)",
                "end of the grid"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
-
-
-def _power(arm: str) -> float | None:
-    """The power of a tilt, of which `uniform` is one; None for other arms."""
-    return 0.0 if arm == "uniform" else tilt_power(arm)
 
 
 LATENCIES = "milliseconds [quartiles], share of the dense network's time"

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study.deciding import as_a_whole, decide
 from slimlib.study.findings import effect, ends_of_the_grid
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import UNITS, budget_name, joined, network_name, tilt_power
-from slimlib.study.pairing import averaged_over_budgets, by_validation, differences, with_best_tilt
+from slimlib.study.names import UNITS, budget_name, joined, network_name, weight_free_power
+from slimlib.study.pairing import averaged_over_budgets, by_validation, differences
 from slimlib.study.statistics import Paired, paired
-from slimlib.study.store import to_frame
 from slimlib.study.tables import tilts
 
 if TYPE_CHECKING:
@@ -26,8 +25,7 @@ def doubts(judged: Judgement) -> list[str]:
     """Sentences about a claim's best tilt: ends of the grid, what the second one or a choice by other seeds would change."""
     if "best_tilt" not in judged.claim.rivals or not judged.records:
         return []
-    return [*ends_of_the_grid(tilts(_frame(judged), judged.runs)), *with_the_second(judged),
-            *chosen_by_the_other_seeds(judged)]
+    return [*ends_of_the_grid(tilts(judged.frame, judged.runs)), *with_the_second(judged), *chosen_by_the_other_seeds(judged)]
 
 
 def of_weight(doubt: str) -> bool:
@@ -40,7 +38,7 @@ def with_the_second(judged: Judgement) -> list[str]:
     standard error: there the choice may be one of chance, while the rule beside it makes none."""
     import pandas as pd
 
-    frame = _frame(judged) if judged.records else pd.DataFrame()
+    frame = judged.frame
     if "lead" not in frame:
         return []
     close = (frame["arm"] == "best_tilt") & (frame["lead"] <= frame["lead_error"])
@@ -64,10 +62,10 @@ def chosen_by_the_other_seeds(judged: Judgement) -> list[str]:
     the choice of its own tilt, and the interval knows that the choice may fall otherwise. What it changes is told."""
     import pandas as pd
 
-    frame = _frame(judged) if judged.records else pd.DataFrame()
+    frame = judged.frame
     if "lead" not in frame:
         return []
-    tilts = frame[[arm == "uniform" or tilt_power(arm) is not None for arm in frame["arm"]]]
+    tilts = frame[frame["arm"].map(weight_free_power).notna()]
     best, chosen = frame[frame["arm"] == "best_tilt"], []
     for _, of in best.groupby(WHERE[:-1], dropna=False):
         rows = tilts.merge(of[WHERE], on=WHERE)
@@ -109,7 +107,3 @@ def _verdicts_with(judged: Judgement, place: int, found: Paired) -> str:
     told = f"and the verdict would be {changed[place]} instead of {rows[place]['verdict']}"
     whole = as_a_whole(changed, rows[place]["family"])
     return told if whole == judged.verdict else f"{told}; that on the whole claim would be {whole} instead of {judged.verdict}"
-
-
-def _frame(judged: Judgement) -> pd.DataFrame:
-    return with_best_tilt(to_frame(judged.records), judged.runs)

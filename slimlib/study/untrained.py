@@ -8,10 +8,12 @@ import numpy as np
 
 from slimlib.errors import SlimlibError
 from slimlib.randomness import seeded
+from slimlib.study.names import architecture
 
 if TYPE_CHECKING:
     import pandas as pd
     import torch
+
 
 def untrained_network(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn.Module, torch.Tensor]:
     """The architecture of a run with fresh weights, and an empty image of its data set: no data and no training needed.
@@ -28,7 +30,7 @@ def untrained_network(dataset: str, model: str, seed: int = 0) -> tuple[torch.nn
     known = KNOWN.get(dataset)
     classes, channels, side = (known.num_classes, len(known.mean), known.side) if known else (1000, 3, 224)
     with seeded(seed):
-        network = models.build(model.removesuffix(":pretrained"), classes, channels)
+        network = models.build(architecture(model), classes, channels)
     return network.eval(), torch.zeros(1, channels, side, side)
 
 

@@ -44,28 +44,39 @@ def gains(
     widths = {record["key"]: tuple(record["widths"].items()) for record in records if "widths" in record}
     rows, seen, arms = [], set(), []
     if len(pruned) and len(students):
-        frames = (pruned[pruned["criterion"] == criterion], students)
-        arms = in_order(arm for arm in frames[0]["arm"] if arm != reference and arm in set(students["arm"]))
+        pruned = pruned[pruned["criterion"] == criterion]
+        arms = in_order(arm for arm in pruned["arm"] if arm != reference and arm in set(students["arm"]))
     for arm in arms:
-        pairs = [differences(frame, arm, reference) for frame in frames]
-        suffixes = tuple(f"_{side}" for side in SIDES)
-        both = pairs[0].merge(pairs[1], on=[*CELL, "seed"], suffixes=suffixes).sort_values("seed", ignore_index=True)
-        shape = {who: [both[f"key_{who}_{side}"].map(widths) for side in SIDES] for who in ("ours", "rival")}
-        both["shape"], both["reference"] = shape["ours"][0], shape["rival"][0]
-        alike = (shape["ours"][0] == shape["ours"][1]) & (shape["rival"][0] == shape["rival"][1])
-        for cell, part in both[alike].groupby(CELL, sort=False):
-            if (*cell, *part["shape"]) in seen or part["shape"].equals(part["reference"].rename("shape")):
-                continue
-            seen.add((*cell, *part["shape"]))
-            row = {**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, "level": level, "n": len(part)}
-            gained = {side: part[f"difference_{side}"] for side in SIDES}
-            for side, differences_of in (gained | {"less": gained["pruned"] - gained["student"]}).items():
-                found = paired(differences_of, level)
-                row |= {f"{side}{end}": value for end, value in zip(GAIN, (found.mean, found.low, found.high), strict=True)}
-            keys = [key for side in SIDES for who in ("ours", "rival") for key in part[f"key_{who}_{side}"]]
-            rows.append(row | {"keys": ", ".join(keys)})
+        for cell, part in _alike(pruned, students, arm, reference, widths).groupby(CELL, sort=False):
+            shapes = (*cell, *part["ours"])
+            if shapes not in seen and not part["ours"].equals(part["rival"].rename("ours")):
+                seen.add(shapes)
+                row = {**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, "level": level}
+                rows.append(row | _gained(part, level))
     numbers = [f"{side}{end}" for side in (*SIDES, "less") for end in GAIN]
     return pd.DataFrame(rows, columns=[*CELL, "arm", "reference", "level", "n", *numbers, "keys"])
+
+
+def _alike(pruned: pd.DataFrame, students: pd.DataFrame, arm: str, reference: str, widths: Mapping[str, Any]) -> pd.DataFrame:
+    """The differences of both stages side by side, a row a seed in which the arm had the same widths in both, and so had the
+    reference; `ours` and `rival` are those widths."""
+    pairs = [differences(frame, arm, reference) for frame in (pruned, students)]
+    both = pairs[0].merge(pairs[1], on=[*CELL, "seed"], suffixes=[f"_{side}" for side in SIDES])
+    for who in ("ours", "rival"):
+        shapes = [both[f"key_{who}_{side}"].map(widths) for side in SIDES]
+        both = both.assign(**{who: shapes[0]})[shapes[0] == shapes[1]]
+    return both.sort_values("seed", ignore_index=True)
+
+
+def _gained(part: pd.DataFrame, level: float) -> dict[str, Any]:
+    """The gains of one cell with their intervals, their number and the keys they rest on."""
+    by_seed = {side: part[f"difference_{side}"] for side in SIDES}
+    row: dict[str, Any] = {"n": len(part)}
+    for side, of in (by_seed | {"less": by_seed["pruned"] - by_seed["student"]}).items():
+        found = paired(of, level)
+        row |= {f"{side}{end}": value for end, value in zip(GAIN, (found.mean, found.low, found.high), strict=True)}
+    keys = [key for side in SIDES for who in ("ours", "rival") for key in part[f"key_{who}_{side}"]]
+    return row | {"keys": ", ".join(keys)}
 
 
 def told(table: pd.DataFrame) -> list[str]:

@@ -82,7 +82,8 @@ def control_forest(cells: pd.DataFrame, ours: str, margin: float | None = None) 
         axis.set_title(f"{name(ours)} vs {name(rival)}\n{network_name(dataset, model)}", loc="left")
     for axis in axes.flat[len(panels) :]:
         axis.set_visible(False)
-    bars = ", 95 % t intervals" if cells["n"].max() >= SEEDS_FOR_INTERVAL else ", mean over seeds"
+    level = f"{100 * cells['level'].iloc[0]:g} %"
+    bars = f", {level} t intervals" if cells["n"].max() >= SEEDS_FOR_INTERVAL else ", mean over seeds"
     fig.supxlabel(f"difference in accuracy, percentage points{bars} (right of 0: the first is better)", fontsize=10)
     return fig
 

@@ -34,7 +34,7 @@ def sampling_error(table: pd.DataFrame, n: int, rule: float | None = None) -> Fi
     if rule is not None:
         axis.plot(width, rule * falls, color=RED, linestyle=":", linewidth=2, label="what the rule computes, no data")
     axis.errorbar(table["width"], table["error"], [table["error"] - table["low"], table["high"] - table["error"]], fmt="o",
-                  color=BLACK, capsize=3, markersize=4.5, label="random subsets, 95 % interval")  # fmt: skip
+                  color=BLACK, capsize=3, markersize=4.5, label=f"random subsets, {100 * at['level']:g} % interval")  # fmt: skip
     axis.set(xlabel=f"units kept, of {n}", ylabel="error / variance of the full sum", yscale="log")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.legend()
