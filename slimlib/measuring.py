@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -32,10 +32,45 @@ class Reading(NamedTuple):
     scale: np.ndarray | float = 1.0  # of each of its outputs, between it and what it joins
 
 
+class _Branch:
+    """What is tallied of one reader: of what it reads and writes, and of the additions that its output goes to."""
+
+    def __init__(self):
+        self.inputs, self.outputs = ChannelStatistics(), ChannelStatistics()
+        self.plain, self.scaled = ChannelStatistics(), ChannelStatistics()  # outputs that are scaled on the way: before, after
+        self.joined: list[ChannelStatistics] = []  # what the output is added to: first in a pass, second, ...
+        self.turn = 0  # additions so far in this pass
+
+    def look(self, layer: nn.Module, args: tuple, kwargs: dict, output: torch.Tensor) -> None:
+        """The forward hook on the reader."""
+        value = next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
+        self.inputs.add(value, channel_axis(layer, value))
+        self.outputs.add(output, channel_axis(layer, output))
+
+    def join(self, other: torch.Tensor, axis: int) -> None:
+        """The output is added to ``other``, whose channels are along ``axis``."""
+        if self.turn == len(self.joined):
+            self.joined.append(ChannelStatistics())
+        self.joined[self.turn].add(other, axis)
+        self.turn += 1
+
+    def reading(self, norm: nn.Module | None) -> Reading:
+        """What the tallies come to; ``norm``: the BatchNorm behind the reader, if there is one."""
+        scale = 1.0
+        if self.scaled.count:  # standard deviation of each output where it is added up, as a multiple of what the reader wrote
+            before, after = self.plain.variance(), self.scaled.variance()
+            scale = np.sqrt(np.divide(after, before, out=np.ones_like(after), where=before > 0))
+        own = self.outputs.variance() * np.square(scale)
+        if norm is not None:
+            own *= batchnorm_scale(norm, torch.float64).square().cpu().numpy()
+        joined = sum(float(tally.variance().sum()) for tally in self.joined)
+        return Reading(self.inputs.variance(), float(own.sum()) + joined, scale)
+
+
 class _Written(NamedTuple):
     """A tensor that is a reader's output, or that output shifted, scaled or with its axes moved."""
 
-    reader: str
+    branch: _Branch  # of the reader
     output: torch.Tensor  # as the reader wrote it,
     written_axis: int  # with the channels there
     axis: int  # where they are in the tensor
@@ -43,28 +78,29 @@ class _Written(NamedTuple):
 
 
 class _Joins(TorchFunctionMode):
-    """Sees every addition and subtraction, and tallies what a reader's output is combined with.
+    """Sees every addition and subtraction, and tallies what a reader's output is combined with, in the reader's branch.
 
     The output may be shifted or scaled on the way, by a number, a weight of each channel or a gate that is smaller than it, and
     its axes may move. What a residual block adds up in place is the stream from then on, and what that is added to later is none
     of the block's concern.
     """
 
-    def __init__(self):
+    def __init__(self, branches: dict[str, _Branch]):
         super().__init__()
-        self.joined: dict[tuple[str, int], ChannelStatistics] = defaultdict(ChannelStatistics)
-        self.plain: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)  # of outputs that are scaled: before,
-        self.scaled: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)  # and after
+        self.branches = branches  # reader -> what is tallied of it
         self.forget()
 
     def forget(self) -> None:
         """Between batches: drop what was written, and count a reader's additions from the first again."""
         self.written: dict[int, _Written] = {}
         self.alive: list[torch.Tensor] = []  # or an id could be given to another tensor, whose additions would then count
-        self.seen: dict[str, int] = defaultdict(int)
+        for branch in self.branches.values():
+            branch.turn = 0
 
-    def wrote(self, reader: str, output: torch.Tensor, axis: int) -> None:
-        self._keep(output, _Written(reader, output, axis, axis, 0))
+    def wrote(self, branch: _Branch, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+        """A forward hook, bound to a branch, on the module that writes what is added up: the reader, or the norm behind it."""
+        axis = channel_axis(module, output)
+        self._keep(output, _Written(branch, output, axis, axis, 0))
 
     def _keep(self, tensor: torch.Tensor, known: _Written) -> None:
         self.written[id(tensor)] = known._replace(version=tensor._version)
@@ -83,12 +119,11 @@ class _Joins(TorchFunctionMode):
             alpha = kwargs.get("alpha", 1)  # of the second
             self._join(operands[0], 1, operands[1], alpha)
             self._join(operands[1], alpha, operands[0], 1)
-        followed = self._followed(name, operands)
-        if followed and in_place and followed[1].output is followed[0]:  # it is about to be written over
-            followed = followed[0], followed[1]._replace(output=followed[0].clone())
+        source, known = self._followed(name, operands) or (None, None)
+        if known and in_place and known.output is source:  # it is about to be written over
+            known = known._replace(output=source.clone())
         result = func(*args, **kwargs)
-        if followed and isinstance(result, torch.Tensor) and result.dim() == followed[0].dim():
-            source, known = followed
+        if known and isinstance(result, torch.Tensor) and result.dim() == source.dim():
             if name in MOVES:  # done to a tensor of one number, and two along the axis of the channels
                 marked = torch.empty([1 + (i == known.axis) for i in range(source.dim())])
                 known = known._replace(axis=func(marked, *args[1:], **kwargs).shape.index(2))
@@ -113,18 +148,11 @@ class _Joins(TorchFunctionMode):
         known = self._known(own)
         if known is None or not _is_stream(other, own):
             return
-        self.joined[known.reader, self.seen[known.reader]].add(_times(its_weight, other), known.axis)
-        self.seen[known.reader] += 1
+        branch = known.branch
+        branch.join(_times(its_weight, other), known.axis)
         if own is not known.output or weight != 1:
-            self.plain[known.reader].add(known.output, known.written_axis)
-            self.scaled[known.reader].add(_times(weight, own), known.axis)
-
-    def scale(self, reader: str) -> np.ndarray | float:
-        """Standard deviation of each output where it is added up, as a multiple of what the reader wrote."""
-        if reader not in self.scaled:
-            return 1.0
-        before, after = self.plain[reader].variance(), self.scaled[reader].variance()
-        return np.sqrt(np.divide(after, before, out=np.ones_like(after), where=before > 0))
+            branch.plain.add(known.output, known.written_axis)
+            branch.scaled.add(_times(weight, own), known.axis)
 
 
 def _elements(value: object) -> int:
@@ -145,26 +173,14 @@ def measured(
 ) -> dict[str, Reading]:
     """Reader -> what is known of it from ``images`` (N, C, H, W), normalised; over images and positions. Memory is that of one
     batch. Raises SlimlibError where images do not pass, or make a layer read or write what is not finite."""
-    inputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
-    outputs: dict[str, ChannelStatistics] = defaultdict(ChannelStatistics)
-    joins = _Joins()
-
-    def look(name):
-        def hook(layer, args, kwargs, output):
-            value = next(v for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor))
-            inputs[name].add(value, channel_axis(layer, value))
-            outputs[name].add(output, channel_axis(layer, output))
-        return hook
-
-    def wrote(name):
-        return lambda module, args, output: joins.wrote(name, output, channel_axis(module, output))
-
+    branches = {name: _Branch() for name in readers}
+    joins = _Joins(branches)
     hooks, norms = [], {name: model.get_submodule(layout.norm_after[name]) for name in readers if name in layout.norm_after}
-    for name in readers:
+    for name, branch in branches.items():
         layer = model.get_submodule(name)
-        hooks.append(layer.register_forward_hook(look(name), with_kwargs=True))
+        hooks.append(layer.register_forward_hook(branch.look, with_kwargs=True))
         if built_in_activation(norms.get(name)) is None:  # what comes out of one is added to nothing as the reader wrote it
-            hooks.append(norms.get(name, layer).register_forward_hook(wrote(name)))
+            hooks.append(norms.get(name, layer).register_forward_hook(partial(joins.wrote, branch)))
     try:
         # tensors made in the caller's inference mode would have no version
         with torch.inference_mode(False), joins:
@@ -173,14 +189,9 @@ def measured(
         for h in hooks:
             h.remove()
     found = {}
-    for name in readers:
-        scale = joins.scale(name)
-        own = outputs[name].variance() * np.square(scale)
-        if name in norms:
-            own *= batchnorm_scale(norms[name], torch.float64).square().cpu().numpy()
-        joined = sum(float(tally.variance().sum()) for (reader, _), tally in joins.joined.items() if reader == name)
-        found[name] = Reading(inputs[name].variance(), float(own.sum()) + joined, scale)
-        if not np.isfinite([found[name].total, *found[name].inputs]).all():
+    for name, branch in branches.items():
+        found[name] = reading = branch.reading(norms.get(name))
+        if not np.isfinite([reading.total, *reading.inputs]).all():
             raise SlimlibError(f"calibration images make {name} read or write NaN or infinite values; give finite, normalised "
                                "images")
     return found
