@@ -16,8 +16,9 @@ import torch_pruning as tp
 from torch import nn
 from torch_pruning.dependency import index_mapping
 
-from slimlib._coupling import RawGroup, coupled, read_group
+from slimlib._coupling import coupled
 from slimlib._forward import ForwardFacts, forward_facts
+from slimlib._grouping import RawGroup, read_group
 from slimlib._index_mapping import steady_index_mapping, without_slopes
 from slimlib._operations import Op, norm_after, operations
 from slimlib.errors import SlimlibError
