@@ -12,7 +12,7 @@ from torch_pruning.ops import OPTYPE
 from slimlib._coupling import Touched
 from slimlib._forward import ForwardFacts
 from slimlib._index_mapping import is_slice_of_channels
-from slimlib._probing import NEEDED, NO_RUN
+from slimlib._probing import Fault
 from slimlib._trust import DOUBTFUL, doubt_about, is_attention, over_positions
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS, Member, is_depthwise
 
@@ -86,7 +86,7 @@ def read_group(graph, items: list[Touched], names, width: int, facts: ForwardFac
     if between:  # where they meet in a layer too, its name says more
         reasons.append(BETWEEN)
     if misfit:  # which needs no trial
-        reasons.append(NEEDED.format(doubt) + NO_RUN if doubt else misfit)
+        reasons.append(Fault.NO_RUN.told(doubt) if doubt else misfit)
     raw.reason = reasons[0] if reasons else ""
     return raw, doubt or (pooling if by_linear else "")  # which is over the channels, if these are on the last axis
 

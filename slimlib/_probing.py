@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import Enum
 
 import numpy as np
 import torch
@@ -14,16 +15,41 @@ from torch.utils.flop_counter import FlopCounterMode
 from slimlib._trust import DOUBTFUL
 from slimlib.copying import copied
 from slimlib.cost import cost_model
-from slimlib.cutting import Keep, cut
+from slimlib.cutting import cut
 from slimlib.layout import PER_CHANNEL_NORMS, Group, Layout
-from slimlib.masking import OtherShapes, difference, masked
+from slimlib.masking import Heard, OtherShapes, difference, masked, tells_nothing
 from slimlib.modes import unmarked
 from slimlib.outputs import tensors_in
 from slimlib.passing import MACHINE_FAULTS
 from slimlib.randomness import seeded
 
-NEEDED, NO_RUN = "its channels pass through {}, which needs them all: ", "without some, the network does not run"
-PRODUCT = "it is the width of a product outside Conv and Linear layers (attention), whose multiply-adds plans count as constant"
+NEEDED = "its channels pass through {}, which needs them all: "
+
+
+class Fault(Enum):
+    """What goes wrong when groups are thinned."""
+
+    NO_RUN = NEEDED + "without some, the network does not run"
+    OTHER_SHAPES = NEEDED + "without some, the network answers with other shapes"
+    OTHER_ANSWERS = NEEDED + "removing channels is not the same as zeroing them there"
+    OTHER_COST = ("it is the width of a product outside Conv and Linear layers (attention), whose multiply-adds plans count as "
+                  "constant")
+
+    def told(self, operation: str) -> str:
+        """As the reason of a group that is in doubt because of this operation."""
+        return self.value.format(operation)
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Groups that are thinned together."""
+
+    groups: list[int]  # their places in the layout
+    left: int | None = None  # channels that stay in each block; None for about half
+
+    def halves(self) -> list[_Trial]:
+        middle = len(self.groups) // 2
+        return [replace(self, groups=self.groups[:middle]), replace(self, groups=self.groups[middle:])]
 
 
 def probed(
@@ -46,17 +72,22 @@ def probed(
         example_input = noise.to(example_input)
     lively, other = _lively(model), _shuffled(example_input)
     of_all = [i for i in asked if doubtful[i] not in DOUBTFUL.values()]
-    pending = [(asked, None), *([(of_all, 2)] if of_all else []), *([(asked, 1)] if unread else [])]
+    pending = [_Trial(asked)]
+    if of_all:
+        pending.append(_Trial(of_all, left=2))
+    if unread:
+        pending.append(_Trial(asked, left=1))
     while pending:
-        batch, left = pending.pop()
-        batch = [i for i in batch if not groups[i].reason]
+        trial = pending.pop()
+        trial = replace(trial, groups=[i for i in trial.groups if not groups[i].reason])  # without those refused meanwhile
+        thinned = [groups[i] for i in trial.groups]
         with unmarked(model):  # by hooks that know the model and not its copies
-            fault = _fault(lively, layout, [groups[i] for i in batch], example_input, other, left) if batch else ""
-        if fault and len(batch) > 1:
-            pending += [(batch[: len(batch) // 2], left), (batch[len(batch) // 2 :], left)]
+            fault = _fault(lively, layout, thinned, example_input, other, trial.left) if thinned else None
+        if fault and len(thinned) > 1:
+            pending += trial.halves()
         elif fault:
-            (i,) = batch
-            groups[i] = replace(groups[i], reason=fault.format(doubtful[i]))
+            (i,) = trial.groups
+            groups[i] = replace(groups[i], reason=fault.told(doubtful[i]))
     return replace(layout, groups=tuple(groups))
 
 
@@ -94,11 +125,8 @@ def _shuffled(x: torch.Tensor) -> torch.Tensor | None:
 def _fault(
     model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor, other: torch.Tensor | None,
     left: int | None,
-) -> str:  # fmt: skip
-    """What goes wrong when the groups are thinned, with a place for the doubtful operation, or "".
-
-    ``left``: channels that stay in each block; None for about half.
-    """
+) -> Fault | None:  # fmt: skip
+    """What goes wrong when the groups are thinned, if anything does; ``left`` as in a trial."""
     turn: dict[tuple[int, int], int] = defaultdict(int)
     keep = {}
     for g in groups:  # groups of one width get other numbers of channels: else one that binds two of them would not be seen
@@ -106,53 +134,24 @@ def _fault(
         turn[g.width, g.blocks] += 1
     whole, thin = masked(model, layout, keep).eval(), cut(model, layout, keep).eval()
     try:  # the network's own code alone: a fault of slimlib must not pass for one of the network
-        want, beside, inert = _masked_answers(whole, groups, keep, example_input, other)
+        heard = Heard(whole, groups, keep)
+        with torch.no_grad():
+            want, told = _answers(whole, example_input), heard.taken()
+            beside, told_beside = (None, None) if other is None else (_answers(whole, other), heard.taken())
+            inert = tells_nothing(told, told_beside)
         got, counted = _counted(thin, example_input)
     except MACHINE_FAULTS:
         raise
     except Exception:  # whatever a model may raise
-        return NEEDED + NO_RUN
+        return Fault.NO_RUN
     try:
         error = difference(got, want, beside)
     except OtherShapes:
-        return NEEDED + "without some, the network answers with other shapes"
+        return Fault.OTHER_SHAPES
     if not (error <= 1e-3 and inert):
-        return NEEDED + "removing channels is not the same as zeroing them there"
+        return Fault.OTHER_ANSWERS
     planned = cost_model(model, layout, tuple(groups)).macs(np.array([len(keep[g.name]) for g in groups]))
-    return "" if abs(counted - planned) < 1 else PRODUCT
-
-
-@torch.no_grad()
-def _masked_answers(
-    network: nn.Module, groups: list[Group], keep: Keep, x: torch.Tensor, other: torch.Tensor | None
-) -> tuple[list[torch.Tensor], list[torch.Tensor] | None, bool]:
-    """Outputs of the masked network, those for another input, and whether no layer is told anything where the channels were: what
-    is the same there for another input (a sigmoid of zero) tells nothing, but a sum over other channels does. Without another
-    input, what is the same everywhere tells nothing.
-    """
-    told: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def hook(positions):
-        def look(module, inputs, named):
-            read = next(value for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor))
-            axis = read.dim() + 1 - module.weight.dim()  # the last for a Linear layer, else before those of the kernel
-            there = read.movedim(axis, 0)[torch.as_tensor(positions.reshape(-1), device=read.device)]
-            told.append((there.reshape(len(positions), -1), read.abs().max().clamp_min(1e-12)))  # of each channel all there is
-        return look
-
-    for g in groups:
-        for m in g.members:
-            gone = m.positions[~np.isin(m.channels, keep[g.name])]
-            if m.role == "in" and gone.size:
-                network.get_submodule(m.module).register_forward_pre_hook(hook(gone), with_kwargs=True)
-    answers, beside = _answers(network, x), None
-    if other is None:
-        apart = [(there - there[:, :1] if there.shape[1] > 1 else there, scale) for there, scale in told]
-    else:
-        first, told = told, []
-        beside = _answers(network, other)
-        apart = [(one - two, scale) for (one, scale), (two, _) in zip(first, told, strict=True)]
-    return answers, beside, all(bool(there.abs().max() / scale <= 1e-3) for there, scale in apart)
+    return None if abs(counted - planned) < 1 else Fault.OTHER_COST
 
 
 def _answers(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
@@ -177,10 +176,18 @@ def _some(g: Group, turn: int, left: int | None = None) -> np.ndarray:
     no multiple of 2 or 3 where that can be, so that a reshape into parts is seen; another number each ``turn``.
     """
     size = g.width // g.blocks
-    inner = size - 2 if size > 2 else size
-    able = range(1, inner + (size > 2))
-    counts = sorted(able, key=lambda c: (c == 1, c % 2 == 0 and g.blocks == 1, c % 3 == 0, abs(c - size / 2))) or [1]
+    inner = size - 2 if size > 2 else size  # places that may stay: neither end
+    able = range(1, size - 1 if size > 2 else size)
+
+    def drawbacks(count: int) -> tuple:
+        """What speaks against keeping so many, the worst first."""
+        alone, even, third = count == 1, count % 2 == 0 and g.blocks == 1, count % 3 == 0
+        return alone, even, third, abs(count - size / 2)
+
+    counts = sorted(able, key=drawbacks) or [1]
     count = min(left, len(able)) if left else counts[turn % len(counts)]
-    runs = [np.flatnonzero(g.block_of == b) for b in range(g.blocks)]
-    chosen = [((np.arange(count) * inner // count + b % 2) % inner + 1) % size for b in range(g.blocks)]
-    return np.sort(np.concatenate([run[places] for run, places in zip(runs, chosen, strict=True)]))
+    kept = []
+    for b in range(g.blocks):
+        spread = (np.arange(count) * inner // count + b % 2) % inner  # evenly, and one further in every second block
+        kept.append(np.flatnonzero(g.block_of == b)[(spread + 1) % size])  # behind the first
+    return np.sort(np.concatenate(kept))

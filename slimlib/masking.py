@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from functools import partial
+
+import numpy as np
 import torch
 from torch import nn
 
 from slimlib.copying import copied
 from slimlib.cutting import Keep, dropped
-from slimlib.layout import Layout, is_depthwise, output_first
+from slimlib.layout import Group, Layout, is_depthwise, output_first
+
+Told = tuple[torch.Tensor, torch.Tensor]
+"""What a layer reads where channels are gone, (channels, all there is of each), and the largest number that it reads anywhere."""
 
 
 def masked(model: nn.Module, layout: Layout, keep: Keep) -> nn.Module:
@@ -42,6 +49,39 @@ def _columns(module: nn.Module, index: torch.Tensor) -> None:
     else:
         by_group = module.weight.unflatten(0, (module.groups, -1))
         by_group[index // by_group.shape[2], :, index % by_group.shape[2]] = 0
+
+
+class Heard:
+    """What layers of a masked network read where the channels were, noted by hooks on them."""
+
+    def __init__(self, network: nn.Module, groups: Iterable[Group], keep: Keep):
+        self.told: list[Told] = []
+        for g in groups:
+            for m in g.members:
+                gone = m.positions[~np.isin(m.channels, keep[g.name])]
+                if m.role == "in" and gone.size:
+                    network.get_submodule(m.module).register_forward_pre_hook(partial(self._look, gone), with_kwargs=True)
+
+    def _look(self, gone: np.ndarray, module: nn.Module, inputs: tuple, named: dict) -> None:
+        read = next(value for value in (*inputs, *named.values()) if isinstance(value, torch.Tensor))
+        axis = read.dim() + 1 - module.weight.dim()  # the last for a Linear layer, else before those of the kernel
+        there = read.movedim(axis, 0)[torch.as_tensor(gone.reshape(-1), device=read.device)]
+        self.told.append((there.reshape(len(gone), -1), read.abs().max().clamp_min(1e-12)))
+
+    def taken(self) -> list[Told]:
+        """What was read since it was last taken, in the order of the layers' calls."""
+        told, self.told = self.told, []
+        return told
+
+
+def tells_nothing(told: list[Told], beside: list[Told] | None) -> bool:
+    """Is a layer told nothing where the channels were? What is the same there for another input, ``beside`` (a sigmoid of zero),
+    tells nothing, but a sum over other channels does. Without another input, what is the same everywhere tells nothing."""
+    if beside is None:
+        apart = [(there - there[:, :1] if there.shape[1] > 1 else there, scale) for there, scale in told]
+    else:
+        apart = [(one - two, scale) for (one, scale), (two, _) in zip(told, beside, strict=True)]
+    return all(bool(there.abs().max() / scale <= 1e-3) for there, scale in apart)
 
 
 class OtherShapes(ValueError):
