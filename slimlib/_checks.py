@@ -17,6 +17,8 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
     kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
     if example_input.dim() < 1 or not len(example_input):
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} holds no example; give one batch, batch first")
+    if example_input.is_floating_point() and not torch.isfinite(example_input).all():
+        raise SlimlibError("example_input holds NaN or infinite values; give examples as the model is trained on")
     check_layers(model)
     for name, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, torch.Tensor) and tensor.is_meta:
@@ -28,6 +30,11 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
     for name, t in tensors.items():
         if not (torch.isfinite(t.detach().sum()) or torch.isfinite(t).all()):  # the sum tells it faster, if it does
             raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
+    for name, m in model.named_modules():
+        least = getattr(m, "running_var", None) if isinstance(m, PER_CHANNEL_NORMS) else None
+        if least is not None and least.numel() and (least := least.min().item()) + m.eps <= 0:
+            raise SlimlibError(f"model: {name}.running_var holds {least:g}, which with eps={m.eps:g} is no variance to divide by"
+                               "; load or compute its statistics first")
 
 
 def check_layers(model: nn.Module) -> None:

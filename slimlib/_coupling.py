@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,13 +25,14 @@ class Touched:
     lost: bool = False  # index mappings multiply the positions without end (reshapes in a circle)
 
 
-def coupled(graph, layer: nn.Module, width: int, most: int) -> list[Touched]:
+def coupled(graph, layer: nn.Module, width: int, most: int, elsewhere: Collection[nn.Module]) -> list[Touched]:
     """Everything that cutting output channels of ``layer`` touches, in the order in which it is met.
 
     The closure that Torch-Pruning's ``get_pruning_group`` computes, over the same dependencies and index mappings. There each
     set of indices that arrives at a node is followed again, as often as there are paths (minutes on ShuffleNet), and of two
     channels that meet in one position one is forgotten; here each position is followed once, and a meeting is noted. Positions
-    from ``most`` on, where no layer of the network has any, are not followed.
+    from ``most`` on, where no layer of the network has any, are not followed. ``elsewhere``: layers that have their channels on
+    another axis, where one of theirs is broadcast over no others.
     """
     root = graph.module2node[layer]
     start = (root, graph.get_pruner_of_module(layer).prune_out_channels, np.arange(width), np.arange(width))
@@ -42,7 +44,7 @@ def coupled(graph, layer: nn.Module, width: int, most: int) -> list[Touched]:
         place = touched.setdefault((node, handler), Touched(node, handler, np.empty(0, int), np.empty(0, int)))
         if not len(idxs):  # a slice past all of them: nothing goes on, but the slice is known of
             continue
-        if idxs.max() >= most:
+        if idxs.min() < 0 or idxs.max() >= most:
             place.lost = True
             continue
         known = owner.get((node, handler), np.full(width, -1))
@@ -59,7 +61,9 @@ def coupled(graph, layer: nn.Module, width: int, most: int) -> list[Touched]:
         place.idxs, place.roots = np.concatenate([place.idxs, idxs]), np.concatenate([place.roots, roots])
         for dep in reversed(node.dependencies):
             # a single channel beside several is broadcast over them, and stays
-            if dep.is_triggered_by(handler) and not (graph.is_out_channel_pruning_fn(dep.handler) and _single(dep.target.module)):
+            target = dep.target.module
+            broadcast = graph.is_out_channel_pruning_fn(dep.handler) and _single(target) and target not in elsewhere
+            if dep.is_triggered_by(handler) and not broadcast:
                 there, whose = _mapped(dep, idxs, roots)
                 if len(there) or (dep.target.type == OPTYPE.SLICE and dep.target in node.outputs):
                     pending.append((dep.target, dep.handler, there, whose))

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from slimlib._counting import operation_counter
 from slimlib._watch import WITH_NUMBERS, Watch, tensors_among
 from slimlib.errors import SlimlibError, first_line
 from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS
@@ -30,6 +30,7 @@ class ForwardFacts:
     numbers: set  # and of those that also take a number, or a tensor that was made of numbers alone
     reckoned: bool  # some sum, product or quotient does: the number may be worked out of the width of any layer
     broadcast: set  # autograd's nodes of operations that combine tensors of unequal numbers of axes
+    flattened: set  # those of reshapes that work out how many features come of it, whatever the number of channels
     across: set  # and of those that mix neighbouring channels, too weakly for a trial to notice
     severed: bool  # something is read out of autograd's graph (detach, argmax, a comparison), which the graph does not show
     read_outside: set[str]  # layers whose weight is read otherwise than by calling them
@@ -41,7 +42,7 @@ class ForwardFacts:
 
 
 def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, list[torch.Tensor]]:
-    """The facts, multiply-adds counted by ``torch.utils.flop_counter`` and by layer; and the outputs that have a gradient, each
+    """The facts, multiply-adds counted by torch and by layer; and the outputs that have a gradient, each
     as a copy, so that a tensor which the model returns and reads as well is an end of the graph too."""
     calls = _Calls(len(example_input))
     own = (*LAYERS, *PER_CHANNEL_NORMS)  # of which a subclass may have modules in it
@@ -51,13 +52,14 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     try:
         # with gradients on: without, nn.MultiheadAttention takes a fused path that no counter sees into
         # with its own draws, should it draw in evaluation, and an example of its own, should it write over that
-        with seeded(0), FlopCounterMode(display=False) as counter, Watch(model.buffers()) as seen:
+        with seeded(0), operation_counter() as counter, Watch(model.buffers()) as seen:
             output = model(example_input.clone())
     except MACHINE_FAULTS:
         raise
     except Exception as e:  # whatever a model may raise
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
-                           f"{first_line(e)}; give one batch of the shape that the model was made for") from e
+                           f"{first_line(e)}; give one batch of the shape that the model was made for, "
+                           "which is all that it is given: one that takes more needs a wrapper that adds the rest") from e
     finally:
         for h in hooks:
             h.remove()
@@ -69,16 +71,17 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
     returned = tensors_in(output)
     outputs = [tensor for tensor in returned if tensor.grad_fn is not None]
     if not outputs:
-        raise SlimlibError("model: no tensor that it returns has a gradient, so its graph cannot be read; return what the layers "
-                           "compute, not only what is chosen from it, and without torch.no_grad()")
+        unseen = "" if returned else f" (it returned a {type(output).__name__}, in which none is seen)"
+        raise SlimlibError(f"model: no tensor that it returns has a gradient{unseen}, so its graph cannot be read; return what "
+                           "the layers compute, not only what is chosen from it, and without torch.no_grad()")
     behind, leaves = _before(outputs)
     unread, detached = not seen.made <= behind, len(outputs) < len(returned)
     ends = [tensor.clone() for tensor in outputs]
     return ForwardFacts(
         order=calls.order, calls=dict(calls.calls), positions=dict(calls.positions), last_axis=calls.last_axis, fixed_macs=fixed,
         constants=seen.constants, numbers=seen.numbers, reckoned=any(WITH_NUMBERS.match(node.name()) for node in seen.numbers),
-        broadcast=seen.broadcast, across=seen.across, severed=seen.severed, unread=unread, detached=detached,
-        read_outside=_read_outside(model, calls.calls, leaves), idle=_idle(model, calls.order, leaves),
+        broadcast=seen.broadcast, flattened=seen.flattened, across=seen.across, severed=seen.severed, unread=unread,
+        detached=detached, read_outside=_read_outside(model, calls.calls, leaves), idle=_idle(model, calls.order, leaves),
         ends={tensor.grad_fn for tensor in ends},
     ), ends
 

@@ -10,8 +10,8 @@ from enum import Enum
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from slimlib._counting import operation_counter
 from slimlib._trust import DOUBTFUL
 from slimlib.copying import copied
 from slimlib.cost import cost_model
@@ -32,6 +32,7 @@ class Fault(Enum):
     NO_RUN = NEEDED + "without some, the network does not run"
     OTHER_SHAPES = NEEDED + "without some, the network answers with other shapes"
     OTHER_ANSWERS = NEEDED + "removing channels is not the same as zeroing them there"
+    NO_NUMBER = "its channels pass through {}, and the network answers the example with NaN, so no trial tells what it needs"
     OTHER_COST = ("it is the width of a product outside Conv and Linear layers (attention), whose multiply-adds plans count as "
                   "constant")
 
@@ -45,7 +46,8 @@ class _Trial:
     """Groups that are thinned together."""
 
     groups: list[int]  # their places in the layout
-    left: int | None = None  # channels that stay in each block; None for about half
+    from_end: bool = False  # whether the last channels stay, not the first ones
+    left: int | None = None  # how many in each block; None for about half
 
     def halves(self) -> list[_Trial]:
         middle = len(self.groups) // 2
@@ -58,21 +60,22 @@ def probed(
     """Thin the doubtful groups; refuse those at which the network fails or differs from zero-masking the same channels, or has
     not the multiply-adds that plans would promise.
 
-    All are tried at once, with about half of their channels, and halves of them where that goes wrong, so a network without fault
-    costs one probe; or two, with two channels left where an operation may be of all of them (a maximum, the five largest), and
-    with one where something is computed that no output depends on (``unread``), where a fault shows only when too few are left.
+    All are tried at once, with about half of their channels, the first ones and then the last, and halves of them where that goes
+    wrong, so a network without fault costs two probes; or three, with two channels left where an operation may be of all of them
+    (a maximum, the five largest), and with one where something is computed that no output depends on (``unread``), where a fault
+    shows only when too few are left.
     """
     groups = list(layout.groups)
     asked = [i for i in doubtful if not groups[i].reason and groups[i].width > groups[i].blocks]
     if not asked:
         return layout
     if example_input.is_floating_point() and bool((example_input == example_input.flatten()[0]).all()):
-        # an image of one colour, as plans are traced with again, would let a fault pass
-        noise = torch.randn(example_input.shape, generator=torch.Generator().manual_seed(0))
+        # an image of one colour would let a fault pass; what takes it may take no negative numbers (a logarithm)
+        noise = torch.rand(example_input.shape, generator=torch.Generator().manual_seed(0), device="cpu")
         example_input = noise.to(example_input)
     lively, other = _lively(model), _shuffled(example_input)
     of_all = [i for i in asked if doubtful[i] not in DOUBTFUL.values()]
-    pending = [_Trial(asked)]
+    pending = [_Trial(asked, from_end=True), _Trial(asked)]
     if of_all:
         pending.append(_Trial(of_all, left=2))
     if unread:
@@ -82,7 +85,7 @@ def probed(
         trial = replace(trial, groups=[i for i in trial.groups if not groups[i].reason])  # without those refused meanwhile
         thinned = [groups[i] for i in trial.groups]
         with unmarked(model):  # by hooks that know the model and not its copies
-            fault = _fault(lively, layout, thinned, example_input, other, trial.left) if thinned else None
+            fault = _fault(lively, layout, thinned, trial, example_input, other) if thinned else None
         if fault and len(thinned) > 1:
             pending += trial.halves()
         elif fault:
@@ -99,7 +102,7 @@ def _lively(model: nn.Module) -> nn.Module:
     model, generator = copied(model), torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in _constant(model):
-            drawn = torch.rand(tensor.shape, generator=generator)
+            drawn = torch.rand(tensor.shape, generator=generator, device="cpu")
             tensor.copy_(drawn + 0.5 if tensor.max() else drawn / 5)  # a variance must not be negative
     return model
 
@@ -117,20 +120,20 @@ def _constant(model: nn.Module) -> Iterator[torch.Tensor]:
 
 def _shuffled(x: torch.Tensor) -> torch.Tensor | None:
     """Another input of the same numbers, or None where there is none."""
-    order = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0)).to(x.device)
+    order = torch.randperm(x.numel(), generator=torch.Generator().manual_seed(0), device="cpu").to(x.device)
     other = x.flatten()[order].view(x.shape)
     return None if torch.equal(other, x) else other
 
 
 def _fault(
-    model: nn.Module, layout: Layout, groups: list[Group], example_input: torch.Tensor, other: torch.Tensor | None,
-    left: int | None,
+    model: nn.Module, layout: Layout, groups: list[Group], trial: _Trial, example_input: torch.Tensor,
+    other: torch.Tensor | None,
 ) -> Fault | None:  # fmt: skip
-    """What goes wrong when the groups are thinned, if anything does; ``left`` as in a trial."""
+    """What goes wrong when the groups are thinned, if anything does."""
     turn: dict[tuple[int, int], int] = defaultdict(int)
     keep = {}
     for g in groups:  # groups of one width get other numbers of channels: else one that binds two of them would not be seen
-        keep[g.name] = _some(g, turn[g.width, g.blocks], left)
+        keep[g.name] = _some(g, turn[g.width, g.blocks], trial)
         turn[g.width, g.blocks] += 1
     whole, thin = masked(model, layout, keep).eval(), cut(model, layout, keep).eval()
     try:  # the network's own code alone: a fault of slimlib must not pass for one of the network
@@ -148,6 +151,8 @@ def _fault(
         error = difference(got, want, beside)
     except OtherShapes:
         return Fault.OTHER_SHAPES
+    if any(tensor.is_floating_point() and tensor.isnan().any() for tensor in want):
+        return Fault.NO_NUMBER
     if not (error <= 1e-3 and inert):
         return Fault.OTHER_ANSWERS
     planned = cost_model(model, layout, tuple(groups)).macs(np.array([len(keep[g.name]) for g in groups]))
@@ -164,30 +169,31 @@ def _counted(network: nn.Module, example_input: torch.Tensor) -> tuple[list[torc
     """Outputs, and multiply-adds of one example: with gradients on, see forward_facts."""
     for parameter in network.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    with torch.enable_grad(), operation_counter() as counter:
         outputs = _answers(network, example_input)
     return [tensor.detach() for tensor in outputs], counter.get_total_flops() / 2 / len(example_input)
 
 
-def _some(g: Group, turn: int, left: int | None = None) -> np.ndarray:
-    """About half of the channels, others in each block, so that a wrong index is seen; or as many as are to be ``left``.
+def _some(g: Group, turn: int, trial: _Trial) -> np.ndarray:
+    """About half of the channels, or as many as are to be left: a run at one end of each block, at the other in every second
+    one, so that a wrong index is seen.
 
-    Neither the first nor the last is among them where that can be, as they would stand in for themselves in a slice. How many is
-    no multiple of 2 or 3 where that can be, so that a reshape into parts is seen; another number each ``turn``.
+    Spread evenly, they would stand as the whole does: what an operation does by halves, by thirds or from the middle on it would
+    do to the same channels. How many is no multiple of 2 or 3 where that can be, so that a reshape into parts is seen, and those
+    at the end begin at an odd place, so that steps of two are; another number each ``turn``.
     """
     size = g.width // g.blocks
-    inner = size - 2 if size > 2 else size  # places that may stay: neither end
-    able = range(1, size - 1 if size > 2 else size)
 
     def drawbacks(count: int) -> tuple:
         """What speaks against keeping so many, the worst first."""
-        alone, even, third = count == 1, count % 2 == 0 and g.blocks == 1, count % 3 == 0
-        return alone, even, third, abs(count - size / 2)
+        return count % 2 == 0 and g.blocks == 1, count % 3 == 0, abs(count - size / 2)
 
-    counts = sorted(able, key=drawbacks) or [1]
-    count = min(left, len(able)) if left else counts[turn % len(counts)]
+    counts = sorted(range(min(2, size - 1), size), key=drawbacks)
+    count = min(trial.left, size - 1) if trial.left else counts[turn % len(counts)]
+    if trial.from_end and (size - count) % 2 == 0:
+        count += 1 if count + 1 < size else -1
     kept = []
     for b in range(g.blocks):
-        spread = (np.arange(count) * inner // count + b % 2) % inner  # evenly, and one further in every second block
-        kept.append(np.flatnonzero(g.block_of == b)[(spread + 1) % size])  # behind the first
+        start = size - count if trial.from_end != bool(b % 2) else 0
+        kept.append(np.flatnonzero(g.block_of == b)[start : start + count])
     return np.sort(np.concatenate(kept))

@@ -77,7 +77,8 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
     names = {m: n for n, m in model.named_modules()}
     groups, doubtful, seen = [], {}, set()
     layers = sorted((m for m in graph.module2node if isinstance(m, LAYERS)), key=lambda m: facts.order.get(names[m], 10**9))
-    most = max(max(m.weight.shape[:2]) for m in layers)
+    most = max((max(m.weight.shape[:2]) for m in layers), default=0)
+    elsewhere = {model.get_submodule(name) for name in facts.last_axis}
     for layer in layers:
         if layer in seen:
             continue
@@ -86,7 +87,7 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
             alone = Member(names[layer], "out", np.zeros(1, int), np.zeros((1, 1), int))
             groups.append(RawGroup(1, [alone], "it has a single channel"))
             continue
-        raw, operation = read_group(graph, coupled(graph, layer, width, most), names, width, facts)
+        raw, operation = read_group(graph, coupled(graph, layer, width, most, elsewhere), names, width, facts)
         seen.update(model.get_submodule(m.module) for m in raw.members if m.role == "out")
         if operation:
             doubtful[len(groups)] = operation
@@ -101,7 +102,8 @@ def _all_groups(graph, model: nn.Module, facts: ForwardFacts) -> RawGroups:
         if isinstance(module, LAYERS) and name not in called:  # its weight is used without calling it
             n = module.weight.shape[0]
             member = Member(name, "out", np.arange(n), np.arange(n)[:, None])
-            why = ("no gradient reaches it in the forward pass (torch.no_grad, detach)" if name in facts.calls else
+            why = ("no gradient reaches it in the forward pass (torch.no_grad, detach, a re-entrant checkpoint)"
+                   if name in facts.calls else
                    "it is not called as a module of its own in the forward pass")
             groups.append(RawGroup(n, [member], why))
     return RawGroups(groups, doubtful, norm_after(graph, layers, names, facts), operations(graph, names, facts))

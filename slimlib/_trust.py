@@ -47,7 +47,7 @@ def over_positions(node) -> str:
 def doubt_about(node, names, facts: ForwardFacts) -> str:
     """"" for what acts on each channel by itself, "pad" for zero-padded channels, else a name: to be probed."""
     if node.type in DOUBTFUL:
-        return "" if _flattens_pooled(node) else DOUBTFUL[node.type]
+        return "" if _flattens_pooled(node, facts) else DOUBTFUL[node.type]
     if isinstance(node.module, (*LAYERS, *PER_CHANNEL_NORMS, nn.PReLU)):
         return _own_code(node.module, names) or (
             f"a reading of the weight of {names[node.module]} elsewhere" if names.get(node.module) in facts.read_outside else "")
@@ -70,10 +70,11 @@ def doubt_about(node, names, facts: ForwardFacts) -> str:
     return "" if own_weight or TRUSTED.match(name) or POOLING.match(name) else f"the operation {name}"
 
 
-def _flattens_pooled(node) -> bool:
-    """A flattening of an image pooled to one pixel, as before most classifiers: each channel is one input of the Linear."""
+def _flattens_pooled(node, facts: ForwardFacts) -> bool:
+    """A flattening of an image pooled to one pixel, as before most classifiers: each channel is one input of the Linear. Not
+    where the number of features is named."""
     sizes = getattr(node.grad_fn, "_saved_self_sym_sizes", ()) if node.type == OPTYPE.RESHAPE else ()
-    return (len(sizes) > 2 and all(s == 1 for s in sizes[2:]) and bool(node.outputs)
+    return (node.grad_fn in facts.flattened and len(sizes) > 2 and all(s == 1 for s in sizes[2:]) and bool(node.outputs)
             and all(isinstance(o.module, nn.Linear) and o.module.in_features == sizes[1] for o in node.outputs))
 
 

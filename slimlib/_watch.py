@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from numbers import Number
 
 import torch
@@ -17,8 +17,9 @@ _SHAPED_ALIKE = re.compile("_like$|^new_")  # operations that read no number of 
 class Watch(TorchFunctionMode):
     """Notes autograd's nodes of all operations, and of those that combine what layers made with a tensor that none did: the
     graph shows no trace of that tensor, and where it has one entry a channel (a scale kept as a buffer, the network's input),
-    the channels cannot go. And of those that take a number, or a tensor made of numbers alone in the pass, which may be worked
-    out of a count of channels; and whether anything is taken out of autograd's graph, which shows nothing of it afterwards."""
+    the channels cannot go. Of reshapes those that name no number of features. And of those that take a number, or a tensor made
+    of numbers alone in the pass, which may be worked out of a count of channels; and whether anything is taken out of autograd's
+    graph, which shows nothing of it afterwards."""
 
     def __init__(self, known: Iterable[torch.Tensor]):
         super().__init__()
@@ -27,6 +28,7 @@ class Watch(TorchFunctionMode):
         self.constants: set = set()
         self.numbers: set = set()
         self.broadcast: set = set()
+        self.flattened: set = set()
         self.across: set = set()
         self.of_numbers: dict[int, torch.Tensor] = {}  # tensors made of numbers alone, kept so that their ids stay theirs
         self.severed = False
@@ -45,6 +47,8 @@ class Watch(TorchFunctionMode):
             self.numbers.update(made)
         if len({t.dim() for t in taken if t.requires_grad and t.numel() > 1}) > 1:
             self.broadcast.update(made)
+        if made and _leaves_last_open(func, args[1:], kwargs):
+            self.flattened.update(made)
         if func is local_response_norm:
             self.across.update(made)
         alike = _SHAPED_ALIKE.search(getattr(func, "__name__", ""))
@@ -59,6 +63,17 @@ class Watch(TorchFunctionMode):
         """Of one element also where nobody saw it made, as by torch.from_numpy."""
         unseen = tensor.numel() == 1 and not tensor.requires_grad and id(tensor) not in self.known
         return unseen or id(tensor) in self.of_numbers
+
+
+def _leaves_last_open(func: Callable, sizes: tuple, named: Mapping[str, object]) -> bool:
+    """Does a reshape name no last size, as ``flatten(1)`` or ``view(len(x), -1)``? One that does, as ``view(-1, 64)``, may have
+    it from the number of channels or from the programmer: the graph is the same."""
+    if getattr(func, "__name__", "") == "flatten":
+        return True
+    if getattr(func, "__name__", "") not in ("view", "reshape") or named:
+        return False
+    last = sizes[-1] if sizes else None
+    return (last[-1] if isinstance(last, (tuple, list)) and last else last) == -1
 
 
 def tensors_among(values: Iterable[object]) -> Iterator[torch.Tensor]:

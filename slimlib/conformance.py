@@ -13,7 +13,7 @@ from slimlib.cutting import Keep
 from slimlib.errors import SlimlibError
 from slimlib.layout import LAYERS, Group, Layout, must_be_of, output_first
 from slimlib.plans import WidthPlan
-from slimlib.tracing import trace
+from slimlib.tracing import retraced
 
 
 def first_channels(layout: Layout, plan: WidthPlan) -> Keep:
@@ -32,7 +32,7 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     kind("plan", plan, WidthPlan, "what plan_widths returns; WidthPlan.load reads one from a file, and plan_from_widths makes "
                                   "one of widths by name")
     check_layers(model)
-    layout = plan.layout or trace(model, _input_like(plan, _first_weight(model)))
+    layout = plan.layout or retraced(model, _input_like(plan, _first_weight(model)))
     for name, full in plan.full_widths.items():
         width = _width(model, name)
         if width is None:
@@ -47,6 +47,10 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
     if plan.layout is not None:
         must_be_of(layout, model, "plan", "give the dense network that the plan was made from")
     else:  # read from a file, which may have been edited
+        reasons = {g.name: g.reason for g in sorted(layout.groups, key=lambda g: not g.reason)}  # one without is told last
+        if wrong := [name for name in plan.widths if reasons.get(name, "it is no group of its own")]:
+            raise SlimlibError(f"plan: layer {wrong[0]} cannot be slimmed in this network: "
+                               f"{reasons.get(wrong[0], 'it is no group of its own')}; make the plan anew with plan_widths")
         groups = tuple(g for g in layout.groups if g.name in plan.widths)
         params = int(cost_model(model, layout, groups).params(np.array([plan.widths[g.name] for g in groups])))
         if params != plan.params:
@@ -61,14 +65,17 @@ def _first_weight(model: nn.Module) -> torch.Tensor:
 
 
 def _input_like(plan: WidthPlan, parameter: torch.Tensor) -> torch.Tensor:
-    """Zeros of the recorded shape, of the parameter's type where the plan was made with numbers that have one like it. Of whole
-    numbers every second is 1: some tokens should not be the padding, whichever of the two that is."""
+    """Numbers in [0, 1) of the recorded shape, of the parameter's type where the plan was made with numbers that have one like
+    it: what takes images, a logarithm too, takes these. Of whole numbers every second is 1: some tokens should not be the
+    padding, whichever of the two that is."""
     dtype = getattr(torch, plan.input_dtype, None)
     if not isinstance(dtype, torch.dtype):
         raise SlimlibError(f"plan: input_dtype={plan.input_dtype!r} is no type of torch, such as float32 or int64")
-    given = torch.zeros(plan.input_shape, device=parameter.device, dtype=parameter.dtype if dtype.is_floating_point else dtype)
-    if not dtype.is_floating_point:
-        given.view(-1)[1::2] = 1
+    if dtype.is_floating_point:
+        drawn = torch.rand(plan.input_shape, generator=torch.Generator().manual_seed(0), device="cpu")
+        return drawn.to(parameter)
+    given = torch.zeros(plan.input_shape, device=parameter.device, dtype=dtype)
+    given.view(-1)[1::2] = 1
     return given
 
 

@@ -49,13 +49,13 @@ def batchnorm_scales(model: nn.Module, group: Group, asks: str, remedy: str) -> 
 
     Raises SlimlibError where none does, with what ``asks`` and the ``remedy``.
     """
-    scores, norms = torch.zeros(group.width, dtype=torch.float64), torch.zeros(group.width, dtype=torch.float64)
+    scores, norms = torch.zeros(2, group.width, dtype=torch.float64, device="cpu")
     for m in group.members:
         module = model.get_submodule(m.module)
         if m.role == "norm" and isinstance(module, BATCH_NORM) and module.affine:
             gamma = in_float64(module.weight).abs().cpu()
-            scores[torch.as_tensor(m.channels)] += gamma[torch.as_tensor(m.positions)].sum(1)
-            norms[torch.as_tensor(m.channels)] += m.positions.shape[1]
+            scores[torch.from_numpy(m.channels)] += gamma[torch.from_numpy(m.positions)].sum(1)
+            norms[torch.from_numpy(m.channels)] += m.positions.shape[1]
     if not norms.any():
         raise SlimlibError(f"{asks} cannot rank the filters of {group.name}: no BatchNorm with a scale follows it; {remedy}")
     return scores, norms
@@ -92,7 +92,8 @@ def choose_filters(
 
 def _scores(score: Criterion, model: nn.Module, group: Group) -> np.ndarray:
     """A criterion's scores, if they are what scores must be."""
-    found = torch.as_tensor(score(model, group)).detach().cpu().double()
+    given = score(model, group)
+    found = torch.as_tensor(given, device=getattr(given, "device", "cpu")).detach().cpu().double()  # whatever the default device
     if found.shape != (group.width,) or not found.isfinite().all():
         raise SlimlibError(f"criterion {name_of(score)!r} gave scores of shape {tuple(found.shape)} for {group.name}; it must "
                            f"give {group.width} finite ones, one a channel")

@@ -19,7 +19,7 @@ from slimlib.errors import SlimlibError
 from slimlib.layout import CONV, Layout, is_depthwise, output_first
 
 Keep = Mapping[str, np.ndarray]  # group -> its kept channels, ascending
-Index = torch.Tensor | slice  # what stays of a side of a layer
+Index = torch.Tensor | slice  # what stays of a side of a layer, on the CPU whatever the default device
 _CUT = ("weight", "bias", "running_mean", "running_var")  # what surgery replaces in a layer or norm
 
 
@@ -76,7 +76,7 @@ def _kept(name: str, layer: nn.Module, gone: Mapping[str, np.ndarray]) -> dict[s
                                "cannot be slimmed; leave them whole with skip=")
         stays = np.ones(size, bool)
         stays[positions] = False
-        kept[side] = torch.as_tensor(np.flatnonzero(stays)) if len(positions) else slice(None)
+        kept[side] = torch.from_numpy(np.flatnonzero(stays)) if len(positions) else slice(None)
     return kept
 
 
@@ -130,7 +130,8 @@ def _cut_convolution(dense: nn.Module, conv: nn.Module, kept: Mapping[str, Index
         weight = weight[out][:, inputs]
         conv.in_channels = weight.shape[1]
     else:  # each group of filters reads its own run of inputs, of which equally many stay
-        rows, columns = torch.arange(dense.out_channels)[out], torch.arange(dense.in_channels)[inputs]
+        rows, columns = (torch.arange(size, device="cpu") for size in (dense.out_channels, dense.in_channels))
+        rows, columns = rows[out], columns[inputs]
         own = columns.reshape(dense.groups, -1) % (dense.in_channels // dense.groups)
         weight = weight[rows[:, None], own[rows // (dense.out_channels // dense.groups)]]
         conv.in_channels = len(columns)

@@ -43,9 +43,9 @@ def filter_rows(
             norm = model.get_submodule(fold.norm_after[m.module])
             rows = rows * batchnorm_scale(norm, torch.float64).to(device)[:, None]
         if len(m.channels) == group.width and m.positions.shape[1] == 1 and len(rows) == group.width:
-            all_rows.append(rows[torch.as_tensor(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
+            all_rows.append(rows[torch.from_numpy(m.positions[:, 0])] if (np.diff(m.positions[:, 0]) != 1).any() else rows)
         else:  # a member that holds part of the group, or several rows a channel
             placed = rows.new_zeros(group.width, m.positions.shape[1] * rows.shape[1])
-            placed[torch.as_tensor(m.channels)] = rows[torch.as_tensor(m.positions)].flatten(1)
+            placed[torch.from_numpy(m.channels)] = rows[torch.from_numpy(m.positions)].flatten(1)
             all_rows.append(placed)
     return all_rows

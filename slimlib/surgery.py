@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from slimlib.conformance import checked, first_channels, layout_for
@@ -29,7 +30,8 @@ def prune(model: nn.Module, plan: WidthPlan, criterion: str | Criterion = "l1", 
     layout = layout_for(model, plan)
     keep = choose_filters(model, layout, plan.widths, criterion, seed)
     _warn_of_idle(layout)
-    return checked(cut(model, layout, keep), plan)
+    with torch.inference_mode(False):  # what is made in that mode could not be trained
+        return checked(cut(model, layout, keep), plan)
 
 
 def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.Module], None] | None = None) -> nn.Module:
@@ -40,7 +42,8 @@ def thin(model: nn.Module, plan: WidthPlan, seed: int = 0, reset: Callable[[nn.M
     SlimlibError when the plan was made for other widths.
     """
     layout = layout_for(model, plan)
-    student = fresh_copy(cut(model, layout, first_channels(layout, plan)), seed, reset)
+    with torch.inference_mode(False):
+        student = fresh_copy(cut(model, layout, first_channels(layout, plan)), seed, reset)
     _warn_of_idle(layout)
     return checked(student, plan)
 

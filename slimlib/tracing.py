@@ -35,8 +35,14 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     complex, quantised, computed from other tensors, or with NaN.
     """
     check(model, example_input)
-    with buffers_kept(model):
-        return _traced(model, example_input)
+    return _traced(model, example_input)
+
+
+def retraced(model: nn.Module, example_input: torch.Tensor) -> Layout:
+    """:func:`trace` without trials, for a plan that was made after them: a group that they refuse counts as one that may be cut.
+    What is in the example does not matter."""
+    check(model, example_input)
+    return _traced(model, example_input, on_trial=False)
 
 
 def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torch.Tensor | None) -> Layout:
@@ -61,9 +67,17 @@ def given_or_traced(layout: Layout | None, model: nn.Module, example_input: torc
     return layout
 
 
-def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
+def _traced(model: nn.Module, example_input: torch.Tensor, on_trial: bool = True) -> Layout:
     # what knows Torch-Pruning takes a moment to load: when it is first needed
     from slimlib._probing import probed
+
+    with buffers_kept(model):
+        layout, doubtful, unread = _read(model, example_input := example_input.detach())
+        return probed(layout, doubtful, model, example_input, unread) if on_trial else layout
+
+
+def _read(model: nn.Module, example_input: torch.Tensor) -> tuple[Layout, dict[int, str], bool]:
+    """The layout as the graph shows it, which of its groups are in doubt, and whether something is computed and not read."""
     from slimlib._tracing import read
 
     required = {p: p.requires_grad for p in model.parameters() if p.is_floating_point() or p.is_complex()}
@@ -81,7 +95,7 @@ def _traced(model: nn.Module, example_input: torch.Tensor) -> Layout:
     layout = Layout(groups, facts.positions, raw.norm_after, tuple(raw.ops), facts.fixed_macs, tuple(example_input.shape),
                     str(example_input.dtype).removeprefix("torch."),
                     sizes_of(model, {m.module for g in groups for m in g.members}), facts.idle)
-    return probed(layout, raw.doubtful, model, example_input, facts.unread)
+    return layout, raw.doubtful, facts.unread
 
 
 def _tied(model: nn.Module) -> dict[str, str]:

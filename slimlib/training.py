@@ -164,6 +164,9 @@ def _refuse(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | N
     if teacher is model:
         raise SlimlibError("teacher is the model itself, whose answers would change as it learns: give a trained network "
                            "beside it")
+    if torch.is_inference_mode_enabled() or not torch.is_grad_enabled():
+        raise SlimlibError("model: gradients are off here (torch.no_grad, torch.inference_mode), so nothing can be trained; call "
+                           "fit outside")
     if not any(p.requires_grad for p in model.parameters()):
         raise SlimlibError("model: no parameter requires a gradient, so nothing can be trained; see requires_grad_")
     if other := [name for name, p in model.named_parameters() if p.is_floating_point() and p.dtype != torch.float32]:

@@ -33,7 +33,7 @@ def at(of=None, kind=OPTYPE.ELEMENTWISE, layer=None, returned=False, **found):
 
 def told(*met):
     """The reason, and what is doubtful, of a group whose walk starts at its layer and meets these."""
-    none = dict.fromkeys(("last_axis", "read_outside", "constants", "numbers", "broadcast"), ())
+    none = dict.fromkeys(("last_axis", "read_outside", "constants", "numbers", "broadcast", "flattened"), ())
     facts = SimpleNamespace(across={MIXED.grad_fn}, **none)
     graph = SimpleNamespace(is_out_channel_pruning_fn=lambda handler: handler == "out")
     raw, doubt = read_group(graph, [at(layer="root"), *met], LAYERS, WIDTH, facts)
