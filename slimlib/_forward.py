@@ -42,8 +42,8 @@ class ForwardFacts:
 
 
 def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[ForwardFacts, list[torch.Tensor]]:
-    """The facts, multiply-adds counted by torch and by layer; and the outputs that have a gradient, each
-    as a copy, so that a tensor which the model returns and reads as well is an end of the graph too."""
+    """The facts, multiply-adds counted by torch and by layer; and the outputs that have a gradient, each as a copy, so that a
+    tensor which the model returns and reads as well is an end of the graph too."""
     calls = _Calls(len(example_input))
     own = (*LAYERS, *PER_CHANNEL_NORMS)  # of which a subclass may have modules in it
     hooks = [m.register_forward_hook(calls.hook(n), with_kwargs=True)
@@ -58,8 +58,8 @@ def forward_facts(model: nn.Module, example_input: torch.Tensor) -> tuple[Forwar
         raise
     except Exception as e:  # whatever a model may raise
         raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} does not pass through the model: "
-                           f"{first_line(e)}; give one batch of the shape that the model was made for, "
-                           "which is all that it is given: one that takes more needs a wrapper that adds the rest") from e
+                           f"{first_line(e)}; give one batch of the shape that the model was made for; one "
+                           "that takes more than a batch needs a wrapper that adds the rest") from e
     finally:
         for h in hooks:
             h.remove()

@@ -48,9 +48,10 @@ def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
         must_be_of(layout, model, "plan", "give the dense network that the plan was made from")
     else:  # read from a file, which may have been edited
         reasons = {g.name: g.reason for g in sorted(layout.groups, key=lambda g: not g.reason)}  # one without is told last
-        if wrong := [name for name in plan.widths if reasons.get(name, "it is no group of its own")]:
-            raise SlimlibError(f"plan: layer {wrong[0]} cannot be slimmed in this network: "
-                               f"{reasons.get(wrong[0], 'it is no group of its own')}; make the plan anew with plan_widths")
+        for name in plan.widths:
+            if why := reasons.get(name, "it has no width of its own"):
+                raise SlimlibError(f"plan: layer {name} cannot be slimmed in this network: {why}; make the plan anew with "
+                                   "plan_widths")
         groups = tuple(g for g in layout.groups if g.name in plan.widths)
         params = int(cost_model(model, layout, groups).params(np.array([plan.widths[g.name] for g in groups])))
         if params != plan.params:

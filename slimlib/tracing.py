@@ -71,8 +71,9 @@ def _traced(model: nn.Module, example_input: torch.Tensor, on_trial: bool = True
     # what knows Torch-Pruning takes a moment to load: when it is first needed
     from slimlib._probing import probed
 
+    example_input = example_input.detach()  # what requires a gradient would pass for something that a layer made
     with buffers_kept(model):
-        layout, doubtful, unread = _read(model, example_input := example_input.detach())
+        layout, doubtful, unread = _read(model, example_input)
         return probed(layout, doubtful, model, example_input, unread) if on_trial else layout
 
 
