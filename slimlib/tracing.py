@@ -30,9 +30,10 @@ from slimlib.modes import buffers_kept, evaluation_mode, unmarked
 def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
     """Read the layout of ``model``, an eval-mode trace with ``example_input`` (batch first). The model is left as it was.
 
-    Raises SlimlibError when the forward pass fails on ``example_input`` or gives nothing that has a gradient, within
-    ``torch.inference_mode``, and when the model holds no Conv or Linear layer, or one that is not plain: without a shape yet,
-    complex, quantised, computed from other tensors, or with NaN.
+    Raises SlimlibError when the forward pass fails on ``example_input`` or gives nothing that has a gradient, when the example
+    holds NaN or infinite values, within ``torch.inference_mode``, and when the model holds no Conv or Linear layer, or one that
+    is not plain: without a shape yet, complex, quantised, computed from other tensors, or with NaN; or a norm whose variance is
+    negative.
     """
     check(model, example_input)
     return _traced(model, example_input)
