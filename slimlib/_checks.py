@@ -31,10 +31,10 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
         if not (torch.isfinite(t.detach().sum()) or torch.isfinite(t).all()):  # the sum tells it faster, if it does
             raise SlimlibError(f"model: {name} holds NaN or infinite values; load or train finite weights first")
     for name, m in model.named_modules():
-        least = getattr(m, "running_var", None) if isinstance(m, PER_CHANNEL_NORMS) else None
-        if least is not None and least.numel() and (least := least.min().item()) + m.eps <= 0:
-            raise SlimlibError(f"model: {name}.running_var holds {least:g}, which with eps={m.eps:g} is no variance to divide by"
-                               "; load or compute its statistics first")
+        variance = getattr(m, "running_var", None) if isinstance(m, PER_CHANNEL_NORMS) else None
+        if variance is not None and variance.numel() and variance.min() + m.eps <= 0:
+            raise SlimlibError(f"model: {name}.running_var holds {variance.min():g}, which with eps={m.eps:g} is no variance to "
+                               "divide by; load or compute its statistics first")
 
 
 def check_layers(model: nn.Module) -> None:

@@ -68,12 +68,10 @@ class Watch(TorchFunctionMode):
 def _leaves_last_open(func: Callable, sizes: tuple, named: Mapping[str, object]) -> bool:
     """Does a reshape name no last size, as ``flatten(1)`` or ``view(len(x), -1)``? One that does, as ``view(-1, 64)``, may have
     it from the number of channels or from the programmer: the graph is the same."""
-    if getattr(func, "__name__", "") == "flatten":
-        return True
-    if getattr(func, "__name__", "") not in ("view", "reshape") or named:
-        return False
-    last = sizes[-1] if sizes else None
-    return (last[-1] if isinstance(last, (tuple, list)) and last else last) == -1
+    name, last = getattr(func, "__name__", ""), sizes[-1] if sizes else None
+    if isinstance(last, (tuple, list)) and last:
+        last = last[-1]
+    return name == "flatten" or (name in ("view", "reshape") and not named and last == -1)
 
 
 def tensors_among(values: Iterable[object]) -> Iterator[torch.Tensor]:

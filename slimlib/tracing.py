@@ -41,7 +41,7 @@ def trace(model: nn.Module, example_input: torch.Tensor) -> Layout:
 
 def retraced(model: nn.Module, example_input: torch.Tensor) -> Layout:
     """:func:`trace` without trials, for a plan that was made after them: a group that they refuse counts as one that may be cut.
-    What is in the example does not matter."""
+    What is in the example does not matter, as long as the network takes it."""
     check(model, example_input)
     return _traced(model, example_input, on_trial=False)
 

@@ -123,6 +123,14 @@ def test_no_module_is_long():
     assert not {name: count for name, count in lines.items() if count > LINES}
 
 
+def test_every_module_of_the_study_is_found_by_its_name():
+    """Whatever was imported before: the package's own lookup is asked."""
+    for path in (FOLDER / "study").glob("[a-z]*.py"):
+        assert slimlib.study.__getattr__(path.stem).__name__ == f"slimlib.study.{path.stem}"
+    with pytest.raises(AttributeError, match="has no attribute 'no_such_module'"):
+        slimlib.study.__getattr__("no_such_module")
+
+
 def test_editors_are_told_the_names_that_the_package_loads():
     """The stub's imports are the table of names: each of its home."""
     tree = ast.parse((FOLDER / "__init__.pyi").read_text(encoding="utf-8"))

@@ -45,7 +45,7 @@ __all__ = sorted({*_HOME, *_MODULES})
 def __getattr__(name: str):
     if name in _HOME:
         return getattr(import_module(f"slimlib.study.{_HOME[name]}"), name)
-    if name in _MODULES or (not name.startswith("_") and find_spec(f"slimlib.study.{name}")):
+    if not name.startswith("_") and find_spec(f"slimlib.study.{name}"):  # those that few need as well
         return import_module(f"slimlib.study.{name}")
     raise AttributeError(f"module 'slimlib.study' has no attribute {name!r}")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import isclose
 from typing import Any
 
 import torch
@@ -59,7 +58,7 @@ def rule_arguments(run: Run, store: Store, data: Any) -> dict[str, Any]:
     if run.rule == "sensitivity":
         ratio = float(how.pop("ratio", 0.75))
         scan = store.get(run.sensitivity_scan())["sensitivity"]  # `Run.needs` has it executed first
-        at = [i for i, value in enumerate(scan["ratio"]) if isclose(value, ratio, abs_tol=1e-8)]  # as records round them
+        at = [i for i, value in enumerate(scan["ratio"]) if value == ratio]
         if not at:
             raise SlimlibError(f"ratio={ratio} was not measured; the scan holds {sorted(set(scan['ratio']))}")
         how["drops"] = {scan["group"][i]: scan["drop"][i] for i in at}

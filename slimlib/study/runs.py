@@ -20,7 +20,7 @@ from slimlib.errors import SlimlibError
 from slimlib.layout import COUPLINGS
 from slimlib.recipe import Recipe
 from slimlib.rules import RULES
-from slimlib.study import budgets, options
+from slimlib.study import budgets, names, options
 from slimlib.study.canonical import frozen, option_of, with_declared_floats, without_none
 
 RECIPE_VERSION = 2
@@ -112,7 +112,7 @@ class Run:
     @property
     def architecture(self) -> str:
         """The model's name without ":pretrained"."""
-        return self.model.removesuffix(":pretrained")
+        return names.architecture(self.model)
 
     @property
     def folder(self) -> str:
