@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pandas as pd
 
 from slimlib import study
-from slimlib.study import answers, shapes
+from slimlib.study import shapes
 from slimlib.study.judgement import Judgement
 
 FULL = {"conv1": 20, "conv2": 50, "fc1": 500}
@@ -71,9 +71,9 @@ def test_arms_are_compared_pair_by_pair():
     assert "made twice" not in shapes.alike_in(agreeing)[0]
     assert shapes.alike_in(None) == ["No pair is recorded yet."]
     assert math.isnan(shapes.alike(judged, "random")["difference"])
-    assert answers.same_widths(judged) == ""
+    assert shapes.same_widths(judged) == ""
     same = of(pairs[:1])
-    assert answers.same_widths(same) == "The widths are the same in 1 of 1 cases, so hardly anything was tested."
+    assert shapes.same_widths(same) == "The widths are the same in 1 of 1 cases, so hardly anything was tested."
 
 
 def test_arms_with_the_same_widths_in_every_seed_they_share_are_named():

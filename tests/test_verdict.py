@@ -24,10 +24,14 @@ from slimlib.study import (
     deciding,
     figures,
     findings,
+    fragile,
     in_short,
     pairing,
+    rank_answers,
+    ranks,
     statistics,
     tilt_choice,
+    trails,
     verdict,
     wording,
 )
@@ -109,7 +113,7 @@ def test_words_for_each_verdict():
     ({"verdict": "supported", "low": 0.0001, "high": 0.0009}, "better, by less than matters, than"),
     ({"verdict": "not supported", "low": -0.001, "high": 0.0005}, "no better than"),
     ({"verdict": "not supported", "low": -0.003, "high": -0.001}, "worse than"),
-    ({"verdict": "inconclusive", "low": -0.003, "high": 0.003}, "not yet told apart from"),
+    ({"verdict": "inconclusive", "low": -0.003, "high": 0.003}, "not told apart from"),
 ])  # fmt: skip
 def test_outcomes_tell_more_than_verdicts(row, said):
     assert answers.outcome(row, 0.001) == said
@@ -145,13 +149,14 @@ def test_what_other_networks_say_stands_beside_the_claim():
                  and run.model.startswith("resnet20") and run.budget == "macs:0.35"]
     records = [{"key": run.key, "run": run.to_dict(), **made(run, {"pca": 0.004})} for run in elsewhere]
     (told,) = answers.beside(own, [*own.records, *records])
-    assert re.search(r"networks: on published ResNet-20 on CIFAR-10 against uniform, in points, \+0\.[34]\d \[", told)
-    assert told.endswith("at 35 % of MACs.")
+    where = r"other runs: on published ResNet-20 on CIFAR-10, PCA \(3AS\) is "
+    assert re.search(where + r"\*better than\* uniform at equal MACs \(\+0\.[34]\d \[[^]]*\] points\)\.$", told)
     assert answers.beside(own, own.records) == [] and answers.beside(own, records[:4]) == []
     # on the claim's own page in the open, and on the front page above what is folded, if another claim holds the records
-    assert f"<p>{html.escape(told)}</p>" in verdict.report(own, records) and "This decides" not in verdict.report(own)
+    shown = re.sub(r"[*](.+?)[*]", r"<em>\1</em>", html.escape(told))
+    assert f"<p>{shown}</p>" in verdict.report(own, records) and "This decides" not in verdict.report(own)
     shown = answers.front_page({"C1-pruning": own, "C3": judge(load_claims()["C3"], records)}).partition("```{dropdown}")[0]
-    assert "\n  - This decides nothing, as the claim was written for other networks: on published ResNet-20" in shown
+    assert "\n  - This decides nothing, as the claim names other runs: on published ResNet-20" in shown
 
 
 def test_a_complete_claim_is_not_so_far():
@@ -255,7 +260,7 @@ def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
             record["metrics"]["test_accuracy"] += 0.06
         record["cost"]["macs" if unit == "params" else "params"] = {True: 300, False: 100}[ours] if unit == "macs" else 500
     found = judge(claim, records)
-    size = r"\(\+(1\.9\d|2\.\d\d) points; most of it at 5 % of parameters\)"
+    size = r"\(\+(1\.9\d|2\.\d\d) points; most of it at 5 % of parameters, elsewhere [^)]*\)"
     assert re.search(r"\*better than\* uniform at equal parameters " + size, *answers.answer(found))
     assert re.search(r"uniform at equal MACs \([+−]0\.0\d points; with 3 times the parameters\)", *answers.answer(found))
     table = verdict.comparison_table(found)["the other cost, ours over the rival's"]
@@ -267,7 +272,7 @@ def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
     for record in records:
         if record["run"]["rule"] == "pca" and record["run"]["budget"] == "params:0.05":
             record["metrics"]["test_accuracy"] += 0.5
-    assert "; at equal parameters most of it at 5 % of parameters; " in answers.answer(judge(claim, records))[0]
+    assert "; at equal parameters most of it at 5 % of parameters, elsewhere " in answers.answer(judge(claim, records))[0]
     # a unit that lacks seeds does not speak for the other one
     for record in records:
         record["metrics"]["test_accuracy"] -= (record["run"]["rule"] == "pca") * 0.02
@@ -275,11 +280,11 @@ def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
     for record in part:
         record["metrics"]["test_accuracy"] += (record["run"]["rule"] == "pca") * 0.01 * (record["run"]["seed"] - 2)
     (told,) = answers.answer(judge(claim, part))
-    macs = r"\*not yet told apart from\* uniform at equal MACs \([+−]0\.\d\d points; with 3 times the parameters\); "
-    assert re.search(macs + r"\*not yet told apart from\* uniform at equal parameters \(1 of 5 seeds\)", told)
+    macs = r"\*not told apart from\* uniform at equal MACs \([+−]0\.\d\d points; with 3 times the parameters\); "
+    assert re.search(macs + r"\*not told apart from\* uniform at equal parameters \(1 of 5 seeds\)", told)
     # what lacks seeds has no size yet, and no interval of two
     two = [record for record in records if record["run"]["seed"] < 2]
-    assert "*not yet told apart from* uniform (2 of 5 seeds)" in answers.answer(judge(claim, two))[0]
+    assert "*not told apart from* uniform (2 of 5 seeds)" in answers.answer(judge(claim, two))[0]
     assert "[" not in wording.found(judge(claim, two)) and "2 seeds" in wording.found(judge(claim, two))
     assert set(verdict.comparison_table(judge(claim, two))["bootstrap"]) == {""}
     assert "(2 seeds, so no interval)" in verdict.report(judge(claim, two))
@@ -287,7 +292,8 @@ def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
 
 def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     claim = load_claims()["C2"]
-    row = {"dataset": "cifar10", "model": "resnet56:pretrained", "n": 27, "spearman": 0.6, "verdict": "supported"}
+    row = {"dataset": "cifar10", "model": "resnet56:pretrained", "n": 27, "spearman": 0.6, "verdict": "supported", "family": 8}
+    row |= {"rule": "pca", "within": 0.1, "p_within": 0.2}
     ends = ((0.05, 0.2, "supported"), (-0.05, 0.2, "inconclusive"), (-0.2, -0.05, "not supported"), (-0.1, 0.0, "supported"))
     rows = pd.DataFrame([row | {"over_depth": 0.1, "over_depth_low": low, "over_depth_high": high, "verdict": found}
                          for low, high, found in ends])
@@ -296,7 +302,16 @@ def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     told += "in 1 of 4, worse in 1."
     assert told in wording.found(judged)
     (said,) = answers.answer(judged)
-    assert "in *2 of 4* comparisons, which are views of the same layers (published ResNet-56 on CIFAR-10 2 of 4); in 1 " in said
+    needs = f"where with 27 layers the first would need a coefficient of about {ranks.least_told_apart(27, 0.05 / 8):.2f}"
+    network = f"published ResNet-56 on CIFAR-10 2 of 4, {needs}"
+    assert f"in *2 of 4* comparisons, which are views of the same layers ({network}); in 1 " in said
+    # depth alone is judged by the same rule, and what is left within stages is counted
+    assert "By the same rule depth alone would in none of 0." in said and "its p is at most 0.05 in none of 4." in said
+    depth = rows.assign(rule="depth", low=[0.1, 0.1, 0.1, -0.1], high=0.9, p=[1e-4, 1e-4, 0.04, 1e-4])
+    beside = replace(judged, cells=pd.concat([rows, depth]), deciding=rows.assign(p_within=[0.01, 0.01, 0.2, float("nan")],
+                                                                                  within=[0.3, -0.3, 0.3, float("nan")]))
+    told = rank_answers.answer(beside)
+    assert "By the same rule depth alone would in 2 of 4." in told and "its p is at most 0.05 in 1 of 3." in told
     assert "better than depth alone in *1* of them, and worse in *1*." in said
     none = replace(judged, deciding=rows.assign(over_depth_low=-0.1, over_depth_high=0.1))
     assert "better than depth alone in *none* of them, and worse in *none*." in answers.answer(none)[0]
@@ -449,12 +464,12 @@ def checkout(tmp_path, monkeypatch):
 
 def test_deleting_a_record_removes_its_numbers_and_is_reported(checkout):
     before = study.judge_all(only=["K1-chance"])
-    trace = verdict.trace(before)
+    trace = trails.trace(before)
     victim = trace[(trace["what"] == "pca - random") & (trace["budget"] == "macs:0.1")].iloc[0]
     (checkout / "book" / "records" / victim["rival_record"]).unlink()
 
     after = study.judge_all(only=["K1-chance"])
-    left = verdict.trace(after)
+    left = trails.trace(after)
     gone = trace[~trace["value"].isin(left["value"])]
     assert gone["rival"].tolist() == [victim["rival"]], "its difference is gone, and no other"
     rows = [one["K1-chance"].deciding.set_index(["rival", "unit"]) for one in (before, after)]
@@ -469,7 +484,7 @@ def test_deleting_a_record_removes_its_numbers_and_is_reported(checkout):
 
 def test_every_number_can_be_followed_to_its_records(checkout):
     judged = study.judge_all(only=["K1-chance"])
-    trace = verdict.trace(judged)
+    trace = trails.trace(judged)
     for row in trace.to_dict("records"):
         sides = [json.loads((checkout / "book" / "records" / row[side]).read_text()) for side in ("ours_record", "rival_record")]
         ours, rival = (side["metrics"]["test_accuracy"] for side in sides)
@@ -489,7 +504,7 @@ def test_the_tilt_that_was_the_best_and_both_dense_networks_are_named():
     for record in records:
         if record["run"]["rule"] == "tilt":  # older records do not tell it
             record["dense_sha256"] = "e" * 64
-    (row,) = verdict.trace({"C4": judge(laptop, records)}).to_dict("records")
+    (row,) = trails.trace({"C4": judge(laptop, records)}).to_dict("records")
     assert row["what"] == f"{claim.ours} - best_tilt (tilt(power=0.5))"
     assert row["dense_sha256"] == "unknown / " + "e" * 64
     assert row["ours"] != row["rival"] and row["commit"] == "c" * 12, "told once where both are alike"
@@ -877,12 +892,12 @@ def test_what_the_first_records_of_other_profiles_would_change_is_told():
     judged = judge(claim, records_of(claim, {"pca": 0.005}))
     planned, made_so_far = claim.comparisons(judged.runs), len(judged.deciding)
     assert planned > made_so_far == judged.deciding["family"].iloc[0]
-    told = verdict.once_all_begun(judged)
+    told = fragile.once_all_begun(judged)
     assert told == (f"Once every profile has a record, {planned} comparisons count instead of {made_so_far}: the verdict on the "
                     "whole claim would be inconclusive instead of supported.")
     assert told in html.unescape(verdict.report(judged))
     alone = claim.within("laptop")
-    assert verdict.once_all_begun(judge(alone, judged.records)) == "" == verdict.once_all_begun(judge(claim, []))
+    assert fragile.once_all_begun(judge(alone, judged.records)) == "" == fragile.once_all_begun(judge(claim, []))
 
     rows = [{"n": 5, "mean": 0.002, "low": 0.001, "high": 0.003, "p": p, "family": 2} for p in (0.01, 0.0001)]
     rows = [row | {"p_holm": p, "verdict": found} for row, (p, found) in zip(rows, decide(claim, rows), strict=True)]
@@ -938,6 +953,9 @@ def test_where_the_units_of_cost_differ_the_answer_names_both():
     rows = judged.deciding
     at = rows.index[(rows["rival"] == "uniform") & (rows["unit"] == "params")][0]
     rows.loc[at, ["verdict", "low", "high"]] = ["not supported", -0.01, -0.001]
+    cell = in_short.table({"C1-pruning": judged})["LeNet-5 on MNIST"].tolist()[0]
+    assert cell == "MACs: better; parameters: worse †", "as the bootstrap interval still says better"
+    rows.loc[at, "boot_verdict"] = "not supported"
     cell = in_short.table({"C1-pruning": judged})["LeNet-5 on MNIST"].tolist()[0]
     assert cell == "MACs: better; parameters: worse"
     page = in_short.for_the_front_page({"C1-pruning": judged}).splitlines()

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study.answers import UNDECIDED, outcome
+from slimlib.study.elsewhere import elsewhere
+from slimlib.study.fragile import fragile
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, counted, network_name, plain_name
+from slimlib.study.shapes import hardly_differ
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 if TYPE_CHECKING:
@@ -17,21 +20,36 @@ IN_A_WORD = {
     "better than": "better", "better, by less than matters, than": "better, by less than matters",
     "no better than": "no better", "worse than": "worse", UNDECIDED: "open",
 }  # fmt: skip
+COUNTED_AS = {
+    "better than": "for the claim in question", "better, by less than matters, than": "for it, but by less than matters",
+    "no better than": "against it (an effect that would matter is ruled out)",
+    "worse than": "against it (an effect that would matter is ruled out)", UNDECIDED: "open",
+}  # fmt: skip
+OF_VERDICTS = {SUPPORTED: "better than", NOT_SUPPORTED: "no better than", INCONCLUSIVE: UNDECIDED}  # of orders of layers
+FEW = "with too few seeds to be judged"
+ONLY_IF_ANY = ("for it, but by less than matters", FEW)
+FRAGILE = "†"
+"""Mark of a verdict that another choice would turn (`fragile`)."""
 STAGES = {"prune": "", "distill": ", students", "scratch": ", from scratch"}  # pruned networks are the usual case
 
 
 def table(judged: Mapping[str, Judgement]) -> pd.DataFrame:
     """One row a claim and rival, one column a network: the outcome of the comparison at equal MACs and at equal parameters,
-    "open" where neither can be said; of a claim about orders of layers, how many comparisons find them related or are open."""
+    "open" where neither can be said; of a claim about orders of layers, how many comparisons find them related or are open.
+
+    A mark (`FRAGILE`) stands at what another choice would turn; in brackets what runs of other studies say (`elsewhere`)."""
     import pandas as pd
 
     rows: dict[tuple[str, str], dict[str, str]] = {}
+    records = {key: record for one in judged.values() for key, record in one.by_key.items()}.values()
     for name, one in judged.items():
         claim = one.claim
+        others = elsewhere(one, records)
         if claim.kind == "rank":
             rows[name, f"{_short(claim.ours)} against the layers' sensitivity"] = _related(one)
         for rival in claim.rivals if claim.kind == "paired" else ():
-            rows[name, f"{_short(claim.ours)} against {_short(rival)}{STAGES[claim.stage]}"] = _outcomes(one, rival)
+            what = f"{_short(claim.ours)} against {_short(rival)}{STAGES[claim.stage]}"
+            rows[name, what] = _outcomes(one, rival) | _others(one, rival, others)
     networks = dict.fromkeys(network for cells in rows.values() for network in cells)
     found = [{"claim": name, "what was compared": what, **{network: cells.get(network, "–") for network in networks}}
              for (name, what), cells in rows.items()]
@@ -55,10 +73,22 @@ def _related(judged: Judgement) -> dict[str, str]:
 def _outcomes(judged: Judgement, rival: str) -> dict[str, str]:
     """Network -> "no better", or "MACs: no better; parameters: worse" where the two units differ or one is missing."""
     by_unit: dict[str, dict[str, str]] = {}
-    for row in judged.deciding.to_dict("records"):
+    turn, alike = fragile(judged), hardly_differ(judged, rival)
+    for place, row in enumerate(judged.deciding.to_dict("records")):
         if row["rival"] == rival:
-            by_unit.setdefault(network_name(row["dataset"], row["model"]), {})[row["unit"]] = _word(row, judged)
+            word = "same widths" if alike else _word(row, judged) + f" {FRAGILE}" * (place in turn)
+            by_unit.setdefault(network_name(row["dataset"], row["model"]), {})[row["unit"]] = word
     return {network: _together(found) for network, found in by_unit.items()}
+
+
+def _others(judged: Judgement, rival: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What decides nothing, in brackets."""
+    by_unit: dict[str, dict[str, str]] = {}
+    for row in rows:
+        if row["rival"] == rival:
+            word = IN_A_WORD[outcome(row, judged.claim.margin)]
+            by_unit.setdefault(network_name(row["dataset"], row["model"]), {})[row["unit"]] = word
+    return {network: f"({_together(found)})" for network, found in by_unit.items()}
 
 
 def _together(found: Mapping[str, str]) -> str:
@@ -74,19 +104,24 @@ def _word(row: Mapping[str, Any], judged: Judgement) -> str:
 
 def sentence(judged: Mapping[str, Judgement], which: str) -> str:
     """ "14 comparisons of accuracies decide the paper's claims so far: 2 for the claim in question; ...": all of them, counted by
-    their verdicts. Comparisons of orders are counted apart, as several are views of one scan."""
+    their outcomes. Comparisons of orders are counted apart, as several are views of one scan."""
     so_far = "" if all(one.complete for one in judged.values()) else " so far"
-    verdicts = {SUPPORTED: "for the claim in question",
-                NOT_SUPPORTED: "against it (an effect that would matter is ruled out)", INCONCLUSIVE: "open"}  # fmt: skip
     said: list[str] = []
     for kind, what in (("paired", "accuracies"), ("rank", "orders of layers, which are views of the same scans,")):
-        deciding = [one.deciding for one in judged.values() if one.claim.kind == kind and len(one.deciding)]
-        found = [verdict for rows in deciding for verdict in rows["verdict"]]
+        found = [_counted_as(row, one) for one in judged.values() if one.claim.kind == kind
+                 for row in one.deciding.to_dict("records")]
         if found:
-            told = "; ".join(f"{found.count(verdict) or 'none'} {words}" for verdict, words in verdicts.items())
+            told = "; ".join(f"{found.count(words) or 'none'} {words}" for words in dict.fromkeys([*COUNTED_AS.values(), FEW])
+                             if words in found or words not in ONLY_IF_ANY)
             decide = f"decide{'s' * (len(found) == 1)} {'them as well' if said else f'{which}{so_far}'}"
             said.append(f"{counted(len(found), 'comparison')} of {what} {decide}: {told}.")
     return " ".join(said) or f"No comparison decides {which} yet."
+
+
+def _counted_as(row: Mapping[str, Any], judged: Judgement) -> str:
+    if judged.claim.kind == "rank":
+        return COUNTED_AS[OF_VERDICTS[row["verdict"]]]
+    return COUNTED_AS[outcome(row, judged.claim.margin)] if row["n"] >= judged.claim.min_seeds else FEW
 
 
 def for_the_front_page(judged: Mapping[str, Judgement]) -> str:

@@ -148,3 +148,9 @@ def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95) 
 def _p_of_one(scores: np.ndarray, one: float) -> float:
     """Two-sided p of a class with a single layer: the share of layers that would stand as far out in its place, doubled."""
     return min(1.0, 2 * min(float((scores <= one).mean()), float((scores >= one).mean())))
+
+
+def least_told_apart(n: int, p: float) -> float:
+    """About the least Spearman coefficient of ``n`` items whose two-sided p is at most ``p``, by Student's t."""
+    t = float(stats.t.isf(p / 2, n - 2))
+    return t / (n - 2 + t**2) ** 0.5

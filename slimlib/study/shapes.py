@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from slimlib.study.judgement import Judgement
 
+NEARLY_ALWAYS = 0.9
+"""Share of the cases in which two arms have the same widths from which on their comparison is said to test hardly anything."""
+DRAWN = ("random", "permuted")
+"""Arms whose widths are drawn by the seed."""
 STARVED = 0.05
 """Share of a layer's filters below which, or at which, the layer is called starved."""
 
@@ -87,6 +91,40 @@ def alike(judged: Judgement, rival: str) -> dict[str, Any]:
     repeats = [abs(difference) for ours, theirs, difference in sides if ours["widths"] == theirs["widths"]]
     return {"pairs": len(sides), "equal": len(repeats), "difference": sum(gaps) / len(gaps) if gaps else float("nan"),
             "repeats": repeats}
+
+
+def same_widths(judged: Judgement) -> str:
+    """That two arms were nearly always given the same widths, so that their comparison could hardly test anything."""
+    for rival in judged.claim.rivals if judged.claim.kind == "paired" else ():
+        if hardly_differ(judged, rival):
+            found = alike(judged, rival)
+            return f"The widths are the same in {found['equal']} of {found['pairs']} cases, so hardly anything was tested."
+    return ""
+
+
+def hardly_differ(judged: Judgement, rival: str) -> bool:
+    """Whether a claim's arm and its rival have the same widths `NEARLY_ALWAYS`."""
+    found = alike(judged, rival)
+    return bool(found["pairs"]) and found["equal"] >= NEARLY_ALWAYS * found["pairs"]
+
+
+def drawn(judged: Judgement) -> list[str]:
+    """Sentences, one an arm and network: how many different widths the seeds of an arm drew that chooses them by chance."""
+    sets: dict[tuple[str, ...], dict[str, list[tuple[int, ...]]]] = {}
+    for record in (record for record in judged.records if "widths" in record):
+        run = Run.from_dict(record["run"])
+        if run.arm in DRAWN and run.arm in (judged.claim.ours, *judged.claim.rivals):
+            of_arm = sets.setdefault((run.arm, run.dataset, run.model), {})
+            of_arm.setdefault(run.budget, []).append(tuple(record["widths"].values()))
+    said = []
+    for (arm, dataset, model), by_budget in sets.items():
+        most = max(map(len, by_budget.values()))
+        different = sorted({len(set(widths)) for widths in by_budget.values() if len(widths) == most})
+        if most > 1 and different[0] < most:
+            numbers = f"{different[0]} to {different[-1]}" if len(different) > 1 else f"{different[0]}"
+            said.append(f"On {network_name(dataset, model)}, the {most} seeds of {plain_name(arm)} drew {numbers} different sets "
+                        "of widths at a budget.")
+    return said
 
 
 def of_comparison(table: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:

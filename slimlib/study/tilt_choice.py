@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study.deciding import as_a_whole, decide
@@ -33,20 +33,25 @@ def of_weight(doubt: str) -> bool:
     return CHANGES_NONE not in doubt
 
 
+def turned(judged: Judgement) -> set[int]:
+    """The places of the deciding comparisons that another choice of the tilt turns: the second one where the lead is that small,
+    or for each seed that which the other seeds choose."""
+    if "best_tilt" not in judged.claim.rivals or "lead" not in judged.frame:
+        return set()
+    rows, frames = judged.deciding.to_dict("records"), (_second_tilts(judged.frame), _tilts_by_the_other_seeds(judged.frame))
+    return {place for frame in frames for place, row, found in _once_more(judged, frame)
+            if _judged_with(judged, rows, place, found)[place] != row["verdict"]}
+
+
 def with_the_second(judged: Judgement) -> list[str]:
     """Each comparison once more, the second tilt in the place of the first where its lead on validation images is within one
     standard error: there the choice may be one of chance, while the rule beside it makes none."""
-    import pandas as pd
-
     frame = judged.frame
     if "lead" not in frame:
         return []
-    close = (frame["arm"] == "best_tilt") & (frame["lead"] <= frame["lead_error"])
-    seconds = frame[close][[*WHERE, "second"]].rename(columns={"second": "arm"})
-    taken = frame[~close & (frame["arm"] != "best_tilt")].merge(seconds, on=[*WHERE, "arm"]).assign(arm="best_tilt")
-    said = []
-    for place, row, found in _once_more(judged, pd.concat([frame[~close], taken], ignore_index=True)):
-        here = seconds[(seconds["dataset"] == row["dataset"]) & (seconds["model"] == row["model"])]
+    close, said = frame[_hardly_leads(frame)], []
+    for place, row, found in _once_more(judged, _second_tilts(frame)):
+        here = close[(close["dataset"] == row["dataset"]) & (close["model"] == row["model"])]
         at = here[here["budget"].isin(row["budgets"].split(", "))]
         if at.empty:
             continue
@@ -60,19 +65,9 @@ def with_the_second(judged: Judgement) -> list[str]:
 def chosen_by_the_other_seeds(judged: Judgement) -> list[str]:
     """Each comparison once more, the tilt of each seed chosen by the other seeds' validation accuracies: no run then has a say in
     the choice of its own tilt, and the interval knows that the choice may fall otherwise. What it changes is told."""
-    import pandas as pd
-
-    frame = judged.frame
-    if "lead" not in frame:
+    if "lead" not in judged.frame:
         return []
-    tilts = frame[frame["arm"].map(weight_free_power).notna()]
-    best, chosen = frame[frame["arm"] == "best_tilt"], []
-    for _, of in best.groupby(WHERE[:-1], dropna=False):
-        rows = tilts.merge(of[WHERE], on=WHERE)
-        for seed in of["seed"] if len(of) > 1 else ():
-            arm = by_validation(rows[rows["seed"] != seed])[0]
-            chosen.append(rows[(rows["seed"] == seed) & (rows["arm"] == arm)].assign(arm="best_tilt"))
-    again = pd.concat([frame[frame["arm"] != "best_tilt"], *chosen], ignore_index=True)
+    again = _tilts_by_the_other_seeds(judged.frame)
     made = [(row, found, _verdicts_with(judged, place, found)) for place, row, found in _once_more(judged, again)]
     said = [f"{_where(row)}, with the tilt of each seed chosen by the other seeds, the difference is {effect(found.to_dict())} "
             f"points instead of {effect(row)}, {told}." for row, found, told in made if told != CHANGES_NONE]
@@ -81,6 +76,35 @@ def chosen_by_the_other_seeds(judged: Judgement) -> list[str]:
         others = "comparisons" if not said else "other comparisons"
         said.append(f"In {rest} {others} the tilt of each seed was also chosen by the other seeds, {CHANGES_NONE}.")
     return said
+
+
+def _hardly_leads(frame: pd.DataFrame) -> pd.Series:
+    """Which rows are a best tilt whose lead over the second, on validation images, is within one standard error."""
+    return (frame["arm"] == "best_tilt") & (frame["lead"] <= frame["lead_error"])
+
+
+def _second_tilts(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with the second tilt as the best where that one hardly leads."""
+    import pandas as pd
+
+    close = _hardly_leads(frame)
+    seconds = frame[close][[*WHERE, "second"]].rename(columns={"second": "arm"})
+    taken = frame[~close & (frame["arm"] != "best_tilt")].merge(seconds, on=[*WHERE, "arm"]).assign(arm="best_tilt")
+    return pd.concat([frame[~close], taken], ignore_index=True)
+
+
+def _tilts_by_the_other_seeds(frame: pd.DataFrame) -> pd.DataFrame:
+    """The frame with another best tilt: for each seed the one with the highest validation accuracies of the others."""
+    import pandas as pd
+
+    tilts = frame[frame["arm"].map(weight_free_power).notna()]
+    best, chosen = frame[frame["arm"] == "best_tilt"], []
+    for _, of in best.groupby(WHERE[:-1], dropna=False):
+        rows = tilts.merge(of[WHERE], on=WHERE)
+        for seed in of["seed"] if len(of) > 1 else ():
+            arm = by_validation(rows[rows["seed"] != seed])[0]
+            chosen.append(rows[(rows["seed"] == seed) & (rows["arm"] == arm)].assign(arm="best_tilt"))
+    return pd.concat([frame[frame["arm"] != "best_tilt"], *chosen], ignore_index=True)
 
 
 def _once_more(judged: Judgement, frame: pd.DataFrame) -> Iterator[tuple[int, dict[str, Any], Paired]]:
@@ -101,9 +125,14 @@ def _where(row: Mapping[str, Any]) -> str:
 def _verdicts_with(judged: Judgement, place: int, found: Paired) -> str:
     """What another result of one comparison makes of its verdict and of the claim's, the others staying as they are."""
     rows = judged.deciding.to_dict("records")
-    changed = [verdict for _, verdict in decide(judged.claim, [*rows[:place], rows[place] | found.to_dict(), *rows[place + 1 :]])]
+    changed = _judged_with(judged, rows, place, found)
     if changed[place] == rows[place]["verdict"]:
         return CHANGES_NONE if changed == [row["verdict"] for row in rows] else "which changes another's verdict"
     told = f"and the verdict would be {changed[place]} instead of {rows[place]['verdict']}"
     whole = as_a_whole(changed, rows[place]["family"])
     return told if whole == judged.verdict else f"{told}; that on the whole claim would be {whole} instead of {judged.verdict}"
+
+
+def _judged_with(judged: Judgement, rows: Sequence[Mapping[str, Any]], place: int, found: Paired) -> list[str]:
+    again = [*rows[:place], {**rows[place], **found.to_dict()}, *rows[place + 1 :]]
+    return [verdict for _, verdict in decide(judged.claim, again)]

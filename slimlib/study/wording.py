@@ -13,7 +13,7 @@ from slimlib.study.findings import comparison, effect
 from slimlib.study.judgement import NO_EVIDENCE, Judgement
 from slimlib.study.names import budget_name, capital, counted, joined, network_name, plain_name, points, signed
 from slimlib.study.runs import Run
-from slimlib.study.shapes import STARVED, narrowest
+from slimlib.study.shapes import STARVED, narrowest, same_widths
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def bootstrapped(judged: Judgement) -> list[str]:
     """Where the bootstrap interval in the place of the t interval would lead to another verdict, and in how many comparisons it
     only stands otherwise to zero or to the margin."""
     rows = judged.deciding.to_dict("records") if judged.claim.kind == "paired" else []
+    rows = [row for row in rows if row["n"] >= judged.claim.min_seeds]  # no verdict is given of fewer
     other = [comparison(judged.claim, row) for row in rows if row["boot_verdict"] != row["verdict"]]
     alone = sum(not row["agree"] and row["boot_verdict"] == row["verdict"] for row in rows)
     said = [f"The t and the bootstrap interval lead to different verdicts {'; '.join(other)}."] if other else []
@@ -122,7 +123,8 @@ def overall(judged: Mapping[str, Judgement], what: str = "claim") -> str:
     """ "Of 12 claims, 1 is supported (C3); 4 are not supported (...); ...": all verdicts in one sentence."""
     by_verdict: dict[str, list[str]] = {}
     for name, one in judged.items():
-        by_verdict.setdefault(NO_EVIDENCE if one.deciding.empty else one.verdict, []).append(name)
+        doubt = " with the same widths on both sides" if same_widths(one) else ""
+        by_verdict.setdefault(NO_EVIDENCE if one.deciding.empty else one.verdict, []).append(name + doubt)
     order = [v for v in (SUPPORTED, MIXED, NOT_SUPPORTED, INCONCLUSIVE, NO_EVIDENCE) if v in by_verdict]
     said = [f"{len(by_verdict[v])} {'has' if len(by_verdict[v]) == 1 else 'have'} {v}" if v == NO_EVIDENCE
             else f"{len(by_verdict[v])} {'is' if len(by_verdict[v]) == 1 else 'are'} {v}" for v in order]

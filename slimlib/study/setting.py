@@ -1,0 +1,50 @@
+"""What the runs behind the answers were: how many there are, how long the networks were trained, how far they recovered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+from slimlib.study.judgement import Judgement
+from slimlib.study.names import counted, joined, network_name
+from slimlib.study.runs import Run
+
+
+def training(records: Iterable[Mapping[str, Any]]) -> str:
+    """For how long the slim networks were trained; empty where none was."""
+    epochs: dict[str, dict[int, dict[str, None]]] = {"prune": {}, "distill": {}}
+    for record in records:
+        run = Run.from_dict(record["run"])
+        if run.stage in epochs and run.recipe is not None:
+            epochs[run.stage].setdefault(run.recipe.epochs, {})[network_name(run.dataset, run.model)] = None
+    told = {stage: joined(f"{counted(number, 'epoch')} ({joined(networks)})" for number, networks in sorted(found.items()))
+            for stage, found in epochs.items() if found}
+    said = {"prune": "Pruned networks were fine-tuned for {}, so what counts is how far they recover within that time.",
+            "distill": "Students were trained for {}."}
+    return " ".join([*(said[stage].format(what) for stage, what in told.items()), *_still_lost(records)])
+
+
+def _still_lost(records: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How much of the dense network's accuracy the pruned ones have not recovered: differences between arms are parts of it."""
+    lost: dict[str, list[float]] = {}
+    for record in records:
+        run, metrics = Run.from_dict(record["run"]), record["metrics"]
+        if run.stage == "prune" and "dense_test_accuracy" in metrics:
+            gap = metrics["dense_test_accuracy"] - metrics["test_accuracy"]
+            lost.setdefault(network_name(run.dataset, run.model), []).append(100 * gap)
+    told = [f"{median(gaps):.2f} points ({network})" for network, gaps in lost.items()]
+    lack = "Half of the pruned networks still lack more than this of the dense network's accuracy:"
+    return [f"{lack} {joined(told)}."] if told else []
+
+
+def by_profile(judged: Mapping[str, Judgement]) -> str:
+    """ "Of the runs that decide, 593 of 610 of profile laptop are recorded, and 0 of 1,200 of profile paper." """
+    recorded = {key for one in judged.values() for key in one.by_key}
+    planned: dict[str, set[str]] = {}
+    for one in judged.values():
+        for name in dict.fromkeys(where["profile"] for where in one.claim.runs):
+            own = {run.key for run in one.claim.within(name).deciding_runs()} & {run.key for run in one.runs}
+            planned.setdefault(name, set()).update(own)
+    told = [f"{len(keys & recorded):,} of {len(keys):,} of profile {name}" for name, keys in planned.items()]
+    return f"Of the runs that decide, {joined(told)} are recorded."

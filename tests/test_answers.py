@@ -1,0 +1,165 @@
+"""What stands beside a verdict so that it is not taken for more than it is: doubts, other runs, what could be gained at all."""
+
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from slimlib import study
+from slimlib.study import answers, elsewhere, fragile, in_short, ranks, setting, shapes, trails, wording
+from slimlib.study.claims import load_claims
+from slimlib.study.judgement import judge
+from tests.test_verdict import made, records_of
+
+
+def on_resnet20(effects: dict[str, float], budgets=("macs:0.35", "macs:0.5"), seeds: int = 5) -> list[dict]:
+    """Records of the study that C1 does not name."""
+    runs = [run for run in study.load_profile("laptop").runs("better_rule") if run.rule in ("pca", "uniform")
+            and run.model.startswith("resnet20") and run.budget in budgets and run.seed < seeds]
+    return [{"key": run.key, "run": run.to_dict(), **made(run, effects)} for run in runs]
+
+
+def test_other_runs_are_averaged_over_budgets_seed_by_seed_and_decide_nothing():
+    claim = load_claims()["C1-pruning"]
+    own, others = judge(claim, records_of(claim, {})), on_resnet20({"pca": 0.004})
+    (row,) = elsewhere.elsewhere(own, [*own.records, *others])
+    wide = study.to_frame(others).pivot_table(index="seed", columns=["arm", "budget"], values="test_accuracy")
+    by_seed = (wide["pca"] - wide["uniform"]).mean(axis=1)
+    low, high = stats.ttest_1samp(by_seed, 0).confidence_interval(0.95)
+    assert (row["mean"], row["low"], row["high"]) == pytest.approx((by_seed.mean(), low, high))
+    assert (row["rival"], row["unit"], row["budgets"], row["n"]) == ("uniform", "macs", "macs:0.35, macs:0.5", 5)
+    assert judge(claim, [*own.records, *others]).deciding.equals(own.deciding)
+    # four seeds are as few here as for a verdict, and a budget that lacks a seed takes it from the mean
+    assert elsewhere.elsewhere(own, on_resnet20({}, seeds=4)) == []
+    part = [*on_resnet20({}, ("macs:0.35",)), *on_resnet20({}, ("macs:0.5",), seeds=4)]
+    assert elsewhere.elsewhere(own, part) == [] and elsewhere.elsewhere(judge(load_claims()["C2"], []), others) == []
+
+
+def test_other_runs_stand_in_brackets_in_the_table():
+    claim = load_claims()["C1-pruning"]
+    judged = {"C1-pruning": judge(claim, records_of(claim, {})), "C3": judge(load_claims()["C3"], on_resnet20({"pca": -0.02}))}
+    table = in_short.table(judged)
+    assert table["published ResNet-20 on CIFAR-10"].tolist()[:2] == ["(MACs: worse)", "–"], "global l1 has no runs there"
+
+
+def test_a_verdict_that_another_choice_turns_is_marked_and_told():
+    claim = load_claims()["C1-pruning"]
+    judged = judge(claim, records_of(claim, {"pca": 0.005}))
+    assert fragile.fragile(judged) == set() and fragile.in_words(judged) == []
+    rows = judged.deciding
+    # one comparison with a p that holds among those begun, and not among all that are planned
+    p, planned = 0.05 / len(rows) / 1.5, claim.comparisons(judged.runs)
+    assert 0.05 / planned < p < 0.05 / len(rows)
+    near = replace(judged, deciding=rows.assign(p=[p, *[1e-9] * (len(rows) - 1)]))
+    near.deciding.loc[1:, "p"] = p
+    assert fragile.fragile(near) == set(range(len(rows)))
+    (told,) = fragile.in_words(near)
+    assert told.startswith("Once every profile has a record") and "would be inconclusive" in told
+    assert set(in_short.table({"C1-pruning": near})["LeNet-5 on MNIST"]) == {"better †"}
+    assert told in answers.front_page({"C1-pruning": near})
+    # a bootstrap interval that says otherwise is a mark as well, but not where no verdict is given for want of seeds
+    other = replace(judged, deciding=rows.assign(boot_verdict=["inconclusive", *rows["verdict"][1:]]))
+    assert fragile.fragile(other) == {0}
+    few = judge(claim, records_of(claim, {"pca": 0.005}, seeds=3))
+    assert fragile.fragile(replace(few, deciding=few.deciding.assign(boot_verdict="supported"))) == set()
+
+
+def test_too_few_seeds_are_in_no_count_of_intervals_that_disagree():
+    claim = load_claims()["C1-pruning"]
+    for seeds, expected in ((5, 1), (3, 0)):
+        judged = judge(claim, records_of(claim, {"pca": 0.005}, seeds=seeds))
+        said = wording.bootstrapped(replace(judged, deciding=judged.deciding.assign(agree=False)))
+        assert len(said) == expected
+
+
+def test_a_correction_over_all_claims_is_holms_over_all_comparisons():
+    claim = load_claims()["C1-pruning"].within("laptop")
+    one = judge(claim, records_of(claim, {"pca": 0.005}))
+    rows = len(one.deciding)
+    assert fragile.over_all_claims({"a": one, "b": one}) == (
+        f"Corrected together, over all {2 * rows} comparisons of all claims instead of those of each claim, all of the "
+        f"{2 * rows} comparisons that are supported would still be.")
+    near = replace(one, deciding=one.deciding.assign(p=0.05 / rows / 1.5, p_holm=0.05 / 1.5))
+    told = fragile.over_all_claims({"a": near, "b": near})
+    assert f"{2 * rows} of the {2 * rows} comparisons that are supported would not be: C1-pruning against uniform" in told
+    assert fragile.over_all_claims({"a": judge(claim, [])}) == "" == fragile.over_all_claims({})
+
+
+def test_what_a_rival_leaves_to_be_gained_is_told_where_a_gain_is_ruled_out():
+    claim = load_claims()["C1-pruning"]
+    records = records_of(claim, {})
+    for record in records:  # the networks lie below their dense one by their own effect and seed
+        record["metrics"]["dense_test_accuracy"] = 0.9 + 0.01 * record["run"]["seed"] + 0.003
+    (told,) = answers.answer(judge(claim, records))
+    assert "*no better than* uniform" in told and told.count("little to gain: dense +0.3") >= 2
+    for record in records:
+        record["metrics"]["dense_test_accuracy"] += 0.01
+    assert "little to gain" not in answers.answer(judge(claim, records))[0]
+
+
+def test_outcomes_are_counted_and_what_lacks_seeds_apart():
+    claim = load_claims()["C1-pruning"]
+    little = judge(claim, records_of(claim, {"pca": 0.0006}))
+    told = in_short.sentence({"C1-pruning": little}, "it")
+    outcomes = [answers.outcome(row, claim.margin) for row in little.deciding.to_dict("records")]
+    by_less = outcomes.count("better, by less than matters, than")
+    assert by_less and f"{by_less} for it, but by less than matters" in told
+    few = in_short.sentence({"C1-pruning": judge(claim, records_of(claim, {}, seeds=3))}, "it")
+    assert few.endswith("none open; 4 with too few seeds to be judged.")
+
+
+def test_the_least_coefficient_that_is_told_apart_has_that_p():
+    for n, p in ((9, 0.05), (27, 0.003)):
+        rho = ranks.least_told_apart(n, p)
+        t = rho * ((n - 2) / (1 - rho**2)) ** 0.5
+        assert 0 < rho < 1 and 2 * stats.t.sf(t, n - 2) == pytest.approx(p)
+
+
+def test_seeds_that_drew_the_same_widths_are_no_different_draws():
+    claim = load_claims()["K1-chance"]
+    records = records_of(claim, {})
+    for record in records:
+        run = record["run"]
+        drawn = run["rule"] == "permuted" and run["budget"] == "macs:0.1"
+        record |= {"widths": {"conv1": 1 + (run["seed"] % 2 if drawn else run["seed"])}, "full_widths": {"conv1": 20}}
+    judged = judge(claim, records)
+    (told,) = shapes.drawn(judged)
+    assert told == "On LeNet-5 on MNIST, the 5 seeds of permuted drew 2 to 5 different sets of widths at a budget."
+    for record in records:
+        record["widths"]["conv1"] = 1 + record["run"]["seed"]
+    assert shapes.drawn(judge(claim, records)) == []
+
+
+def test_arms_with_the_same_widths_are_called_so_instead_of_judged():
+    claim = load_claims()["K3-centring"]
+    records = [record | {"widths": {"conv1": 3}, "full_widths": {"conv1": 20}} for record in records_of(claim, {})]
+    judged = {"K3-centring": judge(claim, records)}
+    assert in_short.table(judged)["LeNet-5 on MNIST"].tolist() == ["same widths"]
+    assert "(K3-centring with the same widths on both sides)" in wording.overall(judged)
+
+
+def test_what_is_recorded_is_counted_by_profile_and_what_is_still_lost_is_told():
+    claim = load_claims()["C1-pruning"]
+    judged = judge(claim, records_of(claim, {}))
+    laptop, paper = (len(claim.within(name).deciding_runs()) for name in ("laptop", "paper"))
+    told = setting.by_profile({"a": judged, "b": judged})
+    counts = f"{laptop} of {laptop} of profile laptop and 0 of {paper} of profile paper"
+    assert told == f"Of the runs that decide, {counts} are recorded."
+    for record in judged.records:
+        record["metrics"]["dense_test_accuracy"] = record["metrics"]["test_accuracy"] + 0.0123
+    assert setting.training(judged.records).endswith("dense network's accuracy: 1.23 points (LeNet-5 on MNIST).")
+
+
+def test_pairs_of_other_commits_and_machines_are_counted():
+    claim = load_claims()["C1-pruning"]
+    records = records_of(claim, {})
+    first = next(record for record in records if record["run"]["rule"] == "pca")
+    first["provenance"] = first["provenance"] | {"code": {"commit": "e" * 40}}
+    judged = judge(claim, records)
+    pairs = pd.concat([judged.pairs])
+    concerned = int((pairs["key_ours"] == first["key"]).sum())
+    assert concerned == 2, "one a rival"
+    told = trails.made_apart([judged, judged])
+    assert told == (f"Of the {len(pairs)} pairs of runs behind the differences, 2 from different commits of the code and none on "
+                    "different processors.")
