@@ -28,7 +28,7 @@ class Reading(NamedTuple):
     """What is known of a layer that reads a group."""
 
     inputs: np.ndarray  # variance of each of its inputs
-    total: float = 0.0  # T, that of what its output joins
+    total: float = 0.0  # T, that of its output, and of what this is added to
     scale: np.ndarray | float = 1.0  # of each of its outputs, between it and what it joins
 
 

@@ -68,13 +68,13 @@ def uniform(r: Request) -> Curves:
 
 
 def tilt(r: Request, power: float) -> Curves:
-    """Weight-free control: kept fraction proportional to (full width) ** ``power``; power 0 is ``uniform``."""
+    """Weight-free control: kept fraction min(1, level x (full width) ** ``power``); power 0 is ``uniform``."""
     scale = (r.full / r.full.max()) ** number("power", power)
     return proportional(r.full, scale)
 
 
 def sensitivity(r: Request, drops: Mapping[str, float]) -> Curves:
-    """Expensive reference of this book: kept fraction proportional to the measured accuracy drop to the power 1/4.
+    """Expensive reference of this book: kept fraction min(1, level x drop ** (1/4)) of the measured accuracy drops.
 
     ``drops``: group -> accuracy lost when that group alone is cut, from :func:`slimlib.sensitivity` at one ratio; the book
     takes 0.75. A drop counts as 1e-4 at least. Ratio, power and least drop are choices of this book.
@@ -97,7 +97,10 @@ def random(r: Request) -> Curves:
 
 
 def permuted(r: Request) -> Curves:
-    """Control: the curves of ``pca``, dealt out among the layers, not in their own order, by a permutation drawn by ``seed``."""
+    """Control: the curves of ``pca``, dealt out among the layers, not in their own order, by a permutation drawn by ``seed``.
+
+    A curve is read by fraction: width w of n takes the value of component ceil(w m / n) of the m of its source.
+    """
     curves, generator = pca(r).breaks, np.random.default_rng(r.seed)
     order = np.arange(len(curves))
     while len(order) > 1 and (order == np.arange(len(curves))).all():

@@ -1,8 +1,9 @@
 """What a layer brings to its reader: the variances V and T of the rule ``neyman``.
 
 A layer's n channels are a stratum, keeping w of them is a sample, and what the layer's reader sums up is the total to be
-estimated (Neyman 1934). Estimating it from w of n channels has a variance of V (n / w - 1), where V is the variance that all
-channels bring; T is the variance of what the reader's output joins, so V / T (n / w - 1) is the loss as a share of it.
+estimated (Neyman 1934). Estimating it from w of n channels has a variance of about V (n / w - 1), where V is the sum of the
+variances that the channels bring, each alone. T is the variance of the reader's output where it is used: its own, plus that of
+what it is added to. So V / T (n / w - 1) is the loss as a share of it.
 
 V and T do not change when filters are rescaled and the BatchNorm behind them compensates.
 They follow from weights and BatchNorm statistics alone, every normalised channel taken as Gaussian with mean beta and standard
