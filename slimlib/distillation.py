@@ -63,7 +63,8 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
     """tau^2 KL(softmax(teacher / tau) || softmax(student / tau)), the mean over the batch: a scalar; tau is the temperature.
 
     Hinton, Vinyals and Dean (2015), section 2. The factor tau^2 keeps the gradient's size once tau is large against the
-    logits. Their cross-entropy and this divergence differ by the entropy of the teacher, which has no gradient. Logits: (N, classes).
+    logits. Their cross-entropy and this divergence differ by the entropy of the teacher, which has no gradient.
+    Logits: (N, classes).
     """
     student = F.log_softmax(student_logits / temperature, dim=1)
     teacher = F.log_softmax(teacher_logits / temperature, dim=1)
