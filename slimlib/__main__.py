@@ -16,7 +16,7 @@ from slimlib import run_command, widths_command
 from slimlib.errors import SlimlibError
 
 BESIDE = "SLIMLIB_BESIDE"  # set for the processes that `train --jobs` starts: what is said once, the first has said
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _parser() -> argparse.ArgumentParser:

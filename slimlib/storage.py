@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import nn
@@ -15,12 +13,14 @@ from torch import nn
 from slimlib.arguments import A_MODEL, kind
 from slimlib.conformance import checked, deviation, first_channels, layout_for
 from slimlib.cutting import cut
-from slimlib.errors import SlimlibError, first_line
+from slimlib.errors import SlimlibError
 from slimlib.files import must_exist, saving
 from slimlib.modes import evaluation_mode
 from slimlib.plans import WidthPlan
+from slimlib.tensor_files import read_tensors, refused_if_damaged, write_tensors
 
 _PLAN = "slimlib_plan"  # the key of the plan in the file's metadata
+_READABLE = "give a .safetensors file, or one that torch.save wrote of a state dict alone, which holds no code"
 
 
 def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
@@ -28,8 +28,6 @@ def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
 
     Raises SlimlibError when ``model`` has not the planned widths: such a file could not be loaded again.
     """
-    from safetensors.torch import save_file
-
     kind("model", model, nn.Module, A_MODEL)
     kind("plan", plan, WidthPlan, "the plan between model and path: save(model, plan, path)")
     if fault := deviation(model, plan):
@@ -38,9 +36,8 @@ def save(model: nn.Module, plan: WidthPlan, path: str | Path) -> None:
     if odd := [name for name, value in state.items() if not isinstance(value, torch.Tensor)]:
         raise SlimlibError(f"model: {odd[0]} in its state dict is no tensor (get_extra_state), and a file of slimlib holds "
                            "tensors alone; save what it tells in a file of your own, and remove get_extra_state")
-    tensors = {k: v.detach().cpu().clone().contiguous() for k, v in state.items()}
     with saving(path) as temporary:
-        save_file(tensors, temporary, metadata={_PLAN: json.dumps(plan.to_dict())})
+        write_tensors(temporary, state, {_PLAN: json.dumps(plan.to_dict())})
 
 
 def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
@@ -49,18 +46,15 @@ def load(path: str | Path, build: Callable[[], nn.Module]) -> nn.Module:
     ``build`` makes the dense network, whose weights do not matter. Raises SlimlibError when the file is not there, damaged or
     not of :func:`save`, and when ``build`` makes another network.
     """
-    from safetensors import safe_open
-
     must_exist(path)
     if isinstance(build, nn.Module) or not callable(build):
         raise SlimlibError(f"build is of type {type(build).__name__}; give a function that makes the dense network, such as "
                            "lambda: torchvision.models.resnet18()")
-    with _refused_if_damaged(path, "path"), safe_open(str(path), framework="pt") as f:
-        metadata = f.metadata() or {}
-        if _PLAN not in metadata:
-            raise SlimlibError(f"path={str(path)!r} holds no slimlib plan; it was not written by slimlib.save")
-        tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (safe_open is no mapping)
-    plan = WidthPlan.from_json(metadata[_PLAN], f"path={str(path)!r}")
+    with refused_if_damaged(f"path={str(path)!r}", _READABLE):
+        tensors, texts = read_tensors(path)
+    if _PLAN not in texts:
+        raise SlimlibError(f"path={str(path)!r} holds no slimlib plan; it was not written by slimlib.save")
+    plan = WidthPlan.from_json(texts[_PLAN], f"path={str(path)!r}")
     model = build()
     kind("what build returns", model, nn.Module, "a function that returns the dense network")
     layout = layout_for(model, plan)
@@ -89,17 +83,16 @@ def load_weights(model: nn.Module, path: str | Path) -> nn.Module:
 def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a file by name, on the CPU; see :func:`load_weights`."""
     must_exist(path, "weights")
-    with _refused_if_damaged(path, "weights"):
+    with refused_if_damaged(f"weights={str(path)!r}", _READABLE):
         if Path(path).suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            state = load_file(path)
+            state, _ = read_tensors(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not state or not all(
+            isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()):
         raise SlimlibError(f"weights={str(path)!r} holds no state dict (names with tensors); save model.state_dict()")
     return dict(state)
 
@@ -143,16 +136,3 @@ def _cast(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
     for name, own in [*model.named_parameters(), *model.named_buffers()]:
         if name in tensors:
             own.data = own.data.to(tensors[name].dtype)
-
-
-@contextmanager
-def _refused_if_damaged(path: str | Path, parameter: str) -> Iterator[None]:
-    """One error for what the two readers raise on a damaged file, or on one with code in it."""
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (SafetensorError, UnpicklingError, EOFError, OSError, RuntimeError) as error:
-        reason = first_line(error)[:120]
-        raise SlimlibError(f"{parameter}={str(path)!r} cannot be read ({reason}): give a .safetensors file, or one "
-                           "that torch.save wrote of a state dict alone, which holds no code") from error

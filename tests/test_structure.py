@@ -18,7 +18,7 @@ LAYERS = {  # each may import what stands in its own and in those before it; a p
     "method": """_checks _counting _coupling _forward _grouping _index_mapping _operations _probing _tracing _trust _watch
         arguments calibration channel_statistics conformance copying cost criteria cutting errors files filling filters fresh
         layout masking measuring modes moments outputs passing planning plans published randomness request responses rules
-        sampling spectrum steps storage surgery tracing widths""",
+        sampling spectrum steps storage surgery tensor_files tracing widths""",
     "training": """_torchvision batches comparison data distillation distributed division downloads evaluation fingerprint
         imagefolder imagenet imagesets latency lesson libraries models precision prefix recipe scan splits training""",
     "study": "project study",

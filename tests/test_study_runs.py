@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 import slimlib
@@ -308,6 +309,22 @@ def test_checkpoints_come_back_with_what_was_told(tmp_path):
     tied[1].weight = tied[0].weight  # in one memory, which the file format refuses
     store.save_checkpoint(run, tied)
     assert store.load_checkpoint(run, again) == {} and torch.equal(again[1].weight, tied[0].weight)
+
+
+def test_a_checkpoint_that_is_another_runs_or_damaged_is_refused(tmp_path):
+    """`same_start` has users copy these files by hand."""
+    store, run = Store(tmp_path, tmp_path / "cache"), pruned().dense()
+    other, model = run.but(seed=1), torch.nn.Linear(3, 2)
+    file, before = store.save_checkpoint(other, torch.nn.Linear(3, 2)), model.weight.clone()
+    good, path = file.read_bytes(), store.checkpoint_path(run)
+    bare = safetensors.torch.save(dict(torch.nn.Linear(3, 2).state_dict()))
+    told = {good: f"is the checkpoint of run '{other.key}', not of {run.key}", good[:-3]: "cannot be read", b"": "cannot be read",
+            bare: "was not written by slimlib"}
+    for content, reason in told.items():
+        path.write_bytes(content)
+        with pytest.raises(SlimlibError, match=rf"{path.name}.*{reason}.*delete it and the run is made again"):
+            store.load_checkpoint(run, model)
+    assert torch.equal(model.weight, before) and store.load_checkpoint(other, model) == {}
 
 
 # ---- locks

@@ -1,7 +1,9 @@
 """`python -m slimlib widths`: the table equals the plan, weights come from files that hold no code, errors name the remedy."""
 
 import builtins
+import random
 import re
+import warnings
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from safetensors.torch import save_file
 import slimlib
 from slimlib import libraries, models, storage
 from slimlib.__main__ import main
+from slimlib.errors import SlimlibError
 from slimlib.rules import RULES
 from slimlib.widths_command import NEED_DATA
 
@@ -106,12 +109,41 @@ def test_files_with_code_damaged_files_and_other_files_are_refused(vgg, tmp_path
     (tmp_path / "half.pt").write_bytes((tmp_path / "whole.pt").read_bytes()[:20_000])
     (tmp_path / "half.safetensors").write_bytes(b"\x10\x00")
     (tmp_path / "empty.pt").write_bytes(b"")
-    refused = {"code.pt": "cannot be read", "half.pt": "cannot be read", "half.safetensors": "cannot be read",
+    (tmp_path / "table.pth").write_bytes(b"epoch,loss\n1,0.5\n")
+    (tmp_path / "words.pth").write_bytes(b"hello world")
+    (tmp_path / "page.pth").write_bytes("<html>\u00fcber</html>".encode())
+    torch.save({0: torch.zeros(1)}, tmp_path / "numbers.pt")
+    refused = {"table.pth": "cannot be read", "words.pth": "cannot be read", "page.pth": "cannot be read",
+               "numbers.pt": "holds no state dict", "code.pt": "cannot be read", "half.pt": "cannot be read",
+               "half.safetensors": "cannot be read",
                "empty.pt": "cannot be read", "list.pt": "holds no state dict", "none.pt": "no such file"}
     for name, told in refused.items():
         assert main(["widths", "vgg_small", "--keep-macs", "0.4", "--weights", str(tmp_path / name)]) == 2, name
         out, err = capsys.readouterr()
         assert name in err and told in err and "Traceback" not in err and "executed" not in out + err
+
+
+@pytest.mark.parametrize("form", ["zip.pt", "legacy.pt", "file.safetensors"])
+def test_whatever_bytes_are_wrong_the_file_is_read_or_refused(tmp_path, form):
+    """A reader of bytes may trip over them in any way."""
+    state = dict(torch.nn.Linear(3, 2).state_dict())
+    if form == "file.safetensors":
+        save_file(state, tmp_path / form)
+    else:
+        torch.save(state, tmp_path / form, _use_new_zipfile_serialization=form == "zip.pt")
+    good, draw, refused = (tmp_path / form).read_bytes(), random.Random(0), 0
+    for _ in range(400):
+        content = bytearray(good)
+        for _ in range(draw.choice((1, 2, 20))):
+            content[draw.randrange(len(content))] = draw.randrange(256)
+        (tmp_path / form).write_bytes(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                storage.read_weights(tmp_path / form)
+            except SlimlibError as error:
+                refused += form in str(error)
+    assert refused > 20
 
 
 @pytest.mark.parametrize("name", ["torchvision:squeezenet1_1", "timm:resnet10t"])

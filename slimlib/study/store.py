@@ -20,6 +20,7 @@ from slimlib.study import budgets
 from slimlib.study.canonical import with_declared_floats
 from slimlib.study.locks import drop_if_dead, locked
 from slimlib.study.runs import RECIPE_VERSION, Run
+from slimlib.tensor_files import read_tensors, refused_if_damaged, write_tensors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,23 +91,26 @@ class Store:
 
     def save_checkpoint(self, run: Run, model: torch.nn.Module, **told: Any) -> Path:
         """Write the model's state; `told` (JSON values) travels in the file's header, e.g. the accuracy it reached."""
-        from safetensors.torch import save_file
-
-        # Cloned, because safetensors refuses tensors that share memory; on the CPU, so that any machine can read them.
-        state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
         with replacing(self.checkpoint_path(run)) as temporary:
-            save_file(state, temporary, metadata={"key": run.key, "told": json.dumps(told)})
+            write_tensors(temporary, model.state_dict(), {"key": run.key, "told": json.dumps(told)})
         return self.checkpoint_path(run)
 
     def load_checkpoint(self, run: Run, model: torch.nn.Module) -> dict[str, Any] | None:
-        """Fill `model` from the run's checkpoint and return what was told with it; None if there is no checkpoint."""
-        from safetensors import safe_open
+        """Fill `model` from the run's checkpoint and return what was told with it; None if there is no checkpoint.
 
-        if not self.checkpoint_path(run).exists():
+        Raises SlimlibError for a damaged file and for another run's: such files are copied by hand (`networks.same_start`).
+        """
+        path, remedy = self.checkpoint_path(run), "copy the run's own there, or delete it and the run is made again"
+        if not path.exists():
             return None
-        with safe_open(self.checkpoint_path(run), framework="pt") as file:
-            model.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
-            return json.loads(file.metadata()["told"])
+        with refused_if_damaged(f"{path}, the checkpoint of {run.label},", remedy):
+            tensors, texts = read_tensors(path)
+        if not {"key", "told"} <= texts.keys():  # which every version has written
+            raise SlimlibError(f"{path} was not written by slimlib as a checkpoint; {remedy}")
+        if texts["key"] != run.key:
+            raise SlimlibError(f"{path} is the checkpoint of run {texts['key']!r}, not of {run.key} ({run.label}); {remedy}")
+        model.load_state_dict(tensors)
+        return json.loads(texts["told"])
 
     def lock(self, run: Run, wait: bool = True) -> AbstractContextManager[None]:
         """Hold the run for this process; others wait, or get `RunBusy` when wait=False. See `slimlib.study.locks`."""
