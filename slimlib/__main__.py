@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     widths_command.add_arguments(sub)
 
     sub = command("bench", bench, "measure slimlib's speed on this machine against limits and rivals")
-    sub.add_argument("--only", default="", metavar="PART[,PART]", help="import, widths, prune, train, notebook, growth")
+    sub.add_argument("--only", metavar="PART[,PART]", help="import, widths, prune, train, notebook, growth")
     sub.add_argument("--full", action="store_true", help="also the largest layers, up to 16,384 x 4,096: some minutes more")
     sub.add_argument("--rounds", type=int, metavar="N", help="turns that each contestant takes (default: 3 to 9, by part)")
     sub.add_argument("-o", "--output", metavar="FILE", help="default: book/records/bench/<machine>.json, and its page")
@@ -149,7 +149,9 @@ def bench(args: argparse.Namespace) -> None:
 
     if args.rounds is not None and args.rounds < 1:
         raise SlimlibError(f"--rounds {args.rounds}: at least 1")
-    only = [name for name in args.only.split(",") if name]
+    only = [name for part in (args.only or "").split(",") if (name := part.strip())]
+    if args.only is not None and not only:
+        raise SlimlibError(f"--only {args.only!r} names no part; leave it out for all of them")
     print(f"Written: {benchmark.main(only, args.full, args.output, rounds=args.rounds)}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from slimlib import bench
+from slimlib.__main__ import main
 from slimlib._torchvision import import_torchvision
 from slimlib.bench import measure, overheads, page, parts, train
 from slimlib.bench.measure import Comparison, Race, compared
@@ -90,6 +92,33 @@ def test_a_part_that_is_run_again_replaces_itself_only(tmp_path, monkeypatch, ca
     assert shown["verdict"].tolist() == ["missed", "", "met", ""] and shown["memory, MiB"].iloc[0] == "1 / 1"
     with pytest.raises(SlimlibError, match=r"--only c: .* choose from a, b"):
         bench.main(["c"])
+
+
+@pytest.mark.parametrize("content, told", [
+    ('{"widths": {}}', "holds no record of the benchmark"), ("[1]", "holds no record of the benchmark"),
+    ('{"parts": {"a": 1}}', "holds no record of the benchmark"), ("# Notes", "holds no record of the benchmark"),
+    (b"\xff\xfe", "holds no record of the benchmark"), ("a folder", "is a folder"), (None, "there is no folder '.*none'"),
+])  # fmt: skip
+def test_where_nothing_can_be_written_is_said_before_anything_is_measured(tmp_path, monkeypatch, capsys, content, told):
+    measured = []
+    monkeypatch.setattr(bench, "_measured", lambda part, full, rounds: measured.append(part) or {"provenance": {}})
+    path = tmp_path / "none" / "m.json" if content is None else tmp_path / "m.json"
+    if content == "a folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = path.read_bytes() if path.is_file() else None
+    assert main(["bench", "--only", "import", "-o", str(path)]) == 2
+    assert re.search(rf"--output.*m\.json.*{told}", capsys.readouterr().err)
+    assert measured == [] and path.parent.exists() == (content is not None)
+    assert before is None or path.read_bytes() == before
+
+
+@pytest.mark.parametrize("only", [",", "", " , "])
+def test_no_part_is_not_every_part(tmp_path, monkeypatch, capsys, only):
+    monkeypatch.setattr(bench, "_measured", lambda *how: pytest.fail("measured"))
+    assert main(["bench", "--only", only, "-o", str(tmp_path / "m.json")]) == 2
+    assert f"--only {only!r} names no part" in capsys.readouterr().err
 
 
 def test_the_page_takes_the_newest_machine_or_says_that_there_is_none(tmp_path):

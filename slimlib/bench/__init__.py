@@ -23,10 +23,12 @@ def main(only: Iterable[str] = (), full: bool = False, output: str | Path | None
          rounds: int | None = None) -> Path:
     """Run the benchmark, or the parts named in ``only``; write the record, render the page; returns the record's path.
 
-    ``full`` adds the largest layers to the growth table; ``rounds`` replaces each race's own number.
+    ``full`` adds the largest layers to the growth table; ``rounds`` replaces each race's own number. Raises SlimlibError, before
+    anything is measured, for an unknown part and for an ``output`` that cannot take the record.
     """
     from slimlib.bench.growth import NAME as GROWTH
     from slimlib.bench.parts import PARTS
+    from slimlib.files import folder_must_exist
     from slimlib.notebooks import execute
     from slimlib.project import project_root
 
@@ -35,6 +37,9 @@ def main(only: Iterable[str] = (), full: bool = False, output: str | Path | None
     if unknown := [name for name in chosen if name not in known]:
         raise SlimlibError(f"--only {unknown[0]}: no part of the benchmark; choose from {', '.join(known)}")
     path = Path(output) if output else project_root() / "book" / "records" / "bench" / f"{machine_name()}.json"
+    if output:
+        folder_must_exist(path, "--output")
+    _recorded(path)  # so that what cannot be added to is refused now
     for part in chosen:
         print(f"bench: {part} ...", file=sys.stderr, flush=True)
         _write(path, part, _measured(part, full, rounds))
@@ -81,10 +86,26 @@ def _measured(part: str, full: bool, rounds: int | None) -> dict[str, Any]:
 def _write(path: Path, part: str, found: dict[str, Any]) -> None:
     from slimlib.files import replacing
 
-    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"parts": {}}
+    record = _recorded(path)
     record["parts"][part] = found
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _recorded(path: Path) -> dict[str, Any]:
+    """What a file tells so far, if it is a record of the benchmark or not there yet."""
+    if path.is_dir():
+        raise SlimlibError(f"--output {str(path)!r} is a folder; name a file in it")
+    if not path.exists():
+        return {"parts": {}}
+    try:
+        record = json.loads(path.read_bytes())
+        sound = all("provenance" in part for part in record["parts"].values())
+    except (ValueError, LookupError, TypeError, AttributeError):  # no JSON, or JSON of something else
+        sound = False
+    if not sound:
+        raise SlimlibError(f"--output {str(path)!r} holds no record of the benchmark, and would be lost; name another file")
+    return record
 
 
 def rows(record: dict[str, Any], parts: Iterable[str] | None = None) -> list[dict[str, Any]]:
