@@ -1,5 +1,28 @@
 """What `import slimlib` offers, for editors and type checkers: the names themselves are loaded when they are first used."""
 
+from slimlib import book as book
+from slimlib import cost as cost
+from slimlib import criteria as criteria
+from slimlib import data as data
+from slimlib import distillation as distillation
+from slimlib import evaluation as evaluation
+from slimlib import filters as filters
+from slimlib import fresh as fresh
+from slimlib import latency as latency
+from slimlib import layout as layout
+from slimlib import models as models
+from slimlib import planning as planning
+from slimlib import plans as plans
+from slimlib import request as request
+from slimlib import rules as rules
+from slimlib import sampling as sampling
+from slimlib import spectrum as spectrum
+from slimlib import steps as steps
+from slimlib import storage as storage
+from slimlib import study as study
+from slimlib import surgery as surgery
+from slimlib import training as training
+from slimlib import widths as widths
 from slimlib.comparison import compare as compare
 from slimlib.criteria import CRITERIA as CRITERIA
 from slimlib.data import load_data as load_data

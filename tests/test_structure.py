@@ -132,10 +132,13 @@ def test_every_module_of_the_study_is_found_by_its_name():
 
 
 def test_editors_are_told_the_names_that_the_package_loads():
-    """The stub's imports are the table of names: each of its home."""
+    """The stub's imports are the table of names, each of its home, and the modules that are offered, each of the package."""
     tree = ast.parse((FOLDER / "__init__.pyi").read_text(encoding="utf-8"))
-    told = {alias.asname: node.module for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert told == {name: f"slimlib.{home}" for name, home in slimlib._HOME.items()} and (FOLDER / "py.typed").exists()
+    told = {alias.asname: f"{node.module}.{alias.name}" for node in tree.body if isinstance(node, ast.ImportFrom)
+            for alias in node.names}
+    names = {name: f"slimlib.{home}.{name}" for name, home in slimlib._HOME.items()}
+    assert told == names | {name: f"slimlib.{name}" for name in slimlib._MODULES} and (FOLDER / "py.typed").exists()
+    assert told.keys() == set(slimlib.__all__)
 
 
 def test_every_module_is_at_hand_once_the_package_is():
