@@ -12,13 +12,16 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimlib.errors import SlimlibError, first_line
 from slimlib.kernel import own_kernel
 from slimlib.project import project_root
-from slimlib.staleness import digest_of, inputs_digest, withdraw
+from slimlib.staleness import digest_of, inputs_digest, is_executed, withdraw
 from slimlib.template_cells import cells_of, filled_in, tags_of, without_empty_sections
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 
 class NotebookError(SlimlibError):
@@ -62,27 +65,14 @@ def execute(
                   figures go to data/ beside it, as the pages of a profile are one work; of others to <output>-data/
     title         in place of the template's first heading
     returns       True if the notebook was executed, False if the output was up to date
-    raises        SlimlibError for an unknown parameter; NotebookError when a cell fails
+    raises        SlimlibError for an unknown parameter, and for an `output` that is there and was not made by this function,
+                  `force` or not; NotebookError when a cell fails
     """
     import nbformat
-    from papermill import execute_notebook
-    from traitlets.config import Config
 
     template, output, parameters = Path(template).resolve(), Path(output).resolve(), dict(parameters or {})
     root = Path(root).resolve() if root else project_root(template.parent)
-    declared = declared_parameters(template)
-    # said before anything runs, with what there is to choose from
-    unknown = [name for name in parameters if name not in declared]
-    if unknown:
-        known = "\n".join(f"  {p['name']} = {p['default']}   {p['help']}".rstrip() for p in declared.values())
-        names = ", ".join(map(repr, unknown))
-        raise SlimlibError(f"{template.name} declares no parameter {names}; it declares:\n{known}")
-
-    if output == template:
-        raise SlimlibError(f"{template.name} cannot be executed into itself, as its defaults and its outputs would be lost; name "
-                           "another file")
-    if output.is_dir():
-        raise SlimlibError(f"{output} is a folder; name a file in it")
+    told = _checked(template, output, parameters)
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     digest = inputs_digest(template, parameters, root, page, title)
     if not force and digest_of(output) == digest:
@@ -93,39 +83,70 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     # named after the process, so that two builds at once do not write to one file
     partial = output.with_name(f".{output.stem}.{os.getpid()}.partial.ipynb")
-    show = sys.stderr.isatty() if live_output is None else live_output
-    nbformat.write(notebook, partial)
-    withdraw(output)  # the notebook writes its data beside: should it not finish, they are no more those that `output` shows
-    with own_kernel(output.with_name("data" if page else f"{output.stem}-data")):
-        try:
-            notebook = execute_notebook(
-                str(partial),
-                str(partial),
-                kernel_name="python3",
-                language="python",
-                cwd=str(root),
-                progress_bar=False,
-                stderr_file=sys.stderr if show else None,
-                start_timeout=180,  # a cold, busy machine may take minutes to import
-                # ipykernel >= 7 warns on every start when its local sockets are not encrypted
-                config=Config(KernelManager={"transport_encryption": "auto"}),
-            )
-        except Exception as error:  # papermill's own, a dead kernel, one that did not start
-            if partial.exists():
-                partial.replace(failed)
-            raise NotebookError(_describe(template, failed, numbers, error, root)) from error
-        except BaseException:  # stopped by hand
-            partial.unlink(missing_ok=True)
-            raise
-
-    if page:
-        notebook.cells = without_empty_sections(notebook.cells)
-    notebook.metadata.papermill.update(input_path=relative(template, root), output_path=relative(output, root))
-    notebook.metadata["slimlib"] = {"digest": digest, "template": relative(template, root), "parameters": parameters}
-    nbformat.write(notebook, partial)
-    partial.replace(output)
+    try:
+        nbformat.write(notebook, partial)
+        withdraw(output)  # the notebook writes its data beside: should it not finish, they are no more those that `output` shows
+        with own_kernel(output.with_name("data" if page else f"{output.stem}-data")):
+            try:
+                notebook = _run_cells(partial, root, sys.stderr.isatty() if live_output is None else live_output)
+            except Exception as error:  # papermill's own, a dead kernel, one that did not start
+                if partial.exists():
+                    partial.replace(failed)
+                raise NotebookError(_describe(template, failed, numbers, error, root)) from error
+        if page:
+            notebook.cells = without_empty_sections(notebook.cells)
+        notebook.metadata.papermill.update(input_path=relative(template, root), output_path=relative(output, root))
+        notebook.metadata["slimlib"] = {"digest": digest, "template": relative(template, root), "parameters": told}
+        nbformat.write(notebook, partial)
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)  # where it was stopped by hand
     failed.unlink(missing_ok=True)
     return True
+
+
+def _checked(template: Path, output: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Refuse, before anything runs, what cannot be executed there. Returns the parameters as JSON has them."""
+    declared = declared_parameters(template)
+    if unknown := [name for name in parameters if name not in declared]:
+        known = "\n".join(f"  {p['name']} = {p['default']}   {p['help']}".rstrip() for p in declared.values())
+        names = ", ".join(map(repr, unknown))
+        raise SlimlibError(f"{template.name} declares no parameter {names}; it declares:\n{known}")
+    if output == template:
+        raise SlimlibError(f"{template.name} cannot be executed into itself, as its defaults and its outputs would be lost; name "
+                           "another file")
+    if output.is_dir():
+        raise SlimlibError(f"{output} is a folder; name a file in it")
+    if output.exists() and not is_executed(output):
+        raise SlimlibError(f"{output} was not made by executing a notebook, and would be lost; name another file, or remove it "
+                           "first")
+    told = {}
+    for name, value in parameters.items():
+        try:
+            told[name] = json.loads(json.dumps(value, default=str, sort_keys=True))  # a date as text: so papermill passes it
+        except (TypeError, ValueError) as error:  # of keys that are no texts, or of what holds itself
+            raise SlimlibError(f"parameter {name}={value!r} cannot be written into the notebook ({first_line(error)}); give "
+                               "numbers, texts, and lists or mappings of them") from error
+    return told
+
+
+def _run_cells(notebook: Path, root: Path, live_output: bool) -> NotebookNode:
+    """papermill at work: executes a notebook in its place, with `root` as working folder."""
+    from papermill import execute_notebook
+    from traitlets.config import Config
+
+    return execute_notebook(
+        str(notebook),
+        str(notebook),
+        kernel_name="python3",
+        language="python",
+        cwd=str(root),
+        progress_bar=False,
+        stderr_file=sys.stderr if live_output else None,
+        start_timeout=180,  # a cold, busy machine may take minutes to import
+        # ipykernel >= 7 warns on every start when its local sockets are not encrypted
+        config=Config(KernelManager={"transport_encryption": "auto"}),
+    )
 
 
 def relative(path: Path, root: Path) -> str:

@@ -30,7 +30,12 @@ def run(args: argparse.Namespace) -> None:
         for p in declared_parameters(template).values():
             print(f"{p['name']} = {p['default']}   {p['help']}".rstrip())
         return
-    parameters = dict(assignment(text) for text in args.parameter)
+    parameters: dict[str, Any] = {}
+    for text in args.parameter:
+        name, value = assignment(text)
+        if name in parameters:
+            raise SlimlibError(f"-p {text}: {name} is given twice; give it one value")
+        parameters[name] = value
     if args.output:
         output = Path(args.output)
     else:

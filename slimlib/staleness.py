@@ -73,7 +73,18 @@ def withdraw(executed: Path) -> None:
 
 
 def digest_of(executed: Path) -> str | None:
+    """What `inputs_digest` was when a notebook was executed; None where the file is no such notebook, or was withdrawn."""
+    return (_told(executed) or {}).get("digest")
+
+
+def is_executed(path: Path) -> bool:
+    """Is the file a notebook that was executed here, withdrawn or not? Any other may be somebody's work."""
+    return _told(path) is not None
+
+
+def _told(executed: Path) -> dict[str, Any] | None:
+    """What an executed notebook says of how it was made."""
     try:
-        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["slimlib"]["digest"]
-    except (OSError, ValueError, KeyError):
+        return json.loads(executed.read_text(encoding="utf-8"))["metadata"]["slimlib"]
+    except (OSError, ValueError, LookupError, TypeError):  # no file, no JSON, or JSON of something else
         return None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,6 +91,49 @@ def test_a_notebook_without_a_parameters_cell_is_refused(project):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("seed = 1")]), path)
     with pytest.raises(SlimlibError, match="no cell is tagged 'parameters'"):
         notebooks.execute(path, project / "out.ipynb")
+
+
+def test_parameters_that_json_has_no_form_for_are_texts_or_refused_before_anything_runs(project):
+    """As YAML reads -p seed=2024-05-01 for a date."""
+    template = write_notebook(project / "notebooks" / "one.ipynb", "print(repr(seed))")
+    output = project / "out" / "one.ipynb"
+    assert notebooks.execute(template, output, {"seed": date(2024, 5, 1)})
+    assert outputs(output) == "'2024-05-01'\n"
+    assert json.loads(output.read_text())["metadata"]["slimlib"]["parameters"] == {"seed": "2024-05-01"}
+    round_and_round = [1]
+    round_and_round.append(round_and_round)
+    for value in ({date(2024, 5, 1): 1}, round_and_round):
+        with pytest.raises(SlimlibError, match=r"parameter seed=.* cannot be written into the notebook"):
+            notebooks.execute(template, output, {"seed": value})
+    assert [path.name for path in output.parent.iterdir()] == ["one.ipynb"] and outputs(output) == "'2024-05-01'\n"
+
+
+@pytest.mark.parametrize("content", ["a template", "[1, 2]", "some notes", b"\xff"])
+def test_what_was_not_made_by_executing_is_never_overwritten(project, content):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "print(seed)")
+    other = project / "notebooks" / "two.ipynb"
+    write_notebook(other, "work of days")
+    if content != "a template":
+        other.write_bytes(content if isinstance(content, bytes) else content.encode())
+    before = other.read_bytes()
+    for force in (False, True):
+        with pytest.raises(SlimlibError, match=r"two\.ipynb was not made by executing a notebook.*name another file"):
+            notebooks.execute(template, other, {"seed": 1}, force=force)
+    assert other.read_bytes() == before and len(list(other.parent.iterdir())) == 2
+
+
+@pytest.mark.parametrize("at", ["cells", "finish"])
+def test_a_stop_at_any_moment_leaves_nothing_half_made(project, monkeypatch, at):
+    template = write_notebook(project / "notebooks" / "one.ipynb", "pass")
+
+    def stop(*args, **how):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(*((papermill, "execute_notebook", stop) if at == "cells" else
+                          (notebooks, "without_empty_sections", stop)))
+    with pytest.raises(KeyboardInterrupt):
+        notebooks.execute(template, project / "out" / "one.ipynb", page=True)
+    assert not [path for path in (project / "out").iterdir() if path.is_file()]
 
 
 def test_a_failing_notebook_names_cell_and_error_and_leaves_no_output(project):
@@ -407,6 +451,7 @@ def test_a_profile_without_a_page_is_refused_with_those_that_have_some(project, 
         (["run", "nothing"], "no notebook 'nothing'; notebooks/ has: one"),
         (["run", "one", "-p", "seed"], "write name=value"),
         (["run", "one", "-p", "seed=[1"], "not YAML"),
+        (["run", "one", "-p", "seed=7", "-p", "profile=a", "-p", "seed=8"], "-p seed=8: seed is given twice"),
         (["run", "one", "-p", "sede=1"], "declares no parameter 'sede'"),
         (["run", "one", "-o", "out.html"], "ends in .ipynb"),
         (["run", "one", "-o", "notebooks/one.ipynb"], "one.ipynb cannot be executed into itself"),
