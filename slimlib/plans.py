@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import groupby
+from numbers import Real
 from pathlib import Path
 from textwrap import fill
 
+from slimlib.cost import UNITS
 from slimlib.errors import SlimlibError, counted, first_line
 from slimlib.files import must_exist, saving
-from slimlib.layout import Layout
+from slimlib.layout import COUPLINGS, Layout
 
 BOUND_BY_RANK = dict.fromkeys(("pca", "pca_folded", "pca_at_init", "permuted"), "filters") | {
     "activation_pca": "responses to the calibration images"}
@@ -109,20 +111,14 @@ class WidthPlan:
         if wrong := (set(values) ^ known) - {"input_dtype"}:  # which plans of earlier versions have not
             raise SlimlibError(f"plan: the entries {', '.join(sorted(wrong))} are missing or not known; "
                                "was it written by this version?")
-        for name in ("widths", "full_widths"):
-            if not isinstance(values[name], Mapping) or not all(_whole(w) for w in values[name].values()):
-                raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number for each layer")
+        for name, (holds, meant) in _ENTRIES.items():
+            if name in values and not holds(values[name]):
+                raise SlimlibError(f"plan: {name}={values[name]!r} must be {meant}")
         widths, full = values["widths"], values["full_widths"]
         if wrong := [name for name in {**full, **widths} if not 1 <= widths.get(name, 0) <= full.get(name, 0)]:
             raise SlimlibError(f"plan: widths[{wrong[0]!r}]={widths.get(wrong[0])!r} must be a whole number from 1 to the full "
                                f"width, which is {full.get(wrong[0])!r}")
-        for name in ("params", "macs", "full_params", "full_macs"):
-            if not _whole(values[name]):
-                raise SlimlibError(f"plan: {name}={values[name]!r} must be a whole number")
-        shape = values["input_shape"]
-        if not isinstance(shape, Sequence) or not all(map(_whole, shape)):
-            raise SlimlibError(f"plan: input_shape={shape!r} must be a list of whole numbers")
-        return cls(**{**values, "input_shape": tuple(shape)})
+        return cls(**{**values, "input_shape": tuple(values["input_shape"])})
 
     @classmethod
     def from_json(cls, text: str, where: str) -> WidthPlan:
@@ -151,3 +147,39 @@ class WidthPlan:
 def _whole(value: object) -> bool:
     """Whether a value from a file is a whole number; JSON's true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _positive(value: object) -> bool:
+    return _whole(value) and value >= 1
+
+
+def _text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _by_name(value: object, holds: Callable[[object], bool]) -> bool:
+    """Whether a value from a file is a mapping from names to what ``holds``."""
+    return isinstance(value, Mapping) and all(_text(name) and holds(one) for name, one in value.items())
+
+
+_A_COST = (_positive, "a whole number, at least 1")
+_WIDTHS = (lambda v: _by_name(v, _whole), "a whole number for each layer")
+_ENTRIES: dict[str, tuple[Callable[[object], bool], str]] = {
+    "rule": (_text, "the name of a rule"),
+    "coupling": (lambda v: v in COUPLINGS, " or ".join(map(repr, COUPLINGS))),
+    "widths": _WIDTHS, "full_widths": _WIDTHS,  # how they bound each other is seen to beside
+    "threshold": (lambda v: v is None or _number(v), "a number or null"),  # of any size: a level may be on a rule's own scale
+    "params": _A_COST, "macs": _A_COST, "full_params": _A_COST, "full_macs": _A_COST,
+    "input_shape": (lambda v: isinstance(v, Sequence) and len(v) > 0 and all(map(_positive, v)),
+                    "a list of whole numbers, at least 1"),
+    "wider": (lambda v: v is None or (_by_name(v, _positive) and v.keys() == set(UNITS)),
+              f"null, or whole numbers for {' and '.join(UNITS)}"),
+    "whole": (lambda v: _by_name(v, _text), "a reason for each layer"),
+    "rank_bound": (lambda v: _by_name(v, _positive), "a whole number, at least 1, for each layer"),
+    "input_dtype": (_text, "the name of a type of torch, such as float32"),
+}  # fmt: skip
+"""What each entry of a plan's file holds, whichever version wrote it, and how that is said."""

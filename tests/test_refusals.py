@@ -218,6 +218,16 @@ def test_a_scan_needs_images():
     ('{"widths": {}}', "holds no plan .* coupling, full_macs"), ("\0", "holds no plan"), (b"\xff", "holds no plan"),
     ({"input_shape": None}, "holds no plan .* input_shape=None must be"), ({"widths": [3]}, "holds no plan .* widths="),
     ({"widths": {"0": "4"}}, "holds no plan .* widths="), ({"macs": None}, "holds no plan .* macs=None must be"),
+    ({"rule": None}, "holds no plan .* rule=None must be"), ({"coupling": "foo"}, "holds no plan .* coupling='foo' must be"),
+    ({"coupling": ["inner"]}, r"holds no plan .* coupling=\['inner'\] must be 'inner' or 'joint'"),
+    ({"threshold": "x"}, "holds no plan .* threshold='x' must be"), ({"threshold": True}, "holds .* threshold=True must be"),
+    ({"full_params": 0}, "holds no plan .* full_params=0 must be"), ({"full_macs": -1}, "holds no plan .* full_macs=-1 must be"),
+    ({"input_shape": [-1, 3, 8, 8]}, r"holds no plan .* input_shape=\[-1, 3, 8, 8\] must be"),
+    ({"input_shape": []}, r"holds no plan .* input_shape=\[\] must be"),
+    ({"input_shape": [1, True]}, "holds no plan .* input_shape=.* must be"), ({"input_dtype": 5}, "holds .* input_dtype=5 must"),
+    ({"wider": 5}, "holds no plan .* wider=5 must be"), ({"wider": {"macs": 9}}, "holds no plan .* wider=.* must be"),
+    ({"whole": None}, "holds no plan .* whole=None must be"), ({"whole": {"0": 1}}, "holds no plan .* whole=.* must be"),
+    ({"rank_bound": None}, "holds .* rank_bound=None must be"), ({"rank_bound": {"0": 0}}, "holds .* rank_bound=.* must be"),
 ])  # fmt: skip
 def test_a_file_that_holds_no_plan_is_named(tmp_path, content, told):
     path = tmp_path / "plan.json"
@@ -228,6 +238,26 @@ def test_a_file_that_holds_no_plan_is_named(tmp_path, content, told):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(slimlib.SlimlibError, match=rf"path='.*plan\.json'.* {told}"):
         slimlib.WidthPlan.load(path)
+
+
+@pytest.mark.parametrize("entry", slimlib.WidthPlan.__dataclass_fields__.keys() - {"layout"})
+def test_every_entry_of_a_plan_is_one_that_can_be_shown_and_pruned_by_or_is_named(entry):
+    """Whatever stands there: a plan that is read has no surprise for later."""
+    model = lively_norms(Chain())
+    plan = slimlib.plan_widths(model, X, keep_macs=0.5)
+    refused = 0
+    for value in (None, True, -1, 0, 5, 1.5, "", "x", [], [1], [None], {}, {"0": None}, {"": "x"}, {1: 1}):
+        try:
+            read = slimlib.WidthPlan.from_dict(plan.to_dict() | {entry: value})
+        except slimlib.SlimlibError as error:
+            refused += f"plan: {entry}={value!r} must be" in str(error) or entry.endswith("widths")
+        else:
+            assert str(read) and repr(read)
+            try:
+                slimlib.prune(model, read)
+            except slimlib.SlimlibError as error:
+                assert "plan: " in str(error) or "model: " in str(error)
+    assert refused >= 8
 
 
 def test_a_network_file_with_a_broken_plan_is_named(tmp_path):
