@@ -26,57 +26,65 @@ def steady_index_mapping():
     places counted from the end for very large ones, and other axes than that of the channels for it.
     """
     with _LOCK:
-        yield from _mended()
+        theirs = {name: getattr(index_mapping, name) for name in _MENDS}
+        vars(index_mapping).update(_MENDS)
+        try:
+            yield
+        finally:
+            vars(index_mapping).update(theirs)
 
 
-def _mended():
-    names = ("update_reshape_index_mapping", "update_concat_index_mapping", "update_split_index_mapping",
-             "update_expand_index_mapping", "update_slice_index_mapping")  # fmt: skip
-    original = {name: getattr(index_mapping, name) for name in names}
+def _reshape_or_skip(graph, node):
+    with suppress(ZeroDivisionError):
+        _THEIR_RESHAPE(graph, node)
 
-    def reshape_or_skip(graph, node):
-        with suppress(ZeroDivisionError):
-            original["update_reshape_index_mapping"](graph, node)
 
-    def concat_or_skip(graph, node):
-        with suppress(TypeError):
-            original["update_concat_index_mapping"](graph, node)
+def _concat_or_skip(graph, node):
+    with suppress(TypeError):
+        _THEIR_CONCAT(graph, node)
 
-    def split_by_number(graph, node):
-        original["update_split_index_mapping"](graph, node)
-        for reader in node.outputs:
-            parts = {nr for f, nr in getattr(reader.grad_fn, "next_functions", ()) if f is node.grad_fn}
-            for dep, reverse in [(d, False) for d in node.dependencies if d.target is reader] + [
-                (d, True) for d in reader.dependencies if d.target is node
-            ]:
-                offsets = node.module.offsets or []
-                if len(offsets) < 2:  # not worked out (in a recurrent layer): what is split there is probed
-                    dep.index_mapping[0] = None
-                elif len(parts) == 1 and isinstance(dep.index_mapping[0], index_mapping._SplitIndexMapping):
-                    (nr,) = parts
-                    if nr + 2 > len(offsets):  # parts that nobody reads are left out; they are all of one size
-                        offsets = [i * offsets[1] for i in range(nr + 2)]
-                    dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
 
-    def no_expansion(graph, node):
-        pass
+def _split_by_number(graph, node):
+    _THEIR_SPLIT(graph, node)
+    for reader in node.outputs:
+        parts = {nr for f, nr in getattr(reader.grad_fn, "next_functions", ()) if f is node.grad_fn}
+        for dep, reverse in _edges_between(node, reader):
+            offsets = node.module.offsets or []
+            if len(offsets) < 2:  # not worked out (in a recurrent layer): what is split there is probed
+                dep.index_mapping[0] = None
+            elif len(parts) == 1 and isinstance(dep.index_mapping[0], index_mapping._SplitIndexMapping):
+                (nr,) = parts
+                if nr + 2 > len(offsets):  # parts that nobody reads are left out; they are all of one size
+                    offsets = [i * offsets[1] for i in range(nr + 2)]
+                dep.index_mapping[0] = index_mapping._SplitIndexMapping(offsets[nr : nr + 2], reverse=reverse)
 
-    def slice_of_channels(graph, node):
-        if is_slice_of_channels(node):
-            start, stop, step = _run(node.grad_fn)
-            for source in node.inputs:
-                for holder, target, back in ((node, source, True), (source, node, False)):
-                    for dep in (d for d in holder.dependencies if d.target is target):
-                        dep.index_mapping[0] = index_mapping._SliceIndexMapping(1, start, step, stop, reverse=back)
 
-    mends = (reshape_or_skip, concat_or_skip, split_by_number, no_expansion, slice_of_channels)
-    for name, mended in zip(names, mends, strict=True):
-        setattr(index_mapping, name, mended)
-    try:
-        yield
-    finally:
-        for name in names:
-            setattr(index_mapping, name, original[name])
+def _no_expansion(graph, node):
+    pass
+
+
+def _slice_of_channels(graph, node):
+    if is_slice_of_channels(node):
+        start, stop, step = _run(node.grad_fn)
+        for source in node.inputs:
+            for dep, reverse in _edges_between(source, node):
+                dep.index_mapping[0] = index_mapping._SliceIndexMapping(1, start, step, stop, reverse=reverse)
+
+
+def _edges_between(node, reader) -> list[tuple]:
+    """The dependencies between a node and one that reads it, each with whether it leads back, from the reader to the node."""
+    return [(d, False) for d in node.dependencies if d.target is reader] + [
+        (d, True) for d in reader.dependencies if d.target is node]
+
+
+_THEIR_RESHAPE, _THEIR_CONCAT, _THEIR_SPLIT = (
+    index_mapping.update_reshape_index_mapping, index_mapping.update_concat_index_mapping,
+    index_mapping.update_split_index_mapping)  # fmt: skip
+_MENDS = {
+    "update_reshape_index_mapping": _reshape_or_skip, "update_concat_index_mapping": _concat_or_skip,
+    "update_split_index_mapping": _split_by_number, "update_expand_index_mapping": _no_expansion,
+    "update_slice_index_mapping": _slice_of_channels,
+}  # fmt: skip
 
 
 def is_slice_of_channels(node) -> bool:
