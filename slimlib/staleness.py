@@ -18,7 +18,8 @@ TOOLS = ("torch", "torchvision", "torch-pruning", "numpy", "scipy", "pandas", "m
 """Packages whose version can change what a notebook shows: another version, and it is executed again."""
 
 RUNNERS = ("notebooks.py", "kernel.py", "staleness.py", "book.py", "gate.py", "__main__.py", "run_command.py",
-           "widths_command.py", *(f"bench/{name}.py" for name in ("alone", "overheads", "parts", "prune", "train", "widths")))
+           "train_command.py", "widths_command.py",
+           *(f"bench/{name}.py" for name in ("alone", "overheads", "parts", "prune", "train", "widths")))
 """Modules that run notebooks, or measure speed, and do not change what a notebook shows."""
 
 

@@ -1,6 +1,7 @@
 """How the library hangs together: imports point one way, and no module is long."""
 
 import ast
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -22,7 +23,7 @@ LAYERS = {  # each may import what stands in its own and in those before it; a p
     "training": """_torchvision batches comparison data distillation distributed division downloads evaluation fingerprint
         imagefolder imagenet imagesets latency lesson libraries models precision prefix recipe scan splits training""",
     "study": "project study",
-    "book": "__main__ bench book gate kernel notebooks run_command staleness template_cells widths_command",
+    "book": "__main__ bench book gate kernel notebooks run_command staleness template_cells train_command widths_command",
 }
 LAYER_OF = {f"slimlib.{name}": layer for layer, names in LAYERS.items() for name in names.split()}
 OTHERS = ("pandas", "scipy", "torchvision", "matplotlib", "seaborn", "sklearn", "timm", "tqdm", "yaml", "PIL", "IPython",
@@ -129,6 +130,25 @@ def test_every_module_of_the_study_is_found_by_its_name():
         assert slimlib.study.__getattr__(path.stem).__name__ == f"slimlib.study.{path.stem}"
     with pytest.raises(AttributeError, match="has no attribute 'no_such_module'"):
         slimlib.study.__getattr__("no_such_module")
+    folder = FOLDER / "study"
+    modules = {path.stem for path in folder.glob("[a-z]*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    assert set(slimlib.study.__all__) == modules | slimlib.study._HOME.keys() and dir(slimlib.study) == slimlib.study.__all__
+    code = "import sys, slimlib.study; print(*(name for name in sys.modules if name.partition('.')[0] in ('slimlib', 'torch')))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["slimlib", "slimlib.study"], "none is loaded before it is asked for"
+
+
+def test_who_reads_the_code_finds_every_module_in_its_layer():
+    """CONTRIBUTING.md has a line for each layer, in their order, and names its modules in the order to read them in."""
+    text = (FOLDER.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    section = text.partition("## Where to read")[2].partition("\n## ")[0]
+    told = {}
+    for line in section.split("\n- **")[1:]:
+        layer, _, rest = line.partition("**")
+        told[layer] = re.findall(r"`(\w+)`", rest)
+    assert [*told] == [*LAYERS]
+    for layer, names in LAYERS.items():
+        assert sorted(told[layer]) == sorted(names.split()), f"{layer}: a new module is to be named in CONTRIBUTING.md, once"
 
 
 def test_editors_are_told_the_names_that_the_package_loads():

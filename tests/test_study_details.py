@@ -211,9 +211,9 @@ def test_each_of_several_processes_has_an_equal_share_of_the_cores(monkeypatch):
     threads = {"now": 12}
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads["now"])
     monkeypatch.setattr(torch, "set_num_threads", lambda n: threads.update(now=n))
-    monkeypatch.setattr("slimlib.__main__.subprocess.Popen", Process)
+    monkeypatch.setattr("slimlib.train_command.subprocess.Popen", Process)
     monkeypatch.setattr(study, "ensure", lambda *args, **how: None)
-    monkeypatch.setattr("slimlib.__main__.status", lambda args: None)
+    monkeypatch.setattr("slimlib.train_command.status", lambda args: None)
     assert main(["train", "quick", "--jobs", "4"]) in (None, 0)
     assert started == ["3"] * 3 and threads["now"] == 3
 

@@ -371,6 +371,7 @@ def test_a_schedulers_signal_releases_the_lock(tmp_path):
 import sys, time
 from pathlib import Path
 from slimlib import __main__ as cli
+from slimlib import train_command
 from slimlib.study.locks import locked
 
 def hold(args):
@@ -378,7 +379,7 @@ def hold(args):
         print("held", flush=True)
         time.sleep(60)
 
-cli.status = hold
+train_command.status = hold
 sys.exit(cli.main(["status", "quick"]))
 """
     with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True) as process:

@@ -7,6 +7,7 @@ table = study.to_frame(records)
 
 from importlib import import_module
 from importlib.util import find_spec
+from pkgutil import iter_modules
 
 _HOME = {
     "Run": "runs",
@@ -33,13 +34,7 @@ _HOME = {
     "Evidence": "evidence",
     "gather": "evidence",
 }
-_MODULES = (
-    "claims", "evidence", "execution", "figures", "findings", "in_short", "judgement", "layer_tables", "layers",
-    "milliseconds", "names", "pairing", "profiles", "provenance", "random_widths", "ranks", "runs", "shapes", "statistics",
-    "store", "tables", "untrained", "verdict", "wording",
-)  # fmt: skip
-
-__all__ = sorted({*_HOME, *_MODULES})
+__all__ = sorted({*_HOME, *(module.name for module in iter_modules(__path__))})  # listed, not loaded
 
 
 def __getattr__(name: str):
