@@ -4,10 +4,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
+import yaml
 
 import slimlib
 
@@ -179,3 +181,12 @@ def test_pca_of_weights_loads_no_dependency_graph():
     code = "import sys; import slimlib.spectrum, slimlib.planning; print('torch_pruning' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_version_is_told_once_and_the_citation_names_it():
+    """The package's own is the source: what builds the wheel reads it there."""
+    project = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "version" not in project["project"] and project["project"]["dynamic"] == ["version"]
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "slimlib.__version__"}
+    citation = yaml.safe_load((FOLDER.parent / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == slimlib.__version__
