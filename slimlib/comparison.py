@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from slimlib import arguments
 from slimlib._checks import check_layers
 from slimlib.arguments import A_MODEL, kind, name_of
 from slimlib.criteria import Criterion
-from slimlib.errors import SlimlibError
+from slimlib.errors import Diverged, SlimlibError
 from slimlib.evaluation import evaluate
 from slimlib.planning import Rule, width_path
 from slimlib.plans import WidthPlan
@@ -34,6 +36,7 @@ def compare(
     All plans are filled up to the one budget, and all arms of a seed share recipe, order of images and everything else, so
     their differences are paired: ``slimlib.study.pairing.against(table, "uniform")`` gives means with intervals, and
     ``slimlib.study.figures.accuracy_by_rule(table)`` draws them. Choose by ``val_accuracy``; ``test_accuracy`` is for the end.
+    A run whose loss diverges has no row, and a warning says so.
 
     Columns: ``arm`` (the rule's label), ``seed``, ``val_accuracy`` (where there are validation images) and ``test_accuracy`` in
     [0, 1], ``kept_macs`` and ``kept_params`` (shares of the dense cost); ``dataset``, ``model``, ``stage``, ``criterion``,
@@ -52,17 +55,15 @@ def compare(
         progress: show a bar, a run at a time.
 
     Raises:
-        SlimlibError: not exactly one budget, no rule, or two of one label; and whatever a rule or the training refuses.
+        SlimlibError: not exactly one budget, no rule, two of one label or two equal seeds; and whatever a rule or the training
+            refuses. :class:`~slimlib.errors.Diverged` where no run is left.
     """
     import pandas as pd
     from tqdm import tqdm
 
     kind("model", model, nn.Module, A_MODEL)
     kind("data", data, Data, "what load_data or slimlib.data.from_arrays returns")
-    kind("seeds", seeds, Iterable, "a list of whole numbers, such as range(3)")
-    arms, seeds = _labelled(rules), list(seeds)
-    if not seeds:
-        raise SlimlibError("seeds is empty: give at least one")
+    arms, seeds = _labelled(rules), _distinct(seeds)
     given = {unit: keep for unit, keep in (("macs", keep_macs), ("params", keep_params)) if keep is not None}
     if len(given) != 1:
         raise SlimlibError(f"give exactly one of keep_macs and keep_params, not {sorted(given) or 'none'}")
@@ -80,11 +81,18 @@ def compare(
     rows = []
     for seed, arm, plan in tqdm(turns, desc="compare", disable=not progress, mininterval=1):
         slim = prune(model, plan, criterion=criterion, seed=seed)
-        fit(slim, data, recipe, seed=seed, progress=False, validate="none")
+        try:
+            fit(slim, data, recipe, seed=seed, progress=False, validate="none")
+        except Diverged as error:  # the hours that the other runs took are not lost with it
+            why = f"{arm}, seed {seed}: {error}"
+            warnings.warn(f"{why}; left out", stacklevel=2)
+            continue
         found = {"val_accuracy": evaluate(slim, data.val)} if len(data.val) else {}
         found |= {"test_accuracy": evaluate(slim, data.test)}
         costs = {"kept_macs": plan.keep_macs, "kept_params": plan.keep_params}
         rows.append({**cell, "arm": arm, "seed": seed, **found, **costs, "key": f"{arm}, seed {seed}"})
+    if not rows:
+        raise Diverged(f"all {len(turns)} runs have diverged, the last: {why}")
     return pd.DataFrame(rows)
 
 
@@ -99,9 +107,22 @@ def _plans(model: nn.Module, example_input: Tensor, rule: str | Rule, seeds: lis
         yield plan
 
 
+def _distinct(seeds: Iterable[int]) -> list[int]:
+    """The seeds as ints, all different."""
+    kind("seeds", seeds, Iterable, "a list of whole numbers, such as range(3)")
+    seeds = [arguments.seed("seeds", seed, bits=63) for seed in seeds]
+    if not seeds:
+        raise SlimlibError("seeds is empty: give at least one")
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise SlimlibError(f"seeds={seeds} names {twice[0]} more than once: that would be the same training again; give "
+                           "different seeds")
+    return seeds
+
+
 def _labelled(rules: Mapping[str, str | Rule] | Iterable[str | Rule]) -> dict[str, Any]:
     if isinstance(rules, str) or callable(rules):
         raise SlimlibError(f"rules={rules!r} must be a list or {{label: rule}}: a comparison needs two")
+    kind("rules", rules, Iterable, "a list of rules, or {label: rule}")
     pairs = list(rules.items()) if isinstance(rules, Mapping) else [(name_of(r) if callable(r) else str(r), r) for r in rules]
     labels = [label for label, _ in pairs]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):

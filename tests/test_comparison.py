@@ -1,6 +1,8 @@
 """Rules compared on a network of one's own: the rows are what one would get by hand, and statistics and figures take them."""
 
 import copy
+import dataclasses
+import sys
 from functools import partial
 
 import numpy as np
@@ -9,6 +11,7 @@ import torch
 
 import slimlib
 from slimlib import comparison
+from slimlib.errors import Diverged
 from slimlib.study import figures, pairing
 from tests.conftest import Chain, Residual, lively_norms
 
@@ -111,6 +114,7 @@ def test_statistics_and_figures_take_the_table(table):
     ("pca", {"keep_macs": 0.5}, "must be a list"),
     (wide_ends, {"keep_macs": 0.5}, "must be a list"),
     ([], {"keep_macs": 0.5}, "rules is empty"),
+    (5, {"keep_macs": 0.5}, r"^rules is of type int; give a list of rules, or \{label: rule\}$"),
     (["pca", "pcb"], {"keep_params": 0.5}, "rule='pcb' is not known"),
     ({"tilt": slimlib.rules.tilt}, {"keep_params": 0.5}, "power must be given for rule='tilt'"),
 ])  # fmt: skip
@@ -136,3 +140,39 @@ def test_a_rule_that_draws_nothing_is_asked_once_for_all_seeds(model, data, monk
     for seed in (4, 5, 6):
         plan = slimlib.plan_widths(model, data.example_input, rule="random", seed=seed, keep_macs=0.5, fill=True)
         assert table[(table["arm"] == "drawing") & (table["seed"] == seed)]["kept_macs"].item() == plan.keep_macs
+
+
+@pytest.mark.parametrize("seeds, told", [
+    ([0, 1, 0], r"^seeds=\[0, 1, 0\] names 0 more than once: .* give different seeds$"),
+    ([2, np.int64(2)], r"^seeds=\[2, 2\] names 2 more than once"),
+    ([0.5], r"^seeds=0\.5 must be a whole number from 0"), ("01", r"^seeds='0' must be a whole number from 0"),
+])  # fmt: skip
+def test_seeds_that_are_none_or_the_same_are_refused_before_anything_is_trained(model, data, monkeypatch, seeds, told):
+    monkeypatch.setattr(comparison, "fit", lambda *given, **how: pytest.fail("trained"))
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.compare(model, data, ["uniform"], RECIPE, keep_macs=0.5, seeds=seeds, progress=False)
+
+
+def test_a_run_that_diverges_is_left_out_and_said_and_the_others_are_as_without_it(model, data, monkeypatch):
+    def one_diverges(slim, images, recipe, *, seed, **how):
+        asked.append(seed)
+        if len(asked) == 3:  # the first arm of the second seed
+            raise Diverged("the loss became nan")
+        slimlib.fit(slim, images, recipe, seed=seed, **how)
+
+    asked, how = [], {"keep_macs": 0.5, "seeds": [0, 1], "progress": False}
+    whole = slimlib.compare(model, data, ["pca", "uniform"], RECIPE, **how)
+    monkeypatch.setattr(comparison, "fit", one_diverges)
+    with pytest.warns(UserWarning, match="^pca, seed 1: the loss became nan; left out$") as said:
+        line = sys._getframe().f_lineno + 1
+        table = slimlib.compare(model, data, ["pca", "uniform"], RECIPE, **how)
+    assert [(w.filename, w.lineno) for w in said] == [(__file__, line)]
+    assert asked == [0, 0, 1, 1] and table.equals(whole.drop(index=2).reset_index(drop=True))
+    assert pairing.against(table, "uniform")["n"].tolist() == [1]
+
+
+@pytest.mark.filterwarnings("ignore:.*left out")
+def test_where_every_run_diverges_there_is_no_table(model, data):
+    far = dataclasses.replace(RECIPE, lr=1e30)
+    with pytest.raises(Diverged, match=r"^all 2 runs have diverged, the last: uniform, seed 0: the loss became .* lower lr="):
+        slimlib.compare(model, data, ["pca", "uniform"], far, keep_macs=0.5, seeds=[0], progress=False)
