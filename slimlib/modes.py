@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,8 +27,10 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def in_channels_last(model: nn.Module) -> Iterator[None]:
-    """Store the weights channels-last meanwhile: the same numbers in the order that convolutions are fastest in."""
-    kernels = [parameter for parameter in model.parameters() if parameter.dim() == 4]
+    """Store the weights channels-last meanwhile: the same numbers in the order that convolutions are fastest in. Kernels whose
+    memory another parameter shares stay as they lie: stored anew, each would have numbers of its own."""
+    sharers = Counter(parameter.data_ptr() for parameter in model.parameters())
+    kernels = [parameter for parameter in model.parameters() if parameter.dim() == 4 and sharers[parameter.data_ptr()] == 1]
     own = [parameter.is_contiguous(memory_format=torch.channels_last) and not parameter.is_contiguous() for parameter in kernels]
     try:
         for kernel in kernels:

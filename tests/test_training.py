@@ -292,6 +292,19 @@ def test_weights_lie_in_memory_as_they_did(order):
     assert all(p.is_contiguous(memory_format=order) for p in model.parameters() if p.dim() == 4)
 
 
+def test_kernels_that_share_their_memory_still_do_after_training(data):
+    """Tied by hand, which is no parameter of one name twice; one of them alone in another order would lie elsewhere."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), *(torch.nn.Conv2d(4, 4, 3) for _ in range(3)),
+                                torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 10))
+    model[2].weight.data = model[1].weight.data
+    with in_channels_last(model):
+        assert model[1].weight.data_ptr() == model[2].weight.data_ptr()
+        assert model[3].weight.is_contiguous(memory_format=torch.channels_last)
+    slimlib.fit(model, data, GENTLE, progress=False)
+    assert model[1].weight.data_ptr() == model[2].weight.data_ptr() and torch.equal(model[1].weight, model[2].weight)
+    assert all(p.is_contiguous() for p in model.parameters())
+
+
 @pytest.mark.parametrize("batch_size", [0, 1])
 def test_statistics_need_batches_of_several_images(data, batch_size):
     with pytest.raises(slimlib.SlimlibError, match=f"batch_size={batch_size} must be at least 2"):
