@@ -103,9 +103,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         if lesson:
             world.same_start(lesson.distiller)
         parameters = list(model.parameters()) + (list(lesson.distiller.parameters()) if lesson else [])
-        optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
-                                    weight_decay=recipe.weight_decay, fused=device.type in ("cpu", "cuda"))
-        optimizer.zero_grad(set_to_none=True)  # what the caller's own loop has left would count, also for frozen parameters
+        optimizer = _optimizer(parameters, recipe, device)
         network = world.wrap(model, device)
         if recipe.compile:
             network = torch.compile(network, mode=None if recipe.compile is True else recipe.compile)
@@ -172,6 +170,14 @@ def _refuse(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | N
     if other := [name for name, p in model.named_parameters() if p.is_floating_point() and p.dtype != torch.float32]:
         raise SlimlibError(f"model: {other[0]} is of {model.get_parameter(other[0]).dtype}; train it as model.float(), and "
                            "choose with the recipe's precision what it computes in")
+
+
+def _optimizer(parameters: list[nn.Parameter], recipe: Recipe, device: torch.device) -> torch.optim.SGD:
+    """SGD by the recipe, without gradients yet: what the caller's own loop has left would count, also for frozen parameters."""
+    optimizer = torch.optim.SGD(parameters, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.nesterov,
+                                weight_decay=recipe.weight_decay, fused=device.type in ("cpu", "cuda"))
+    optimizer.zero_grad(set_to_none=True)
+    return optimizer
 
 
 @contextmanager
