@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def compare(
     model: nn.Module, data: Data, rules: Mapping[str, str | Rule] | Iterable[str | Rule], recipe: Recipe, *,
     keep_macs: float | None = None, keep_params: float | None = None, coupling: str = "inner", criterion: str | Criterion = "l1",
-    seeds: Iterable[int] = range(3), progress: bool = True,
+    seeds: Iterable[int] = range(3), progress: bool = True, eval_batch_size: int = 1000,
 ) -> pd.DataFrame:
     """Prune a trained network to the widths of each rule and fine-tune it, once a seed: one row a rule and seed.
 
@@ -53,6 +53,7 @@ def compare(
         criterion: which filters stay, as of :func:`slimlib.prune`.
         seeds: each fixes the training and what a rule draws at random.
         progress: show a bar, a run at a time.
+        eval_batch_size: images at a time in evaluation, which memory must hold.
 
     Raises:
         SlimlibError: not exactly one budget, no rule, two of one label or two equal seeds; and whatever a rule or the training
@@ -64,6 +65,7 @@ def compare(
     kind("model", model, nn.Module, A_MODEL)
     kind("data", data, Data, "what load_data or slimlib.data.from_arrays returns")
     arms, seeds = _labelled(rules), _distinct(seeds)
+    eval_batch_size = arguments.count("eval_batch_size", eval_batch_size, "images")
     given = {unit: keep for unit, keep in (("macs", keep_macs), ("params", keep_params)) if keep is not None}
     if len(given) != 1:
         raise SlimlibError(f"give exactly one of keep_macs and keep_params, not {sorted(given) or 'none'}")
@@ -87,8 +89,8 @@ def compare(
             why = f"{arm}, seed {seed}: {error}"
             warnings.warn(f"{why}; left out", stacklevel=2)
             continue
-        found = {"val_accuracy": evaluate(slim, data.val)} if len(data.val) else {}
-        found |= {"test_accuracy": evaluate(slim, data.test)}
+        found = {"val_accuracy": evaluate(slim, data.val, eval_batch_size)} if len(data.val) else {}
+        found |= {"test_accuracy": evaluate(slim, data.test, eval_batch_size)}
         costs = {"kept_macs": plan.keep_macs, "kept_params": plan.keep_params}
         rows.append({**cell, "arm": arm, "seed": seed, **found, **costs, "key": f"{arm}, seed {seed}"})
     if not rows:

@@ -25,13 +25,14 @@ if TYPE_CHECKING:
 def sensitivity(
     model: nn.Module, data: Data | LabelledImages, ratios: Iterable[float] = (0.25, 0.5, 0.75, 0.9),
     criterion: str | Criterion = "l1", *, coupling: str = "inner", layout: Layout | None = None, seed: int = 0,
-    progress: bool = True,
+    progress: bool = True, batch_size: int = 1000,
 ) -> pd.DataFrame:
     """Accuracy after removing a share of one group's filters at a time, as a pandas DataFrame.
 
     ``data`` is a Data (its *validation* part is used, so that test images select nothing) or a Split. ``ratios`` are the
     shares removed, in (0, 1); at least one filter stays. ``criterion`` as of :func:`slimlib.prune`, ``seed`` of ``random``;
-    ``coupling`` and ``layout`` as of :func:`slimlib.width_path`. The model is moved to the data's device.
+    ``coupling`` and ``layout`` as of :func:`slimlib.width_path`. The model is moved to the data's device. ``batch_size``: images
+    at a time, which memory must hold.
 
     One row a group and ratio: ``group``, ``ratio``, ``width``, ``full_width``, ``accuracy``, ``drop`` (dense accuracy less this
     one). The first row of a group, ratio 0, is the dense one.
@@ -45,14 +46,14 @@ def sensitivity(
     ratios = [arguments.number("ratios", r) for r in ratios]
     if any(not 0 < r < 1 for r in ratios):
         raise SlimlibError(f"ratios={ratios} must lie strictly between 0 and 1: they are the shares of filters removed")
-    seed = arguments.seed("seed", seed)
+    seed, batch_size = arguments.seed("seed", seed), arguments.count("batch_size", batch_size, "images")
     split = getattr(data, "val", data)
     kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
     model.to(split.device)
     layout = given_or_traced(layout, model, caster(model)(next(iter(split.in_order(1)))[0]))
     groups = layout.slimmable(coupling)
-    dense, shared = evaluate(model, split), SharedPrefix(model, split)
+    dense, shared = evaluate(model, split, batch_size), SharedPrefix(model, split, batch_size)
     rows = []
     with tqdm(total=len(groups) * len(ratios), desc="sensitivity", disable=not progress, mininterval=1) as bar:
         for g in groups:

@@ -56,7 +56,7 @@ class History:
 
 
 def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None = None, distill: Distill | None = None,
-        seed: int = 0, progress: bool = True, validate: str = "last") -> History:
+        seed: int = 0, progress: bool = True, validate: str = "last", eval_batch_size: int = 1000) -> History:
     """Train a model in place, and leave it on the data's device in evaluation mode, also where training ends by an error.
 
     The same seed gives the same result on the same device and library versions. The caller's random state is neither
@@ -72,6 +72,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         seed: of the order of the images, their augmentation and what a model draws itself (dropout).
         progress: show a bar, a step at a time.
         validate: "last", "epoch" (after each epoch) or "none".
+        eval_batch_size: images at a time in validation, which memory must hold.
 
     Raises:
         SlimlibError: an argument is out of range or of another kind, the model cannot be trained (no parameter that learns,
@@ -79,7 +80,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         slimlib.errors.Diverged: the loss is no longer finite at the end of an epoch; a SlimlibError as well.
     """
     _refuse(model, data, recipe, teacher, distill, validate)
-    seed = arguments.seed("seed", seed, bits=63)
+    seed, eval_batch_size = arguments.seed("seed", seed, bits=63), arguments.count("eval_batch_size", eval_batch_size, "images")
     world, device = World.current(), data.device
     batch_size, steps = recipe.batch_size, len(data.train) // recipe.batch_size
     if not steps or batch_size % world.size:
@@ -136,7 +137,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
                 raise Diverged(f"the loss became {losses[-1]} in epoch {epoch + 1} of {recipe.epochs}: lower "
                                f"lr={recipe.lr}, or lengthen warmup={recipe.warmup}")
             if validate == "epoch" or (validate == "last" and epoch + 1 == recipe.epochs):
-                accuracies.append(evaluate(model, data.val))
+                accuracies.append(evaluate(model, data.val, eval_batch_size))
             bar.set_postfix(loss=f"{losses[-1]:.3f}", **({"val": f"{accuracies[-1]:.3f}"} if accuracies else {}))
     images = recipe.epochs * steps * batch_size
     return History(losses, accuracies, seconds, images / seconds, recipe.epochs * steps, precision, str(device),

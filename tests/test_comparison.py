@@ -114,6 +114,7 @@ def test_statistics_and_figures_take_the_table(table):
     ("pca", {"keep_macs": 0.5}, "must be a list"),
     (wide_ends, {"keep_macs": 0.5}, "must be a list"),
     ([], {"keep_macs": 0.5}, "rules is empty"),
+    (["pca"], {"keep_macs": 0.5, "eval_batch_size": 0}, "^eval_batch_size=0 must be a whole number of images, at least 1$"),
     (5, {"keep_macs": 0.5}, r"^rules is of type int; give a list of rules, or \{label: rule\}$"),
     (["pca", "pcb"], {"keep_params": 0.5}, "rule='pcb' is not known"),
     ({"tilt": slimlib.rules.tilt}, {"keep_params": 0.5}, "power must be given for rule='tilt'"),
@@ -176,3 +177,13 @@ def test_where_every_run_diverges_there_is_no_table(model, data):
     far = dataclasses.replace(RECIPE, lr=1e30)
     with pytest.raises(Diverged, match=r"^all 2 runs have diverged, the last: uniform, seed 0: the loss became .* lower lr="):
         slimlib.compare(model, data, ["pca", "uniform"], far, keep_macs=0.5, seeds=[0], progress=False)
+
+
+def test_arms_are_evaluated_on_as_many_images_at_a_time_as_is_asked(model, data):
+    sizes, watched = [], copy.deepcopy(model)  # of which each arm is a copy, hook included
+    watched[0].register_forward_hook(lambda layer, given, out: None if layer.training else sizes.append(len(out)))
+    how = {"keep_macs": 0.5, "seeds": [0], "progress": False}
+    for eval_batch_size, want in ((1000, [24, 40]), (16, [16, 8, 16, 16, 8])):
+        sizes.clear()
+        table = slimlib.compare(watched, data, ["uniform"], RECIPE, **how, eval_batch_size=eval_batch_size)
+        assert sizes[-len(want):] == want and max(sizes) == max(want) and len(table) == 1

@@ -224,3 +224,24 @@ def test_a_random_scan_can_be_drawn_again():
     data = slimlib.data.from_arrays(images, np.arange(90) % 5, images, np.arange(90) % 5, device="cpu", val_fraction=0.5)
     scans = [slimlib.sensitivity(model, data, (0.5,), "random", seed=seed, progress=False) for seed in (0, 0, 1)]
     assert scans[0].equals(scans[1]) and not scans[0].equals(scans[2])
+
+
+def test_a_scan_takes_as_many_images_at_a_time_as_is_asked():
+    model, sizes = build("resnet20"), {"first": [], "last": []}
+    split = images(model, 121)
+    for name, layer in (("first", model.conv1), ("last", model.linear)):
+        layer.register_forward_hook(lambda layer, given, out, name=name: sizes[name].append(len(out)))
+    wide = slimlib.sensitivity(model, split, ratios=(0.8,), progress=False)
+    assert max(map(max, sizes.values())) == 121
+    for seen in sizes.values():
+        seen.clear()
+    narrow = slimlib.sensitivity(model, split, ratios=(0.8,), progress=False, batch_size=50)
+    assert max(map(max, sizes.values())) == 50 and narrow.equals(wide)
+    assert sizes["first"].count(50) < sizes["last"].count(50), "what the networks have in common is still run once"
+
+
+@pytest.mark.parametrize("batch_size", [0, 2.5, True])
+def test_a_number_of_images_at_a_time_that_is_none_is_refused(batch_size):
+    model = build("chain")
+    with pytest.raises(slimlib.SlimlibError, match=f"^batch_size={batch_size} must be a whole number of images, at least 1$"):
+        slimlib.sensitivity(model, images(model), ratios=(0.5,), progress=False, batch_size=batch_size)

@@ -136,6 +136,19 @@ def test_training_never_looks_at_test_images(data):
         slimlib.fit(model, nothing, recipe, progress=False)
 
 
+def test_validation_takes_as_many_images_at_a_time_as_is_asked(data):
+    trained = []
+    for how, want in (({}, [60]), ({"eval_batch_size": 25}, [25, 25, 10])):
+        model, sizes = network(name="lenet5"), []
+        model.register_forward_hook(lambda m, given, out, sizes=sizes: None if m.training else sizes.append(len(out)))
+        slimlib.fit(model, data, GENTLE, progress=False, **how)
+        trained.append(torch.cat([p.flatten() for p in model.parameters()]))
+        assert sizes == want
+    assert torch.equal(*trained)
+    with pytest.raises(slimlib.SlimlibError, match=r"^eval_batch_size=0 must be a whole number of images, at least 1$"):
+        slimlib.fit(model, data, GENTLE, progress=False, validate="none", eval_batch_size=0)
+
+
 def watched(model):
     """The images that a model is asked about, batch by batch."""
     seen = []
