@@ -66,9 +66,7 @@ def width_path(
         by_name("spectra", spectra, "what slimlib.spectra returns: the eigenvalues of each group by name")
     layout = _without(skip, model, given_or_traced(layout, model, example_input))
     groups = layout.slimmable(coupling)
-    if not groups:
-        reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
-        raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
+    _must_have_any(groups, layout, coupling)
     costs = cost_model(model, layout, groups)
     request = Request(model=model, layout=layout, groups=groups, costs=costs, unit=unit, coupling=coupling, given_center=center,
                       given_seed=seed, given_spectra=spectra)
@@ -80,6 +78,13 @@ def width_path(
         raise SlimlibError(f"rule {rule!r} returned {fault}; it must return Curves or Removals, see slimlib.steps")
     return WidthPath(rule, coupling, groups, steps, costs, layout, min_width, round_to,
                      drawn="seed" in request.asked)
+
+
+def _must_have_any(groups: tuple[Group, ...], layout: Layout, coupling: str) -> None:
+    """Refuse a network in which there is no width to choose, and say why of its layers."""
+    if not groups:
+        reasons = "; ".join(f"{n}: {why}" for n, why in list(layout.whole(coupling).items())[:3])
+        raise SlimlibError(f"model: no layer can be slimmed with coupling={coupling!r} ({reasons})")
 
 
 def _without(skip: str | Iterable[str], model: nn.Module, layout: Layout) -> Layout:
@@ -158,7 +163,8 @@ def plan_from_widths(
     """The plan with widths that you name, all others full: a published architecture, or what another tool has chosen.
 
     ``widths`` maps layers to numbers of filters; layers that share a width share what one of them is given. Raises
-    SlimlibError naming the layer that is not there, stays whole, or cannot have that width; the model is not changed.
+    SlimlibError naming the layer that is not there, stays whole, or cannot have that width, and where no layer can be slimmed;
+    the model is not changed.
     """
     kind("widths", widths, Mapping, "a mapping of layers to numbers of filters, such as {'conv1': 12}")
     layout = given_or_traced(layout, model, example_input)
@@ -174,6 +180,7 @@ def plan_from_widths(
         if chosen.setdefault(group_of[layer], width) != width:
             raise SlimlibError(f"widths: {layer!r} cannot have {width} filters and {group.name!r}, whose width it shares, "
                                f"{chosen[group_of[layer]]}")
+    _must_have_any(groups, layout, coupling)  # only now, as what was said of a layer above says more of it
     full = np.array([group.width for group in groups])
     wanted = np.array([chosen.get(at, group.width) for at, group in enumerate(groups)])
     path = WidthPath("given", coupling, groups, Removals(full, np.zeros(0, int)), cost_model(model, layout, groups), layout)

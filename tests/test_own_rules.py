@@ -154,6 +154,18 @@ def test_widths_that_cannot_be_are_refused(widths, told):
         slimlib.plan_from_widths(lively_norms(Residual()), X, widths)
 
 
+@pytest.mark.parametrize("coupling", ["inner", "joint"])
+def test_no_widths_of_a_network_without_any_to_choose_are_refused_as_of_a_rule(coupling):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 3))
+    refusals, told = [], f"^model: no layer can be slimmed with coupling='{coupling}' .*1: its width"
+    for plan in (lambda: slimlib.plan_widths(model, X, keep_macs=0.5, coupling=coupling),
+                 lambda: slimlib.plan_from_widths(model, X, {}, coupling=coupling)):
+        with pytest.raises(slimlib.SlimlibError, match=told) as refused:
+            plan()
+        refusals.append(str(refused.value))
+    assert refusals[0] == refusals[1]
+
+
 def test_channels_in_blocks_take_multiples():
     model = lively_norms(Grouped())
     with pytest.raises(slimlib.SlimlibError, match=r"'grouped' must be a multiple of .* from 1 to 24"):
