@@ -14,9 +14,7 @@ from slimlib.layout import LAYERS, PER_CHANNEL_NORMS, declared, filters_and_inpu
 def check(model: nn.Module, example_input: torch.Tensor) -> None:
     """Refuse, by name, what no plan could be made of."""
     kind("model", model, nn.Module, A_MODEL)
-    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
-    if example_input.dim() < 1 or not len(example_input):
-        raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} holds no example; give one batch, batch first")
+    check_example(example_input)
     if example_input.is_floating_point() and not torch.isfinite(example_input).all():
         raise SlimlibError("example_input holds NaN or infinite values; give examples as the model is trained on")
     check_layers(model)
@@ -35,6 +33,13 @@ def check(model: nn.Module, example_input: torch.Tensor) -> None:
         if variance is not None and variance.numel() and variance.min() + m.eps <= 0:
             raise SlimlibError(f"model: {name}.running_var holds {variance.min():g}, which with eps={m.eps:g} is no variance to "
                                "divide by; load or compute its statistics first")
+
+
+def check_example(example_input: torch.Tensor) -> None:
+    """Refuse what is no batch of examples."""
+    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
+    if example_input.dim() < 1 or not len(example_input):
+        raise SlimlibError(f"example_input of shape {tuple(example_input.shape)} holds no example; give one batch, batch first")
 
 
 def check_layers(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from slimlib import arguments
+from slimlib._checks import check_example
 from slimlib.arguments import A_MODEL, kind
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
@@ -66,21 +67,28 @@ def measure(
     kind("models", models, Mapping, "networks by name, such as {'dense': model, 'slim': slim}")
     for name, model in models.items():
         kind(f"models[{name!r}]", model, nn.Module, A_MODEL)
-    kind("example_input", example_input, torch.Tensor, "a tensor, batch first")
+    check_example(example_input)
     kind("repeats", repeats, Integral, "a whole number of rounds")
-    batch_sizes, on = [int(b) for b in batch_sizes], devices() if on is None else [on] if isinstance(on, str) else list(on)
+    kind("limit_s", limit_s, Real, "a number of seconds")
+    kind("threads", threads, (Integral, type(None)), "a whole number of threads, or None")
+    kind("on", on, (str, Iterable, type(None)), "the name of a device, or a list of them")
+    on = devices() if on is None else [on] if isinstance(on, str) else list(on)
+    kind("batch_sizes", batch_sizes, Iterable, "a list of whole numbers, such as (1, 64)")
+    batch_sizes = list(batch_sizes)
+    for at, batch_size in enumerate(batch_sizes):
+        kind(f"batch_sizes[{at}]", batch_size, Integral, "a whole number of images")
     if not models or not on or not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or (threads is not None and threads < 1):
         told = f"models={list(models)}, on={on}, batch_sizes={batch_sizes}, repeats={repeats}, threads={threads}"
         raise SlimlibError(f"{told}: give at least one of each, all above 0")
     if missing := [device for device in on if device not in devices()]:
         raise SlimlibError(f"on={missing[0]!r} cannot be measured here; there is {', '.join(devices())}")
     seed, rows, before = arguments.seed("seed", seed), [], torch.get_num_threads()
-    torch.set_num_threads(threads or before)
+    torch.set_num_threads(int(threads or before))
     try:
         for device in on:
             placed = {name: copied(model).to(device).eval() for name, model in models.items()}
             for batch_size in batch_sizes:
-                batch = example_input[:1].to(device).expand(batch_size, *example_input.shape[1:]).contiguous()
+                batch = example_input[:1].to(device).expand(int(batch_size), *example_input.shape[1:]).contiguous()
                 taken = _rounds(placed, batch, repeats, seed, limit_s)
                 rows += [{"device": device, "batch_size": batch_size, "model": name, **summary, "rounds": len(taken[name])}
                          for name, summary in _summaries(taken).items()]

@@ -90,6 +90,13 @@ def test_wrong_arguments_are_refused_by_name(chain):
     for wrong, told in (({"models": [network]}, "models is of type list; give networks by name"),
                         ({"models": {"a": "net"}}, r"models\['a'\] is of type str; give a torch\.nn\.Module"),
                         ({"example_input": (1, 3)}, "example_input is of type tuple"),
+                        ({"example_input": example[:0]}, r"^example_input of shape \(0, 3, 16, 16\) holds no example; give one"),
+                        ({"example_input": torch.tensor(1.0)}, r"^example_input of shape \(\) holds no example"),
+                        ({"batch_sizes": 64}, r"^batch_sizes is of type int; give a list of whole numbers, such as \(1, 64\)$"),
+                        ({"batch_sizes": [1, 2.5]}, r"^batch_sizes\[1\] is of type float; give a whole number of images$"),
+                        ({"threads": 1.5}, "^threads is of type float; give a whole number of threads, or None$"),
+                        ({"on": 0}, "^on is of type int; give the name of a device, or a list of them$"),
+                        ({"limit_s": "30"}, "^limit_s is of type str; give a number of seconds$"),
                         ({"repeats": 2.5}, "repeats is of type float")):
         with pytest.raises(SlimlibError, match=told):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
