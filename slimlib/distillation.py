@@ -6,7 +6,7 @@ layers are matched by name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -52,7 +52,9 @@ class Distill:
             raise SlimlibError(f"temperature={self.temperature} must be positive; 4 is usual")
         for kind in ("hint", "attention"):
             weight, layers = getattr(self, f"{kind}_weight"), getattr(self, f"{kind}_layers")
-            layers = (layers,) if isinstance(layers, str) else tuple(layers)
+            layers = (layers,) if isinstance(layers, str) else tuple(layers) if isinstance(layers, Iterable) else layers
+            if not isinstance(layers, tuple) or not all(isinstance(name, str) for name in layers):
+                raise SlimlibError(f"{kind}_layers={layers!r} must be names of modules, such as ('layer1', 'layer2')")
             object.__setattr__(self, f"{kind}_layers", layers)  # a list, as JSON gives it, becomes a tuple
             if weight < 0 or bool(weight) != bool(layers):
                 raise SlimlibError(f"{kind}_weight={weight} and {kind}_layers={layers} must both be given, the weight "

@@ -148,6 +148,9 @@ def test_one_step_of_fit_follows_torchdistills_gradient(reference, two_threads):
     ({"temperature": 0}, "temperature=0 must be positive"), ({"temperature": float("nan")}, "temperature=nan"),
     ({"hint_weight": 1.0}, "hint_weight=1.0 and hint_layers"), ({"hint_layers": ("1",)}, "hint_weight=0.0 and hint_layers"),
     ({"attention_weight": -1.0, "attention_layers": ("1",)}, "attention_weight=-1.0 and attention_layers"),
+    ({"hint_layers": None}, "^hint_layers=None must be names of modules, such as "),
+    ({"hint_weight": 1.0, "hint_layers": (3,)}, r"^hint_layers=\(3,\) must be names of modules, such as "),
+    ({"attention_weight": 1.0, "attention_layers": 5}, "^attention_layers=5 must be names of modules"),
 ])  # fmt: skip
 def test_what_cannot_be_taught_is_refused(how, told):
     with pytest.raises(slimlib.SlimlibError, match=told):
