@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
+from math import inf, isfinite
 from types import MappingProxyType
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from slimlib import arguments
 from slimlib.arguments import kind
 from slimlib.division import divided, must_reach_all_classes
-from slimlib.errors import SlimlibError
+from slimlib.errors import SlimlibError, first_line
 from slimlib.imagesets import ARRAYS, KNOWN, NAMES, images_sha256, read
 from slimlib.splits import Data, Split
 
@@ -34,8 +35,8 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
             drawn evenly over the classes.
 
     Raises:
-        SlimlibError: unknown name, argument out of range, file missing and not downloadable, or images that do not have
-            the SHA-256 of the set.
+        SlimlibError: unknown name, argument out of range, a device that is not here, file missing and not downloadable, or
+            images that do not have the SHA-256 of the set.
     """
     if name not in NAMES:
         raise SlimlibError(f"name={name!r} is no data set of slimlib; choose one of {', '.join(NAMES)}")
@@ -64,6 +65,9 @@ def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
     arrays = {key: np.asarray(value) for key, value in arrays.items()}
     for part in ("train", "test"):
         images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+        if _channels_first(images.shape):
+            raise SlimlibError(f"x_{part} of shape {images.shape} has its channels first; give (N, H, W, C): "
+                               "x.transpose(0, 2, 3, 1)")
         if images.dtype != np.uint8 or images.ndim != 4 or not len(images) or images.shape[1:] != arrays["x_train"].shape[1:]:
             raise SlimlibError(f"x_{part} is {images.dtype} of shape {images.shape}; give images as uint8 (N, H, W, C), those "
                                "to train and to test on of one size")
@@ -79,9 +83,23 @@ def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
     return _divided(name, arrays, classes, mean, std, images_sha256(arrays), "arrays", device, split_seed, val_fraction, None)
 
 
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether images lie as torch has them, (N, C, H, W): with fewer rows than an image has channels, nothing is certain."""
+    usual = (1, 3, 4)
+    return len(shape) == 4 and shape[1] in usual and shape[3] not in usual and shape[1] < shape[2]
+
+
 def _device(device: torch.device | str | None) -> torch.device:
-    """That device; for None the first GPU if there is one, else the CPU."""
-    return torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """That device; for None the first GPU if there is one, else the CPU. Raises SlimlibError for one that is not here."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError, ImportError) as error:  # AssertionError: torch is built without CUDA
+        raise SlimlibError(f"device={device!r} cannot be used here: {first_line(error)}; give 'cpu', or leave device "
+                           "out") from error
+    return found
 
 
 def _checked_division(split_seed: int, val_fraction: float) -> int:
@@ -118,14 +136,14 @@ def with_normalisation(data: Data, mean: Sequence[float], std: Sequence[float]) 
     """The same images, normalised as a pretrained network expects them. The images are shared, not copied.
 
     ``mean`` and ``std`` hold a number for each channel, of pixels scaled to [0, 1]. Raises SlimlibError for another number of
-    them, and for a deviation that is not positive.
+    them, for a deviation that is not positive, and for what is not finite.
     """
     kind("mean", mean, Sized, "a number for each channel")
     kind("std", std, Sized, "a number for each channel")
     channels = data.input_shape[0]
-    if len(mean) != channels or len(std) != channels or min(std) <= 0:
-        raise SlimlibError(f"mean={mean} and std={std} must hold one number for each of the {channels} channels of "
-                           f"{data.name}, and each std must be positive")
     how = {"mean": tuple(map(float, mean)), "std": tuple(map(float, std))}
+    if {len(mean), len(std)} != {channels} or not all(map(isfinite, how["mean"])) or not all(0 < s < inf for s in how["std"]):
+        raise SlimlibError(f"mean={mean} and std={std} must hold one number for each of the {channels} channels of "
+                           f"{data.name}, each std positive, and all finite")
     splits = {key: replace(getattr(data, key), **how) for key in ("train", "val", "test")}
     return replace(data, **how, **splits)

@@ -47,8 +47,11 @@ def divided(y_train: np.ndarray, y_test: np.ndarray, limit: int | None, val_frac
     """Which images are learnt from, which are held out of the training images, and which are tested on: indices, ascending.
 
     ``limit``: of the training images, held-out ones included, and of the test images at most as many, drawn evenly over the
-    classes.
+    classes. Raises SlimlibError where all training images would be held out.
     """
     train, test = (np.arange(len(y)) if limit is None else stratified(y, min(limit, len(y)), seed=0) for y in (y_train, y_test))
     held_out = stratified(y_train[train], round(val_fraction * len(train)), split_seed)
+    if len(held_out) == len(train):
+        raise SlimlibError(f"val_fraction={val_fraction} holds out all {len(train)} training images, and none is left to learn "
+                           "from: give less")
     return np.delete(train, held_out), train[held_out], test

@@ -80,6 +80,8 @@ def calibrate_batchnorm(model: nn.Module, split: ImagePart, batch_size: int = 10
     all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread. Whatever stops it, by an error or by
     hand, leaves the old statistics.
     """
+    kind("model", model, nn.Module, A_MODEL)
+    kind("images", images, (Integral, type(None)), "a whole number of them, or None for all")
     kind("split", split, ImagePart, "a split of the data, such as data.train, or what has its labels, first, sample and "
                                     "normalised")
     kind("batch_size", batch_size, Integral, "a whole number of images")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from numbers import Integral
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -128,8 +129,8 @@ def cifar_resnet(depth: int, num_classes: int = 10, shortcut: str = "A", in_chan
     ``shortcut="A"`` pads with zeros where the width doubles, as the paper does on CIFAR-10; ``"B"`` has a 1 x 1
     convolution there, so that the residual stream can be slimmed as well.
     """
-    if depth < 8 or (depth - 2) % 6:
-        raise SlimlibError(f"depth={depth} must be 6 n + 2: 8, 14, 20, 32, 44, 56, 110, ...")
+    if not isinstance(depth, Integral) or depth < 8 or (depth - 2) % 6:
+        raise SlimlibError(f"depth={depth!r} must be a whole number, 6 n + 2: 8, 14, 20, 32, 44, 56, 110, ...")
     if shortcut not in ("A", "B"):
         raise SlimlibError(f'shortcut={shortcut!r} must be "A" (zero padding) or "B" (1 x 1 convolution)')
     return _initialised(ResNet((depth - 2) // 6, (16, 32, 64), num_classes, in_channels, shortcut))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.arguments import flag, share
+from slimlib.arguments import by_name, flag, share
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows, in_float64
 from slimlib.layout import Layout
@@ -151,7 +151,8 @@ def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, i
     """The paper's one step (Wang et al. 2022): every group's width at one threshold in (0, 1].
 
     ``values``: group -> its eigenvalues in descending order, as :func:`slimlib.spectra` returns them. Raises SlimlibError for a
-    threshold out of range, and for values that are no spectrum or hold no variance.
+    threshold out of range, and for values that have no names, are no spectrum or hold no variance.
     """
     threshold = share("threshold", threshold, "it is the share of each layer's variance to keep")
+    by_name("values", values, "what slimlib.spectra returns: the eigenvalues of each group by name")
     return {name: width_at(v, threshold, name) for name, v in values.items()}

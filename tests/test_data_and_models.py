@@ -124,6 +124,13 @@ def test_arrays_of_another_kind_are_named():
             slimlib.data.from_arrays(**(good | wrong))
 
 
+@pytest.mark.parametrize("shape", [(8, 8, 2), (3, 3, 12), (4, 8, 3), (1, 8, 1)])
+def test_images_of_any_size_and_number_of_channels_are_taken_as_they_are(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, *shape), dtype=np.uint8)
+    data = slimlib.data.from_arrays(pixels, np.arange(8) % 2, pixels, np.arange(8) % 2, device=torch.device("cpu"))
+    assert data.input_shape == (shape[2], *shape[:2])
+
+
 def test_normalised_is_the_formula():
     data = slimlib.load_data("fashionmnist-10k", limit=100)
     want = (data.train.images[:5].float() / 255 - data.mean[0]) / data.std[0]

@@ -330,6 +330,12 @@ def small_data() -> slimlib.data.Data:
     return slimlib.data.from_arrays(images(40), np.arange(40) % 4, images(8), np.arange(8) % 4)
 
 
+def arrays(shape: tuple[int, ...] = (8, 8, 1)) -> list[np.ndarray]:
+    """Random images of a shape and their labels, to train and to test on."""
+    images = np.random.default_rng(0).integers(0, 255, (40, *shape), np.uint8)
+    return [images, np.arange(40) % 4, images[:8], np.arange(8) % 4]
+
+
 def small_model(outputs: int = 4) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, outputs))
 
@@ -425,6 +431,38 @@ OF_ANOTHER_KIND = {
     "a number of seeds": (
         lambda m, d: slimlib.compare(m, d, ["pca"], RECIPE, keep_macs=0.5, seeds=3),
         "^seeds is of type int; .*range"),
+    "a device of another name": (
+        lambda m, d: slimlib.data.from_arrays(*arrays(), device="gpu"),
+        "^device='gpu' cannot be used here: Expected one of cpu, .*; give 'cpu', or leave device out$"),
+    "a GPU that is not here": (
+        lambda m, d: slimlib.load_data("fashionmnist-10k", limit=20, device="cuda:77"),
+        "^device='cuda:77' cannot be used here: .*; give 'cpu', or leave device out$"),
+    "a list of devices": (
+        lambda m, d: slimlib.data.from_arrays(*arrays(), device=["cpu"]),
+        r"^device=\['cpu'\] cannot be used here: "),
+    "channels first": (
+        lambda m, d: slimlib.data.from_arrays(*arrays((3, 12, 12))),
+        r"^x_train of shape \(40, 3, 12, 12\) has its channels first; give \(N, H, W, C\): x\.transpose\(0, 2, 3, 1\)$"),
+    "nothing to learn from": (
+        lambda m, d: slimlib.data.from_arrays(*arrays(), val_fraction=0.999),
+        "^val_fraction=0.999 holds out all 40 training images, and none is left to learn from: give less$"),
+    "nothing of a known set to learn from": (
+        lambda m, d: slimlib.load_data("fashionmnist-10k", limit=20, val_fraction=0.99),
+        "^val_fraction=0.99 holds out all 20 training images"),
+    "a spread that is no number": (
+        lambda m, d: slimlib.data.with_normalisation(d, [0.5], [math.nan]),
+        r"^mean=\[0\.5\] and std=\[nan\] must hold one number .* each std positive, and all finite$"),
+    "a spread without bounds": (lambda m, d: slimlib.data.with_normalisation(d, [0.5], [math.inf]), "and all finite$"),
+    "a mean that is no number": (lambda m, d: slimlib.data.with_normalisation(d, [math.nan], [0.5]), "and all finite$"),
+    "a name for statistics": (lambda m, d: slimlib.calibrate_batchnorm("m", d.train), "^model is of type str; give a torch.nn"),
+    "part of an image for statistics": (
+        lambda m, d: slimlib.calibrate_batchnorm(m, d.train, images=2.5),
+        "^images is of type float; give a whole number of them, or None for all$"),
+    "spectra in a list": (
+        lambda m, d: slimlib.widths_at([np.ones(3)], 0.9),
+        "^values is of type list; give what slimlib.spectra returns: the eigenvalues of each group by name$"),
+    "depth in words": (lambda m, d: slimlib.models.cifar_resnet("56"), r"^depth='56' must be a whole number, 6 n \+ 2: 8, 14, "),
+    "depth as a real number": (lambda m, d: slimlib.models.cifar_resnet(8.0), r"^depth=8\.0 must be a whole number, 6 n \+ 2"),
     "no seeds": (
         lambda m, d: slimlib.compare(m, d, ["pca"], RECIPE, keep_macs=0.5, seeds=[]),
         "^seeds is empty: give at least one"),
