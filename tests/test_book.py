@@ -41,6 +41,7 @@ def write_notebook(path: Path, *sources: str, parameters: str = PARAMETERS) -> P
 @pytest.fixture
 def project(tmp_path):
     """An empty project: what `project_root` looks for."""
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     (tmp_path / "book").mkdir()
     (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: intro\nchapters:\n")
     (tmp_path / "_config.yml").write_text("title: Small\n")

@@ -33,6 +33,21 @@ def test_the_four_profiles_are_there():
     assert {"quick", "laptop", "paper", "imagenet"} <= set(PROFILES)
 
 
+def test_a_book_of_ones_own_is_not_taken_for_the_project(tmp_path):
+    """Any Jupyter Book has a table of contents; the profiles are what only this project has."""
+    (tmp_path / "book").mkdir()
+    (tmp_path / "book" / "_toc.yml").write_text("format: jb-book\nroot: intro\n")
+    assert project_root(tmp_path / "book") == project_root("/")
+    (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
+    assert project_root(tmp_path / "book") == project_root(tmp_path / "notebooks" / "profiles") == tmp_path
+
+
+def test_one_claim_may_be_named_without_a_list():
+    assert study.judge_all("quick", only="C4") == study.judge_all("quick", only=["C4"]) == {}
+    with pytest.raises(SlimlibError, match=r"^only='C9' is no claim; book/claims\.yml has "):
+        study.judge_all("laptop", only="C9")
+
+
 @pytest.mark.parametrize("name", PROFILES)
 def test_a_profile_loads_with_unique_keys_known_rules_and_estimates(name):
     profile = study.load_profile(name)

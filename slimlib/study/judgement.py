@@ -106,16 +106,16 @@ def _family(claim: Claim, wanted: Mapping[str, Run], recorded: set[str], root: s
 
 
 def judge_all(
-    profile: str | None = None, only: Iterable[str] | None = None, root: str | Path | None = None
+    profile: str | None = None, only: str | Iterable[str] | None = None, root: str | Path | None = None
 ) -> dict[str, Judgement]:
     """Every claim of book/claims.yml, judged from the records of its profiles: {id: Judgement}.
 
     profile   only this profile's runs count; None means all that the claims name. Claims it has no runs for are left out
-    only      ids of claims; None means all
+    only      ids of claims, or one; None means all
 
     Raises SlimlibError for a profile or a claim that is not there, and for a profile that decides none where all are asked for.
     """
-    claims, only = load_claims(root=root), None if only is None else set(only)
+    claims, only = load_claims(root=root), None if only is None else {only} if isinstance(only, str) else set(only)
     if unknown := (only or set()) - set(claims):
         raise SlimlibError(f"only={min(unknown)!r} is no claim; book/claims.yml has {', '.join(claims)}")
     if profile is not None:
