@@ -27,6 +27,7 @@ from tests.conftest import project_with_profile
 
 PROFILES = study.profile_names()
 CLAIMS = load_claims()
+ARMS = "[pca, uniform, global_l1, random]"  # of a grid of the profile `quick`
 
 
 def test_the_four_profiles_are_there():
@@ -106,6 +107,16 @@ def test_seeds_of_a_grid_are_its_own_where_it_has_some():
     (lambda text: re.sub(r"seconds: [\d.]+", "seconds: abc", text), r"studies.\w+\[0\]: seconds='abc' must be a number"),
     (lambda text: re.sub(r"dataset: [\w-]+", "dataset: fashion", text), r"dataset='fashion' is unknown; choose one of"),
     (lambda text: text.replace("vgg_small", "vgg_smal"), r"studies.\w+\[\d\]: model='vgg_smal' is unknown"),
+    (lambda text: text.replace("model: vgg_small", "model: 5"), r"yml: studies.\w+\[\d\]: model=5 is unknown; choose one of"),
+    (lambda text: text.replace("recipe: finetune", "recipe: [dense]"), r"studies.\w+\[\d\]: recipe=\['dense'\] is not defined"),
+    (lambda text: text.replace(ARMS, "[[pca]]"), r"studies.\w+\[\d\]: arm \['pca'\]: a mapping of .* not \['pca'\]"),
+    (lambda text: text.replace(ARMS, "[{rule: [pca]}]"), r"studies.\w+\[\d\]: rule=\['pca'\] is unknown; choose"),
+    (lambda text: text.replace(ARMS, "[{rule: pca, options: 5}]"), r"\[\d\]: options=5 must be a mapping by name"),
+    (lambda text: text.replace("options: {images: 500}", "options: 5"), r"\[\d\]: options=5 must be a mapping by name"),
+    (lambda text: re.sub(r"seconds: [\d.]+", "seconds: true", text), r"studies.\w+\[0\]: seconds=True must be a number"),
+    (lambda text: text.replace("seconds: ", "seeds: true, seconds: "), r"studies.\w+\[0\]: seeds=True must be a number of seeds"),
+    (lambda text: text.replace("seconds: ", "seeds: [a], seconds: "), r"studies.\w+\[0\]: seeds='a' must be a whole number"),
+    (lambda text: re.sub(r"(?m)^seeds: .*", "seeds: true", text), "broken.yml: seeds=True must be a number of seeds, or a list"),
 ])  # fmt: skip
 def test_a_broken_profile_is_refused_by_what_is_wrong(tmp_path, change, reason):
     shutil.copytree(study.load_profile("quick").root / "notebooks" / "profiles", tmp_path / "notebooks" / "profiles")

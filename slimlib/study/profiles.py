@@ -18,12 +18,12 @@ from slimlib.project import project_root
 from slimlib.recipe import Recipe
 from slimlib.study.runs import Run, with_needs
 from slimlib.study.store import Store
-from slimlib.study.studies import AXES, by_seed, expand, made, only, read_grid, seeds_of
+from slimlib.study.studies import AXES, by_seed, expand, made, must_be_seeds, only, read_grid, seeds_of
 
 _KINDS = {"evidence": (bool, "true or false"), "description": (str, "a text"), "records": (str, "the name of a folder"),
-          "seeds": ((int, list), "a number of seeds, or a list of them"), "recipes": (dict, "recipes by name"),
+          "recipes": (dict, "recipes by name"),
           "distill": (dict, "settings of distillation by name"), "studies": (dict, "studies by name")}
-_HEAD = {"name", "train", *_KINDS}
+_HEAD = {"name", "train", "seeds", *_KINDS}
 
 
 def profile_names(root: str | Path | None = None) -> list[str]:
@@ -124,6 +124,7 @@ def _load(name: str, root: Path, version: tuple[int, int]) -> Profile:
     for entry, (kind, meant) in _KINDS.items():
         if entry in told and not isinstance(told[entry], kind):
             raise SlimlibError(f"{path.name}: {entry}={told[entry]!r} must be {meant}")
+    must_be_seeds(told["seeds"], path.name)
     recipes = {key: made(Recipe, values, f"{path.name}: recipes.{key}") for key, values in told["recipes"].items()}
     distill = {
         key: made(Distill, values, f"{path.name}: distill.{key}") for key, values in told.get("distill", {}).items()

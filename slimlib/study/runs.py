@@ -93,7 +93,7 @@ class Run:
     def _to_one_form(self) -> None:
         """What is written differently and means the same becomes the same, as values come from YAML, JSON and Python."""
         given = self.options.items() if isinstance(self.options, Mapping) else self.options
-        rule = RULES.get(self.rule)
+        rule = RULES.get(self.rule) if isinstance(self.rule, str) else None
         told = {str(name): option_of(rule, name, frozen(value)) if rule else frozen(value) for name, value in given}
         form: dict[str, Any] = {"center": arguments.flag("center", self.center), "seed": arguments.seed("seed", self.seed)}
         form["options"] = tuple(sorted(told.items()))

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from slimlib import libraries, models
+from slimlib import arguments, libraries, models
 from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.imagesets import NAMES
@@ -62,7 +62,7 @@ def expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
                             # published weights were not trained here, whatever the grid says of other models
                             dense_recipe=None if model.endswith(":pretrained") else grid.get("dense_recipe"),
                             distill=grid.get("distill"),
-                            **{"options": grid.get("options", {}), "coupling": grid.get("coupling", "inner"), **_arm(arm)},
+                            **{"options": _options(grid), "coupling": grid.get("coupling", "inner"), **_arm(arm)},
                         )
 
 
@@ -70,8 +70,15 @@ def _arm(arm: str | Mapping[str, Any] | None) -> dict[str, Any]:
     """ "pca", or {rule: pca, center: false, options: {...}, coupling: joint}."""
     if arm is None or isinstance(arm, str):
         return {"rule": arm}
-    only(arm, {"rule", "center", "options", "coupling"}, f"arm {dict(arm)}")
-    return dict(arm)
+    only(arm, {"rule", "center", "options", "coupling"}, f"arm {arm}")
+    return {**arm, "options": _options(arm)} if "options" in arm else dict(arm)
+
+
+def _options(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    options = told.get("options", {})
+    if not isinstance(options, Mapping):
+        raise SlimlibError(f"options={options!r} must be a mapping by name, such as {{power: -1}}")
+    return options
 
 
 def read_grid(
@@ -82,24 +89,40 @@ def read_grid(
     for name in ("dataset", "model", "stage", "seconds"):
         if name not in grid:
             raise SlimlibError(f"{where}: {name} is missing")
-    if not isinstance(grid["seconds"], int | float):
+    if isinstance(grid["seconds"], bool) or not isinstance(grid["seconds"], int | float):
         raise SlimlibError(f"{where}: seconds={grid['seconds']!r} must be a number, the estimate of one run")
-    if not isinstance(grid.get("seeds", 0), int | list):
-        raise SlimlibError(f"{where}: seeds={grid['seeds']!r} must be a number of seeds, or a list of them")
+    if "seeds" in grid:
+        must_be_seeds(grid["seeds"], where)
     read = dict(grid)
     for name, known in (("dense_recipe", recipes), ("recipe", recipes), ("distill", distill)):
         if name in grid:
-            if grid[name] not in known:
+            if grid[name] not in [*known]:  # a list, which may stand there by mistake, is no key to ask a mapping for
                 raise SlimlibError(f"{where}: {name}={grid[name]!r} is not defined above; there are {', '.join(known)}")
             read[name] = known[grid[name]]
     for dataset in listed(grid["dataset"]):
         if dataset not in NAMES:
             raise SlimlibError(f"{where}: dataset={dataset!r} is unknown; choose one of {', '.join(NAMES)}")
+    for model in listed(grid["model"]):
+        if not isinstance(model, str):
+            raise SlimlibError(f"{where}: {_unknown(model)}")
     with errors_say(where):
         for run in expand(read, seed=0):
             if not (run.architecture in models.NAMES or libraries.is_named(run.architecture)):
-                raise SlimlibError(f"model={run.model!r} is unknown; choose one of {', '.join(models.NAMES)}, or a library's")
+                raise SlimlibError(_unknown(run.model))
     return read
+
+
+def _unknown(model: object) -> str:
+    return f"model={model!r} is unknown; choose one of {', '.join(models.NAMES)}, or a library's"
+
+
+def must_be_seeds(seeds: object, where: str) -> None:
+    """Refuse what is neither a number of seeds nor a list of them."""
+    if isinstance(seeds, bool) or not isinstance(seeds, int | list):
+        raise SlimlibError(f"{where}: seeds={seeds!r} must be a number of seeds, or a list of them")
+    with errors_say(where):
+        for seed in seeds if isinstance(seeds, list) else ():
+            arguments.seed("seeds", seed)
 
 
 def made(kind: type, values: Mapping[str, Any], where: str) -> Any:
