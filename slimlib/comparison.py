@@ -35,8 +35,8 @@ def compare(
 
     All plans are filled up to the one budget, and all arms of a seed share recipe, order of images and everything else, so
     their differences are paired: ``slimlib.study.pairing.against(table, "uniform")`` gives means with intervals, and
-    ``slimlib.study.figures.accuracy_by_rule(table)`` draws them. Choose by ``val_accuracy``; ``test_accuracy`` is for the end.
-    A run whose loss diverges has no row, and a warning says so.
+    ``slimlib.study.figures.accuracy_by_rule(table)`` draws them. Both take ``metric="val_accuracy"``, by which
+    to choose; ``test_accuracy`` is for the end. A run whose loss diverges has no row, and a warning says so.
 
     Columns: ``arm`` (the rule's label), ``seed``, ``val_accuracy`` (where there are validation images) and ``test_accuracy`` in
     [0, 1], ``kept_macs`` and ``kept_params`` (shares of the dense cost); ``dataset``, ``model``, ``stage``, ``criterion``,

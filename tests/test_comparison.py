@@ -103,7 +103,11 @@ def test_statistics_and_figures_take_the_table(table):
     assert set(found.index) == {"random", "mine", "tilt"} and (found["n"] == 2).all()
     by_hand = table.pivot(index="seed", columns="arm", values="test_accuracy")
     assert found.loc["mine", "mean"] == pytest.approx((by_hand["mine"] - by_hand["pca"]).mean())
+    chosen_by = pairing.against(table, "pca", metric="val_accuracy").set_index("arm")
+    by_hand = table.pivot(index="seed", columns="arm", values="val_accuracy")
+    assert chosen_by.loc["mine", "mean"] == pytest.approx((by_hand["mine"] - by_hand["pca"]).mean())
     figures.accuracy_by_rule(table)
+    assert figures.accuracy_by_rule(table, "val_accuracy").get_supxlabel().startswith("val accuracy (%)")
     figures.differences_by_rule(pairing.against(table, "pca"))
 
 

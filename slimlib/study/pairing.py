@@ -156,16 +156,17 @@ def against(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test
     return pd.DataFrame(rows, columns=columns)
 
 
-def left_by_pairing(frame: pd.DataFrame, reference: str = "uniform", metric: str = "test_accuracy") -> tuple[float, int]:
-    """What the variance over seeds of a difference from the reference is, as a share of that of runs with nothing in common: the
-    median over all cells and arms with three seeds or more, and their number. Below 1 where chance that both share cancels.
+def left_by_pairing(frame: pd.DataFrame, reference: str = "uniform") -> tuple[float, int]:
+    """What the variance over seeds of a difference from the reference in test accuracy is, as a share of that of runs with
+    nothing in common: the median over all cells and arms with three seeds or more, and their number. Below 1 where chance that
+    both share cancels.
 
     frame   of `slimlib.study.to_frame`; (nan, 0) comes back where nothing can be compared
     """
     shares = []
     for arm in dict.fromkeys(frame["arm"]) if len(frame) else ():
-        for _, part in differences(frame, arm, reference, metric).groupby(list(CELL)) if arm != reference else ():
-            apart = part[f"{metric}_ours"].var() + part[f"{metric}_rival"].var()
+        for _, part in differences(frame, arm, reference).groupby(list(CELL)) if arm != reference else ():
+            apart = part["test_accuracy_ours"].var() + part["test_accuracy_rival"].var()
             if len(part) >= SEEDS_FOR_INTERVAL and apart:
                 shares.append(part["difference"].var() / apart)
     return float(np.median(shares)) if shares else float("nan"), len(shares)

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+LEVEL = 0.95
+"""Of the intervals of means."""
 
-def accuracy_by_rule(
-    frame: pd.DataFrame, metric: str = "test_accuracy", level: float = 0.95, dense: float | None = None
-) -> Figure:
+
+def accuracy_by_rule(frame: pd.DataFrame, metric: str = "test_accuracy", dense: float | None = None) -> Figure:
     """Accuracy of every rule at equal budgets: a dot a seed, the mean and, from three seeds on, its t interval; a panel a budget.
 
     Panels end where most rules end: one that is far below is drawn at the edge, as an arrow with its mean.
@@ -49,14 +50,14 @@ def accuracy_by_rule(
             axis.plot(values, np.full(len(values), y), ".", color=colour, alpha=0.45, markersize=6)
             if len(values) >= SEEDS_FOR_INTERVAL:
                 intervals = True
-                half = t_half_width(values.std(ddof=1), len(values), level)
+                half = t_half_width(values.std(ddof=1), len(values), LEVEL)
                 axis.errorbar(values.mean(), y, xerr=half, color=colour, capsize=2.5, linewidth=1.3)
             axis.plot(values.mean(), y, marker=marker, color=colour, markersize=7, linestyle="none")
         if dense is not None:
             _across(axis, 100 * dense)
-    bars = f"; bars: {100 * level:g} % interval of the mean" if intervals else ""
+    bars = f"; bars: {100 * LEVEL:g} % interval of the mean" if intervals else ""
     fig.supxlabel(f"{metric.replace('_', ' ')} (%); dots: each seed, large: their mean{bars}", fontsize=10)
-    fig.set_label(highest(frame, metric, level))
+    fig.set_label(highest(frame, metric, LEVEL))
     return fig
 
 

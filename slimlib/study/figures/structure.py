@@ -106,13 +106,13 @@ def budget_path(table: pd.DataFrame, marks: Mapping[str, float] | None = None) -
     return fig
 
 
-def trained_and_untrained(table: pd.DataFrame, columns: int = 5) -> Figure:
+def trained_and_untrained(table: pd.DataFrame) -> Figure:
     """Cumulative contribution of each layer's components, trained beside untrained, one panel a layer.
 
     table   columns layer, component (as a share of the layer's width), share, weights ("trained" or "untrained"), seed
     """
     layers = list(dict.fromkeys(table["layer"]))
-    columns = min(columns, len(layers))
+    columns = min(5, len(layers))
     rows = -(-len(layers) // columns)
     fig, axes = plt.subplots(rows, columns, figsize=(WIDE, 0.8 + 1.3 * rows), sharex=True, sharey=True, squeeze=False)
     looks = {"trained": (BLUE, "-", 1.8), "untrained": (GREY, "--", 1.0)}
