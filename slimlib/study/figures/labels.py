@@ -1,8 +1,8 @@
-"""Names beside points, where they cover nothing."""
+"""Names beside points and below panels, where they cover nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,3 +45,15 @@ def place_labels(axis: Any, points: Mapping[str, tuple[float, float]]) -> None:
             nearest = np.clip(0, left, left + size.width / scale), np.clip(0, low, low + size.height / scale)
             axis.annotate("", point, xytext=nearest, textcoords="offset points",
                           arrowprops={"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3})
+
+
+def layer_ticks(axis: Any, layers: Sequence[str], whole_width: bool = False) -> None:
+    """Name the layers below a panel that has one place for each: side by side where that fits, else upwards; smaller where there
+    are many.
+
+    whole_width   the panel is as wide as the text: it has room for names side by side, and for larger ones
+    """
+    fits = whole_width and sum(map(len, layers)) <= 70  # characters
+    many = 7 if whole_width else 6
+    axis.set_xticks(range(len(layers)), layers, rotation=0 if fits else 90, fontsize=8 if len(layers) <= 16 else many)
+    axis.grid(False, axis="x")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from slimlib.study.figures.comparisons import panels
+from slimlib.study.figures.labels import layer_ticks
 from slimlib.study.figures.style import BLACK, BLUE, GREY, ORANGE, RED, WIDE, look, nothing
 from slimlib.study.names import UNITS, in_order, name
 
@@ -57,7 +57,7 @@ def allocation(kept: pd.DataFrame, costs: pd.DataFrame) -> Figure:
         for rule, part in kept[kept["unit"] == unit].groupby("rule", sort=False):
             colour, marker = look(rule)
             below.plot(at, part.set_index("group")["kept"].reindex(layers), marker=marker, color=colour, label=name(rule))
-        _layer_ticks(below, layers)
+        layer_ticks(below, layers)
     axes[0, 0].set_ylabel("cost of a unit\n(% of the network)")
     axes[1, 0].set(ylabel="kept fraction", ylim=(0, 1.03))
     handles, labels = axes[1, 0].get_legend_handles_labels()
@@ -80,7 +80,7 @@ def kept_by_layer(table: pd.DataFrame) -> Figure:
             axis.plot(part["layer"].map(layers.index), part["kept"], marker=marker, color=colour, label=name(arm))
         axis.set_ylim(0, 1.03)
         if axis.get_subplotspec().is_last_row():
-            _layer_ticks(axis, layers)
+            layer_ticks(axis, layers)
         else:
             axis.set_xticks(range(len(layers)), [])
             axis.grid(False, axis="x")
@@ -107,13 +107,8 @@ def invariance(table: pd.DataFrame) -> Figure:
         x = others["group"].map(at) + shift
         axis.plot(x, others["kept"], ".", color=BLACK, markersize=4, label="the same function, rescaled")
         axis.set_title(name(rule), loc="left")
-        _layer_ticks(axis, layers)
+        layer_ticks(axis, layers)
     axes[0, 0].set(ylabel="kept fraction", ylim=(0, 1.05))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside lower center", ncols=2)
     return fig
-
-
-def _layer_ticks(axis: Any, layers: Sequence[str]) -> None:
-    axis.set_xticks(range(len(layers)), layers, rotation=90, fontsize=8 if len(layers) <= 16 else 6)
-    axis.grid(False, axis="x")

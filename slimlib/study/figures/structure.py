@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from slimlib.spectrum import cumulative, width_at
-from slimlib.study.figures.labels import place_labels
+from slimlib.study.figures.labels import layer_ticks, place_labels
 from slimlib.study.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, PALE, PINK, RED, SKY, WIDE, YELLOW, look
 from slimlib.study.names import name
 from slimlib.study.random_widths import kept_by_chance
@@ -83,7 +83,7 @@ def widths(plans: Mapping[str, Mapping[str, int]], full_widths: Mapping[str, int
         axis.set_title(name(arm), loc="left")
         axis.grid(False, axis="x")
     fig.supylabel("filters", fontsize=10)
-    _layer_ticks(axes[-1, 0], layers)
+    layer_ticks(axes[-1, 0], layers, whole_width=True)
     return fig
 
 
@@ -170,11 +170,6 @@ def widths_by_shape(table: pd.DataFrame, threshold: float) -> Figure:
     if table["draw"].nunique() == 1 and len(place) <= 6:
         place_labels(axis, {layer: (place[layer, draw], drawn["trained"][place[layer, draw]]) for layer, draw in place})
     return fig
-
-
-def _layer_ticks(axis: Any, layers: Sequence[str]) -> None:
-    upright = sum(map(len, layers)) <= 70  # characters that fit side by side
-    axis.set_xticks(range(len(layers)), layers, rotation=0 if upright else 90, fontsize=8 if len(layers) <= 16 else 7)
 
 
 def _shades(count: int) -> list[Any]:
