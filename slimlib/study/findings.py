@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from slimlib.study import budgets
 from slimlib.study.claims import Claim
-from slimlib.study.names import UNITS, budget_name, counted, interval, joined, network_name, plain_name, points, signed
+from slimlib.study.names import (
+    UNITS,
+    budget_name,
+    counted,
+    interval,
+    is_pretrained,
+    joined,
+    network_name,
+    plain_name,
+    points,
+    signed,
+)
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
 if TYPE_CHECKING:
@@ -51,7 +62,7 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     if row["n"] < SEEDS_FOR_INTERVAL:
         return f"{told} ({counted(row['n'], 'seed')}, so no interval)"
     # seeds of published weights repeat the fine-tuning only
-    repeats = "fine-tunings of one network" if row["model"].endswith(":pretrained") else "seeds"
+    repeats = "fine-tunings of one network" if is_pretrained(row["model"]) else "seeds"
     found = f"{_percent(claim.level)} interval {interval(row['low'], row['high'])} points, n = {row['n']} {repeats}"
     return f"{told} ({found}{_chance(claim, row)})"
 

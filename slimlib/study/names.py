@@ -58,9 +58,18 @@ def weight_free_power(arm: str | None) -> float | None:
     return 0.0 if arm == "uniform" else tilt_power(arm or "")
 
 
+PRETRAINED = ":pretrained"
+"""What stands behind the architecture in a run's model where the weights are published ones."""
+
+
+def is_pretrained(model: str) -> bool:
+    """Whether a run's model has published weights."""
+    return model.endswith(PRETRAINED)
+
+
 def architecture(model: str) -> str:
     """A run's model without ":pretrained"."""
-    return model.removesuffix(":pretrained")
+    return model.removesuffix(PRETRAINED)
 
 
 def name(arm: str) -> str:
@@ -112,7 +121,7 @@ def model_name(model: str) -> str:
     """ "resnet56:pretrained" is "published ResNet-56"."""
     bare = architecture(model)
     told = MODELS.get(bare) or re.sub(r"^resnet(\d+)$", r"ResNet-\1", bare)
-    return f"published {told}" if model.endswith(":pretrained") else told
+    return f"published {told}" if is_pretrained(model) else told
 
 
 def network_name(dataset: str, model: str) -> str:

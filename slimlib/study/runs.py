@@ -107,7 +107,7 @@ class Run:
 
     @property
     def pretrained(self) -> bool:
-        return self.model.endswith(":pretrained")
+        return names.is_pretrained(self.model)
 
     @property
     def architecture(self) -> str:

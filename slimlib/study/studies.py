@@ -29,6 +29,7 @@ from slimlib.distillation import Distill
 from slimlib.errors import SlimlibError
 from slimlib.imagesets import NAMES
 from slimlib.recipe import Recipe
+from slimlib.study.names import is_pretrained
 from slimlib.study.runs import Run
 
 AXES = ("dataset", "model", "arms", "criterion", "budget")
@@ -60,7 +61,7 @@ def expand(grid: Mapping[str, Any], seed: int) -> Iterator[Run]:
                             seed=seed,
                             recipe=grid.get("recipe"),
                             # published weights were not trained here, whatever the grid says of other models
-                            dense_recipe=None if model.endswith(":pretrained") else grid.get("dense_recipe"),
+                            dense_recipe=None if is_pretrained(model) else grid.get("dense_recipe"),
                             distill=grid.get("distill"),
                             **{"options": _options(grid), "coupling": grid.get("coupling", "inner"), **_arm(arm)},
                         )
