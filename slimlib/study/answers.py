@@ -121,14 +121,15 @@ def _dense_is_better_by(judged: Judgement, row: Mapping[str, Any]) -> float:
 
 
 def beside(judged: Judgement, records: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What runs of other studies say of a paired claim's arms (`elsewhere`), one sentence a rival and network."""
-    found: dict[tuple[str, ...], list[str]] = {}
+    """What runs of other studies say of a paired claim's arms (`elsewhere`), one sentence a rival."""
+    found: dict[str, dict[str, list[str]]] = {}
     for row in elsewhere(judged, records):
         told = f"*{outcome(row, judged.claim.margin)}* {plain_name(row['rival'])} at equal {UNITS[row['unit']]}"
-        where = row["rival"], row["dataset"], row["model"]
-        found.setdefault(where, []).append(f"{told} ({effect(row)} points)")
-    return [f"This decides nothing, as the claim names other runs: on {network_name(dataset, model)}, "
-            f"{plain_name(judged.claim.ours)} is {joined(told)}." for (_, dataset, model), told in found.items()]
+        networks = found.setdefault(row["rival"], {})
+        networks.setdefault(network_name(row["dataset"], row["model"]), []).append(f"{told} ({effect(row)} points)")
+    ours = plain_name(judged.claim.ours)
+    on = [[f"on {network}, {ours} is {joined(told)}" for network, told in networks.items()] for networks in found.values()]
+    return [f"This decides nothing, as the claim names other runs: {'; '.join(networks)}." for networks in on]
 
 
 def front_page(judged: Mapping[str, Judgement]) -> str:

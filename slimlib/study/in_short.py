@@ -22,8 +22,7 @@ IN_A_WORD = {
 }  # fmt: skip
 COUNTED_AS = {
     "better than": "for the claim in question", "better, by less than matters, than": "for it, but by less than matters",
-    "no better than": "against it (an effect that would matter is ruled out)",
-    "worse than": "against it (an effect that would matter is ruled out)", UNDECIDED: "open",
+    "no better than": "against it", "worse than": "against it", UNDECIDED: "open",
 }  # fmt: skip
 OF_VERDICTS = {SUPPORTED: "better than", NOT_SUPPORTED: "no better than", INCONCLUSIVE: UNDECIDED}  # of orders of layers
 FEW = "with too few seeds to be judged"
