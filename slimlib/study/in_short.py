@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study.answers import UNDECIDED, outcome
@@ -71,23 +71,23 @@ def _related(judged: Judgement) -> dict[str, str]:
 
 def _outcomes(judged: Judgement, rival: str) -> dict[str, str]:
     """Network -> "no better", or "MACs: no better; parameters: worse" where the two units differ or one is missing."""
-    by_unit: dict[str, dict[str, str]] = {}
     turn, alike = fragile(judged), hardly_differ(judged, rival)
-    for place, row in enumerate(judged.deciding.to_dict("records")):
-        if row["rival"] == rival:
-            word = "same widths" if alike else _word(row, judged) + f" {FRAGILE}" * (place in turn)
-            by_unit.setdefault(network_name(row["dataset"], row["model"]), {})[row["unit"]] = word
-    return {network: _together(found) for network, found in by_unit.items()}
+    words = [(row, "same widths" if alike else _word(row, judged) + f" {FRAGILE}" * (place in turn))
+             for place, row in enumerate(judged.deciding.to_dict("records")) if row["rival"] == rival]
+    return _by_network(words)
 
 
 def _others(judged: Judgement, rival: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What decides nothing, in brackets."""
+    """What decides nothing, in brackets. ``rows`` of `elsewhere`."""
+    words = [(row, _word(row, judged)) for row in rows if row["rival"] == rival]
+    return {network: f"({found})" for network, found in _by_network(words).items()}
+
+
+def _by_network(words: Iterable[tuple[Mapping[str, Any], str]]) -> dict[str, str]:
     by_unit: dict[str, dict[str, str]] = {}
-    for row in rows:
-        if row["rival"] == rival:
-            word = IN_A_WORD[outcome(row, judged.claim.margin)]
-            by_unit.setdefault(network_name(row["dataset"], row["model"]), {})[row["unit"]] = word
-    return {network: f"({_together(found)})" for network, found in by_unit.items()}
+    for row, word in words:
+        by_unit.setdefault(network_name(row["dataset"], row["model"]), {})[row["unit"]] = word
+    return {network: _together(found) for network, found in by_unit.items()}
 
 
 def _together(found: Mapping[str, str]) -> str:

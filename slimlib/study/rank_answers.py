@@ -31,17 +31,16 @@ def answer(judged: Judgement) -> str:
 
 
 def _related(judged: Judgement, network: str, rows: pd.DataFrame) -> str:
-    """ "ResNet-20 0 of 8; with 9 layers, none below about 0.86 could": orders of few layers need a high coefficient."""
+    """ "ResNet-20 0 of 8, where with 9 layers the first would need a coefficient of about 0.86": few layers need a high one."""
     found, layers = int((rows["verdict"] == SUPPORTED).sum()), int(rows["n"].min())
-    least = least_told_apart(layers, (1 - judged.claim.level) / max(len(judged.deciding), int(judged.deciding["family"].iloc[0])))
+    least = least_told_apart(layers, (1 - judged.claim.level) / int(rows["family"].iloc[0]))  # as Holm asks of the smallest p
     needs = f", where with {layers} layers the first would need a coefficient of about {least:.2f}" if found < len(rows) else ""
     return f"{network} {found} of {len(rows)}{needs}"
 
 
 def _by_depth(judged: Judgement) -> str:
     """ "3 of 8": the comparisons that depth alone would have for itself, judged like the claim's own order."""
-    cells = judged.cells[judged.cells["rule"] == "depth"] if "rule" in judged.cells else judged.cells.iloc[:0]
-    rows = cells.to_dict("records")
+    rows = judged.cells[judged.cells["rule"] == "depth"].to_dict("records")
     return f"{sum(verdict == SUPPORTED for _, verdict in decide(judged.claim, rows)) or 'none'} of {len(rows)}"
 
 

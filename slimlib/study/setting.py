@@ -39,7 +39,7 @@ def _still_lost(records: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def by_profile(judged: Mapping[str, Judgement]) -> str:
-    """ "Of the runs that decide, 593 of 610 of profile laptop are recorded, and 0 of 1,200 of profile paper." """
+    """ "Of the runs that decide, 593 of 610 of profile laptop and 0 of 1,200 of profile paper are recorded." """
     recorded = {key for one in judged.values() for key in one.by_key}
     planned: dict[str, set[str]] = {}
     for one in judged.values():
