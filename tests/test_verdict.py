@@ -856,6 +856,8 @@ def test_a_verdict_that_turns_with_the_second_tilt_is_told_as_turned(elsewhere, 
     assert "points instead of +0.20" in said
     turned = "not supported instead of supported; that on the whole claim would be"
     assert said.endswith(f", and the verdict would be {turned} {whole}.")
+    here = (judged.deciding["model"] == "resnet20:pretrained") & (judged.deciding["unit"] == "macs")
+    assert fragile.fragile(judged) == set(judged.deciding.index[here]), "marked at its own place alone"
 
 
 def test_what_the_choice_of_a_tilt_by_the_other_seeds_changes_is_told():
@@ -883,6 +885,8 @@ def test_what_the_choice_of_a_tilt_by_the_other_seeds_changes_is_told():
     assert list(map(tilt_choice.of_weight, said)) == [True, False] and set(said) <= set(tilt_choice.doubts(judged))
     assert said[1] == (f"In {len(rows) - 1} other comparisons the tilt of each seed was also chosen by the other seeds, "
                        f"{tilt_choice.CHANGES_NONE}.")
+    (place,) = rows.index[(rows["model"] == "resnet20:pretrained") & (rows["unit"] == "macs")]
+    assert tilt_choice.turned(judged) == {place}
     one_seed = [record for record in records if record["run"]["seed"] == 0]
     assert tilt_choice.chosen_by_the_other_seeds(judge(laptop, one_seed)) == []
 
