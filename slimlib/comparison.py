@@ -36,7 +36,7 @@ def compare(
     All plans are filled up to the one budget, and all arms of a seed share recipe, order of images and everything else, so
     their differences are paired: ``slimlib.study.pairing.against(table, "uniform")`` gives means with intervals, and
     ``slimlib.study.figures.accuracy_by_rule(table)`` draws them. Both take ``metric="val_accuracy"``, by which
-    to choose; ``test_accuracy`` is for the end. A run whose loss diverges has no row, and a warning says so.
+    to choose; ``test_accuracy`` is for the end. A run that diverges has no row, and a warning says so.
 
     Columns: ``arm`` (the rule's label), ``seed``, ``val_accuracy`` (where there are validation images) and ``test_accuracy`` in
     [0, 1], ``kept_macs`` and ``kept_params`` (shares of the dense cost); ``dataset``, ``model``, ``stage``, ``criterion``,
@@ -85,12 +85,12 @@ def compare(
         slim = prune(model, plan, criterion=criterion, seed=seed)
         try:
             fit(slim, data, recipe, seed=seed, progress=False, validate="none")
+            found = {"val_accuracy": evaluate(slim, data.val, eval_batch_size)} if len(data.val) else {}
+            found |= {"test_accuracy": evaluate(slim, data.test, eval_batch_size)}
         except Diverged as error:  # the hours that the other runs took are not lost with it
             why = f"{arm}, seed {seed}: {error}"
             warnings.warn(f"{why}; left out", stacklevel=2)
             continue
-        found = {"val_accuracy": evaluate(slim, data.val, eval_batch_size)} if len(data.val) else {}
-        found |= {"test_accuracy": evaluate(slim, data.test, eval_batch_size)}
         costs = {"kept_macs": plan.keep_macs, "kept_params": plan.keep_params}
         rows.append({**cell, "arm": arm, "seed": seed, **found, **costs, "key": f"{arm}, seed {seed}"})
     if not rows:

@@ -8,7 +8,7 @@ class SlimlibError(ValueError):
 
 
 class Diverged(SlimlibError):
-    """The loss is no longer finite. Processes that train together all see it, as they share the loss."""
+    """The loss is no longer finite, or answers are NaN. Processes that train together all see it: they share loss and weights."""
 
 
 def first_line(error: Exception) -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from slimlib.arguments import A_MODEL, kind
-from slimlib.errors import SlimlibError
+from slimlib.errors import Diverged, SlimlibError
 from slimlib.layout import BATCH_NORM
 from slimlib.modes import evaluation_mode
 from slimlib.passing import passing
@@ -23,7 +23,8 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     In float32, or in the type of the model's parameters (after ``model.half()``, say); torch lets convolutions on GPUs round
     float32 to TF32 unless told otherwise. The model is moved to the data's device. Its mode and its statistics stay as they are.
     ``batch_size``: images at a time, which memory must hold. Raises SlimlibError where it is not positive, where there are no
-    images, and where they do not pass through the model or it returns no logits, fewer than a whole Data has classes, or NaN.
+    images, and where they do not pass through the model or it returns no logits, or fewer than a whole Data has classes;
+    its :class:`~slimlib.errors.Diverged` where it returns NaN.
     """
     kind("batch_size", batch_size, Integral, "a whole number of images")
     if batch_size < 1:
@@ -42,9 +43,9 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
             right += (logits.argmax(1) == labels).sum()
             undefined += logits.isnan().any(1).sum()
     if undefined:
-        raise SlimlibError(f"model returns NaN for {int(undefined)} of {len(split)} images, which is no answer: its training has "
-                           "diverged (look at the loss, and lower lr), or its numbers are too large for their type (float16 ends "
-                           "at 65,504)")
+        raise Diverged(f"model returns NaN for {int(undefined)} of {len(split)} images, which is no answer: its training has "
+                       "diverged (look at the loss, and lower lr), or its numbers are too large for their type (float16 ends "
+                       "at 65,504)")
     return right.item() / len(split)
 
 

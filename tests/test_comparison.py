@@ -176,6 +176,22 @@ def test_a_run_that_diverges_is_left_out_and_said_and_the_others_are_as_without_
     assert pairing.against(table, "uniform")["n"].tolist() == [1]
 
 
+def test_weights_that_the_last_step_breaks_are_a_run_that_diverged(model, data, monkeypatch):
+    """No loss has seen them."""
+
+    def first_breaks(slim, images, recipe, **how):
+        slimlib.fit(slim, images, recipe, **how)
+        if not fitted:
+            torch.nn.init.constant_(next(slim.parameters()), torch.nan)
+        fitted.append(slim)
+
+    fitted = []
+    monkeypatch.setattr(comparison, "fit", first_breaks)
+    with pytest.warns(UserWarning, match="^pca, seed 0: model returns NaN for 24 of 24 images.* lower lr.*; left out$"):
+        table = slimlib.compare(model, data, ["pca", "uniform"], RECIPE, keep_macs=0.5, seeds=[0], progress=False)
+    assert table["arm"].tolist() == ["uniform"]
+
+
 @pytest.mark.filterwarnings("ignore:.*left out")
 def test_where_every_run_diverges_there_is_no_table(model, data):
     far = dataclasses.replace(RECIPE, lr=1e30)

@@ -603,7 +603,7 @@ def test_no_answer_is_no_accuracy(data):
     with pytest.raises(slimlib.SlimlibError, match="returns 10 logits, but the data have 11 classes"):
         slimlib.evaluate(model, dataclasses.replace(data, num_classes=11))
     model.register_forward_hook(lambda m, args, out: torch.where(torch.arange(len(out))[:, None] == 3, torch.nan, out))
-    with pytest.raises(slimlib.SlimlibError, match=rf"returns NaN for 3 of {len(data.test)} images"):
+    with pytest.raises(slimlib.errors.Diverged, match=rf"returns NaN for 3 of {len(data.test)} images"):
         slimlib.evaluate(model, data, batch_size=len(data.test) // 3 + 1)
 
 
