@@ -10,7 +10,7 @@ from torch import nn
 from torch_pruning._helpers import _HybridIndex
 from torch_pruning.ops import OPTYPE
 
-from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS
+from slimlib.layout import LAYERS, PER_CHANNEL_NORMS, declared
 
 
 @dataclass
@@ -73,7 +73,7 @@ def coupled(graph, layer: nn.Module, width: int, most: int, elsewhere: Collectio
 def _single(module: object) -> bool:
     """Does it write one channel only?"""
     if isinstance(module, LAYERS):
-        return (module.out_channels if isinstance(module, CONV) else module.out_features) == 1
+        return declared(module)[0] == 1
     return isinstance(module, PER_CHANNEL_NORMS) and module.num_features == 1
 
 

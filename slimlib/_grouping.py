@@ -14,7 +14,7 @@ from slimlib._forward import ForwardFacts
 from slimlib._index_mapping import is_slice_of_channels
 from slimlib._probing import Fault
 from slimlib._trust import DOUBTFUL, doubt_about, is_attention, over_positions
-from slimlib.layout import CONV, LAYERS, PER_CHANNEL_NORMS, Member, is_depthwise
+from slimlib.layout import CONV, LAYERS, Member, is_depthwise, size_by_role
 
 OUTPUT = "its width is the width of the model's output"
 REFUSED = {
@@ -130,12 +130,7 @@ def _member(name: str, item: Touched, out: bool) -> tuple[Member, list[str]]:
 def _misfit(module: nn.Module, member: Member) -> str:
     """What does not fit, in words: positions beyond those the module has; empty if all fit. (A Linear layer reads the image's
     columns, not channels.)"""
-    if member.role == "norm":
-        size = module.num_features if isinstance(module, PER_CHANNEL_NORMS) else module.num_parameters
-    elif isinstance(module, CONV):
-        size = module.out_channels if member.role == "out" else module.in_channels
-    else:
-        size = module.out_features if member.role == "out" else module.in_features
+    size = size_by_role(module)[member.role]
     return "" if member.positions.max() < size else f"its channels do not fit {member.module}, which has {size} there"
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, LAYERS, Group, Layout, is_depthwise
+from slimlib.layout import CONV, LAYERS, Group, Layout, declared, is_depthwise
 
 UNITS = ("macs", "params")
 
@@ -94,16 +94,15 @@ def cost_model(model: nn.Module, layout: Layout, groups: tuple[Group, ...]) -> C
                 in_w[row[m.module], column[g.name]] += share / module.groups if isinstance(module, CONV) else share
 
     full = np.array([g.width for g in groups], float)
-    outs, ins, kernel = np.zeros(len(layers)), np.zeros(len(layers)), np.zeros(len(layers))
+    outs, ins, kernel = np.zeros(len(layers)), np.zeros(len(layers)), np.ones(len(layers))
     for name, i in row.items():
         module = model.get_submodule(name)
+        outs[i], ins[i] = declared(module)
         if isinstance(module, CONV):
-            outs[i], ins[i] = module.out_channels, module.in_channels / module.groups
+            ins[i] /= module.groups
             kernel[i] = np.prod(module.kernel_size)
             if is_depthwise(module):
                 in_w[i] = 0.0
-        else:
-            outs[i], ins[i], kernel[i] = module.out_features, module.in_features, 1.0
     elements = sum(p.numel() for p in model.parameters())
     constant = elements - (kernel * outs * ins).sum() - full @ per_width
     return CostModel(out_fixed=outs - out_w @ full, out_per_width=out_w, in_fixed=ins - in_w @ full, in_per_width=in_w,

@@ -16,7 +16,7 @@ from torch import nn
 
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, Layout, is_depthwise, output_first
+from slimlib.layout import CONV, Layout, count_of, is_depthwise, output_first, size_by_role
 
 Keep = Mapping[str, np.ndarray]  # group -> its kept channels, ascending
 Index = torch.Tensor | slice  # what stays of a side of a layer, on the CPU whatever the default device
@@ -66,7 +66,7 @@ def dropped(layout: Layout, keep: Keep) -> dict[str, dict[str, np.ndarray]]:
 def _kept(name: str, layer: nn.Module, gone: Mapping[str, np.ndarray]) -> dict[str, Index]:
     """What stays on each side of a layer: all as a slice, which copies nothing, else a list of indices."""
     kept: dict[str, Index] = {}
-    for side, size in _sizes(layer).items():
+    for side, size in size_by_role(layer).items():
         positions = gone.get(side, np.zeros(0, int))
         if side == "norm" and size == 1:  # a PReLU with one slope for all channels
             positions = positions[:0]
@@ -78,20 +78,6 @@ def _kept(name: str, layer: nn.Module, gone: Mapping[str, np.ndarray]) -> dict[s
         stays[positions] = False
         kept[side] = torch.from_numpy(np.flatnonzero(stays)) if len(positions) else slice(None)
     return kept
-
-
-def _sizes(layer: nn.Module) -> dict[str, int]:
-    """Entries on each side of a layer, or of a norm."""
-    if isinstance(layer, CONV):
-        return {"out": layer.out_channels, "in": layer.in_channels}
-    if isinstance(layer, nn.Linear):
-        return {"out": layer.out_features, "in": layer.in_features}
-    return {"norm": getattr(layer, _count_of(layer))}
-
-
-def _count_of(norm: nn.Module) -> str:
-    """The attribute that says how many channels a BatchNorm, InstanceNorm or PReLU has."""
-    return "num_features" if hasattr(norm, "num_features") else "num_parameters"
 
 
 def _set(dense: nn.Module, module: nn.Module, name: str, value: torch.Tensor) -> None:
@@ -143,8 +129,8 @@ def _cut_convolution(dense: nn.Module, conv: nn.Module, kept: Mapping[str, Index
 
 def _cut_norm(dense: nn.Module, norm: nn.Module, kept: Index) -> None:
     """BatchNorm, InstanceNorm or PReLU: every tensor with one entry a channel."""
-    count = getattr(dense, _count_of(dense))
+    count = size_by_role(dense)["norm"]
     for name, tensor in [*dense.named_parameters(recurse=False), *dense.named_buffers(recurse=False)]:
         if tensor.shape == (count,):
             _set(dense, norm, name, tensor[kept])
-    setattr(norm, _count_of(dense), count if isinstance(kept, slice) else len(kept))
+    setattr(norm, count_of(dense), count if isinstance(kept, slice) else len(kept))

@@ -125,6 +125,19 @@ def declared(layer: nn.Module) -> tuple[int, int]:
     return (layer.out_channels, layer.in_channels) if isinstance(layer, CONV) else (layer.out_features, layer.in_features)
 
 
+def size_by_role(module: nn.Module) -> dict[str, int]:
+    """How many channels, or features, a module says it has in each role that a `Member` may give it."""
+    if isinstance(module, LAYERS):
+        filters, inputs = declared(module)
+        return {"out": filters, "in": inputs}
+    return {"norm": getattr(module, count_of(module))}
+
+
+def count_of(norm: nn.Module) -> str:
+    """The attribute that says how many channels a BatchNorm, InstanceNorm or PReLU has."""
+    return "num_features" if hasattr(norm, "num_features") else "num_parameters"
+
+
 def must_be_of(layout: Layout, model: nn.Module, what: str, remedy: str) -> None:
     """Refuse a layout that was read off another network: its layers must be those of ``model``, each of the same size. ``what``
     (a layout, or a plan that holds one) and ``remedy`` are told."""

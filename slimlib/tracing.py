@@ -23,7 +23,7 @@ from torch import nn
 from slimlib._checks import check
 from slimlib.arguments import A_MODEL, kind
 from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, Group, Layout, Member, is_depthwise, must_be_of, sizes_of
+from slimlib.layout import CONV, Group, Layout, Member, is_depthwise, must_be_of, size_by_role, sizes_of
 from slimlib.modes import buffers_kept, evaluation_mode, unmarked
 
 
@@ -138,7 +138,7 @@ def _grouped_convolutions(members: tuple[Member, ...], model: nn.Module, width: 
     for m in members:
         module = model.get_submodule(m.module)
         if m.role != "norm" and isinstance(module, CONV) and module.groups > 1 and not is_depthwise(module):
-            per_group = (module.out_channels if m.role == "out" else module.in_channels) // module.groups
+            per_group = size_by_role(module)[m.role] // module.groups
             run = np.full(width, -1)
             run[m.channels] = m.positions[:, 0] // per_group
             yield m.module, run

@@ -1,4 +1,8 @@
-"""Locks between processes that share a folder, so that they share the runs out."""
+"""Locks between processes that share a folder, so that they share the runs out.
+
+``filelock.SoftFileLease`` does most of this, but takes a dead process's lock over by exchanging two names, which NFS refuses:
+on the file systems that clusters share, the lock of a job that was killed would stay for ever.
+"""
 
 from __future__ import annotations
 
