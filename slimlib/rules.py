@@ -29,7 +29,7 @@ from slimlib.steps import Curves, Removals
 
 
 def pca(r: Request) -> Curves:
-    """3AS: one threshold on every layer's cumulative contribution (Wang et al. 2022)."""
+    """3AS (Wang et al. 2022), as we read it: one threshold on every layer's cumulative contribution."""
     return contributions(r, r.spectra())
 
 
@@ -121,8 +121,8 @@ def global_l1(r: Request) -> Removals:
 
 
 def global_bn(r: Request) -> Removals:
-    """Network slimming: rank all channels of the network by ``|gamma|`` (Liu et al. 2017); the mean of those that read a channel,
-    where several BatchNorms do."""
+    """Rank all channels of the network by ``|gamma|``, as Liu et al. (2017) do after training with a penalty on it; of a channel
+    that several BatchNorms read, by their mean."""
     def scores(group: Group) -> np.ndarray:
         remedy = f"use another rule, or leave it whole with skip=[{group.name!r}]"
         total, norms = criteria.batchnorm_scales(r.model, group, "rule='global_bn'", remedy)

@@ -148,7 +148,7 @@ def width_at(values: np.ndarray, threshold: float, group: str = "") -> int:
 
 
 def widths_at(values: Mapping[str, np.ndarray], threshold: float) -> dict[str, int]:
-    """The paper's one step (Wang et al. 2022): every group's width at one threshold in (0, 1].
+    """Every group's width at one threshold in (0, 1]: how we read Wang et al. (2022), who may have had one for each layer.
 
     ``values``: group -> its eigenvalues in descending order, as :func:`slimlib.spectra` returns them. Raises SlimlibError for a
     threshold out of range, and for values that have no names, are no spectrum or hold no variance.

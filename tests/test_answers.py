@@ -65,6 +65,24 @@ def test_a_verdict_that_another_choice_turns_is_marked_and_told():
     assert fragile.fragile(replace(few, deciding=few.deciding.assign(boot_verdict="supported"))) == set()
 
 
+def test_what_is_slimmed_beyond_the_papers_method_is_told_with_the_claims_that_rest_on_it():
+    def judged(name: str, *models: str):
+        full = {"lenet5": {"conv1": 20, "conv2": 50, "fc1": 500}, "resnet20:pretrained": {"layer1.0.conv1": 16}}
+        return judge(claims[name], [record | {"widths": full[model], "full_widths": full[model]} for model in models
+                                    for record in records_of(claims[name], {}) if record["run"]["model"] == model])
+
+    claims = load_claims()
+    on_lenet, on_both = judged("C1-pruning", "lenet5"), judged("C3", "lenet5", "resnet20:pretrained")
+    of, only = setting.beyond_the_paper({"C1-pruning": on_lenet, "C3": on_both})
+    share = (400 * 1000 + 500) / (400 * 1000 + 500 + 20 * 26 + 50 * 501 + 500 * 10 + 10)
+    assert of.endswith(f"On LeNet-5 on MNIST we also slim fc1, with {100 * share:.0f} % of the parameters.")
+    assert only == "C1-pruning is decided on no network of which convolutional layers alone are slimmed."
+    assert of in answers.front_page({"C1-pruning": on_lenet})
+    # of a ResNet only convolutions are slimmed, and what has no comparison yet rests on nothing
+    plain = judged("C3", "resnet20:pretrained")
+    assert len(plain.deciding) and setting.beyond_the_paper({"C3": plain, "C1-pruning": judged("C1-pruning")}) == []
+
+
 def test_too_few_seeds_are_in_no_count_of_intervals_that_disagree():
     claim = load_claims()["C1-pruning"]
     for seeds, expected in ((5, 1), (3, 0)):

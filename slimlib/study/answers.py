@@ -141,7 +141,8 @@ def front_page(judged: Mapping[str, Judgement]) -> str:
     lines = [_item(name, one, every) for name, one in claims.items()]
     if controls:
         lines += ["", "Controls:", "", *(_item(name, one, every) for name, one in controls.items())]
-    lines += ["", " ".join(filter(None, [setting.by_profile(judged), setting.training(every)]))]
+    told = [setting.by_profile(judged), setting.training(every), *setting.beyond_the_paper(judged)]
+    lines += ["", " ".join(filter(None, told))]
     notes = "".join(f"- {name}: {_bracketed(note)}\n" for name in claims for note in doubts(claims[name]) if not of_weight(note))
     numbers = ["```{dropdown} Every comparison of the claims in numbers", wording.digest(claims) + notes + "```"]
     return "\n".join([*lines, "", *numbers]) + "\n"

@@ -1,4 +1,5 @@
-"""What the runs behind the answers were: how many there are, how long the networks were trained, how far they recovered."""
+"""What the runs behind the answers were: how many there are, how long the networks were trained, how far they recovered, and
+where they go beyond the paper."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import counted, joined, network_name
 from slimlib.study.runs import Run
+from slimlib.study.untrained import untrained_network
 
 
 def training(records: Iterable[Mapping[str, Any]]) -> str:
@@ -36,6 +38,33 @@ def _still_lost(records: Iterable[Mapping[str, Any]]) -> list[str]:
     told = [f"{median(gaps):.2f} points ({network})" for network, gaps in lost.items()]
     lack = "Half of the pruned networks still lack more than this of the dense network's accuracy:"
     return [f"{lack} {joined(told)}."] if told else []
+
+
+def beyond_the_paper(judged: Mapping[str, Judgement]) -> list[str]:
+    """Where networks are slimmed in more than what the paper says its method is for, convolutional layers: a sentence a network,
+    and one that names the claims which no other network decides."""
+    on = {name: set(zip(one.deciding["dataset"], one.deciding["model"], strict=True)) for name, one in judged.items()
+          if len(one.deciding)}
+    slimmed = {(record["run"]["dataset"], record["run"]["model"]): list(record["widths"])
+               for name in on for record in judged[name].records if "widths" in record}
+    shares = {network: found for network, layers in slimmed.items() if (found := _fully_connected(*network, layers))}
+    said = [f"The paper says that its method is for convolutional layers only. On {network_name(*network)} we also slim "
+            f"{joined(share)}, with {100 * sum(share.values()):.0f} % of the parameters." for network, share in shares.items()]
+    if alone := [name for name, networks in on.items() if networks <= shares.keys()]:
+        decided = f"{joined(alone)} {'is' if len(alone) == 1 else 'are'} decided"
+        said.append(f"{decided} on no network of which convolutional layers alone are slimmed.")
+    return said
+
+
+def _fully_connected(dataset: str, model: str, layers: Iterable[str]) -> dict[str, float]:
+    """Those of the layers that are fully connected, each with its share of all parameters of the network."""
+    from torch import nn
+
+    network, _ = untrained_network(dataset, model)
+    modules = {name: network.get_submodule(name) for name in layers}
+    parameters = sum(p.numel() for p in network.parameters())
+    return {name: sum(p.numel() for p in module.parameters()) / parameters for name, module in modules.items()
+            if isinstance(module, nn.Linear)}
 
 
 def by_profile(judged: Mapping[str, Judgement]) -> str:
