@@ -9,21 +9,18 @@ from torch import nn
 from slimlib._checks import check_layers
 from slimlib.arguments import kind
 from slimlib.cost import cost_model
+from slimlib.criteria import best
 from slimlib.cutting import Keep
 from slimlib.errors import SlimlibError
-from slimlib.layout import LAYERS, Group, Layout, must_be_of, output_first
+from slimlib.layout import LAYERS, Layout, filters_and_inputs, must_be_of
 from slimlib.plans import WidthPlan
 from slimlib.tracing import retraced
 
 
 def first_channels(layout: Layout, plan: WidthPlan) -> Keep:
     """Of every group as many channels as planned, the first of each block: which they are does not matter to the shape."""
-    return {g.name: _first(g, plan.widths[g.name]) for g in layout.groups if g.name in plan.widths}
-
-
-def _first(group: Group, width: int) -> np.ndarray:
-    per_block = width // group.blocks
-    return np.sort(np.concatenate([np.flatnonzero(group.block_of == b)[:per_block] for b in range(group.blocks)]))
+    return {g.name: best(np.zeros(g.width), g, plan.widths[g.name])  # ties go to the lower index
+            for g in layout.groups if g.name in plan.widths and not g.reason}
 
 
 def layout_for(model: nn.Module, plan: WidthPlan) -> Layout:
@@ -100,6 +97,7 @@ def deviation(slim: nn.Module, plan: WidthPlan) -> str:
 def _width(model: nn.Module, name: str) -> int | None:
     """Filters of a layer, or None where there is no such layer."""
     try:
-        return len(output_first(model.get_submodule(name)))
+        layer = model.get_submodule(name)
     except AttributeError:
         return None
+    return filters_and_inputs(layer)[0] if isinstance(layer, LAYERS) else None

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from slimlib.errors import SlimlibError
-from slimlib.layout import CONV, LAYERS, Group, Layout, declared, is_depthwise
+from slimlib.layout import CONV, LAYERS, Group, Layout, declared, is_depthwise, size_by_role
 
 UNITS = ("macs", "params")
 
@@ -84,7 +84,7 @@ def cost_model(model: nn.Module, layout: Layout, groups: tuple[Group, ...]) -> C
         for m in g.members:
             module, share = model.get_submodule(m.module), m.positions.size / g.width  # entries a channel
             if m.role == "norm":
-                entries = getattr(module, "num_features", getattr(module, "num_parameters", 0))  # a PReLU may have one for all
+                entries = size_by_role(module)["norm"]  # a PReLU may have one for all
                 per_channel = [p for p in module.parameters(recurse=False) if p.shape == (entries,) != (1,)]
                 per_width[column[g.name]] += share * len(per_channel)
             elif m.role == "out":

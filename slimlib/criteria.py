@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from slimlib import arguments
-from slimlib.arguments import name_of
+from slimlib.arguments import kind, name_of
 from slimlib.errors import SlimlibError
 from slimlib.filters import filter_rows, in_float64
 from slimlib.layout import BATCH_NORM, Group, Layout
@@ -47,7 +47,7 @@ def bn(model: nn.Module, group: Group) -> torch.Tensor:
 def batchnorm_scales(model: nn.Module, group: Group, asks: str, remedy: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Sum of ``|gamma|`` over the BatchNorms that read a channel, and how many do; each of shape (width,), float64.
 
-    Raises SlimlibError where none does, with what ``asks`` and the ``remedy``.
+    Raises SlimlibError where a channel has none, with what ``asks`` and the ``remedy``.
     """
     scores, norms = torch.zeros(2, group.width, dtype=torch.float64, device="cpu")
     for m in group.members:
@@ -56,8 +56,9 @@ def batchnorm_scales(model: nn.Module, group: Group, asks: str, remedy: str) -> 
             gamma = in_float64(module.weight).abs().cpu()
             scores[torch.from_numpy(m.channels)] += gamma[torch.from_numpy(m.positions)].sum(1)
             norms[torch.from_numpy(m.channels)] += m.positions.shape[1]
-    if not norms.any():
-        raise SlimlibError(f"{asks} cannot rank the filters of {group.name}: no BatchNorm with a scale follows it; {remedy}")
+    if not norms.all():
+        whom = "all of them" if norms.any() else "it"
+        raise SlimlibError(f"{asks} cannot rank the filters of {group.name}: no BatchNorm with a scale follows {whom}; {remedy}")
     return scores, norms
 
 
@@ -86,13 +87,15 @@ def choose_filters(
     keep = {}
     for group in layout.groups:
         if group.name in widths and not group.reason:
-            keep[group.name] = _best(_scores(score, model, group), group, widths[group.name])
+            keep[group.name] = best(_scores(score, model, group), group, widths[group.name])
     return keep
 
 
 def _scores(score: Criterion, model: nn.Module, group: Group) -> np.ndarray:
     """A criterion's scores, if they are what scores must be."""
     given = score(model, group)
+    kind(f"what criterion {name_of(score)!r} gave for {group.name}", given, (torch.Tensor, np.ndarray, list, tuple),
+         f"{group.width} scores, one a channel")
     found = torch.as_tensor(given, device=getattr(given, "device", "cpu")).detach().cpu().double()  # whatever the default device
     if found.shape != (group.width,) or not found.isfinite().all():
         raise SlimlibError(f"criterion {name_of(score)!r} gave scores of shape {tuple(found.shape)} for {group.name}; it must "
@@ -100,7 +103,8 @@ def _scores(score: Criterion, model: nn.Module, group: Group) -> np.ndarray:
     return found.numpy()
 
 
-def _best(scores: np.ndarray, group: Group, width: int) -> np.ndarray:
+def best(scores: np.ndarray, group: Group, width: int) -> np.ndarray:
+    """The ``width`` channels with the highest scores, ascending; equally many from each block."""
     if width % group.blocks:
         raise SlimlibError(f"widths[{group.name!r}]={width} is no multiple of {group.blocks}, its number of channel blocks")
     order = np.argsort(-scores, kind="stable")

@@ -48,8 +48,7 @@ def load_data(name: str, device: torch.device | str | None = None, split_seed: i
     known = KNOWN[name]
     must_reach_all_classes(limit, known.num_classes)
     arrays, source = read(name)
-    return _divided(name, arrays, known.num_classes, known.mean, known.std, images_sha256(arrays), source, device, split_seed,
-                    val_fraction, limit)
+    return _divided(name, arrays, known.num_classes, known.mean, known.std, source, device, split_seed, val_fraction, limit)
 
 
 def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_test: np.ndarray, name: str = "own",
@@ -80,7 +79,7 @@ def from_arrays(x_train: np.ndarray, y_train: np.ndarray, x_test: np.ndarray, y_
     if min(std) == 0:
         raise SlimlibError(f"x_train has a channel in which all pixels are equal, {std.index(0)}: leave it out")
     classes = int(max(arrays["y_train"].max(), arrays["y_test"].max())) + 1
-    return _divided(name, arrays, classes, mean, std, images_sha256(arrays), "arrays", device, split_seed, val_fraction, None)
+    return _divided(name, arrays, classes, mean, std, "arrays", device, split_seed, val_fraction, None)
 
 
 def _channels_first(shape: tuple[int, ...]) -> bool:
@@ -118,8 +117,7 @@ def _channel_moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float
 
 
 def _divided(name: str, arrays: Mapping[str, np.ndarray], num_classes: int, mean: tuple[float, ...], std: tuple[float, ...],
-             sha256: str, source: str, device: torch.device, split_seed: int, val_fraction: float,
-             limit: int | None) -> Data:
+             source: str, device: torch.device, split_seed: int, val_fraction: float, limit: int | None) -> Data:
     """The arrays on a device, the validation images held out of the training images."""
     train, val, test = divided(arrays["y_train"], arrays["y_test"], limit, val_fraction, split_seed)
 
@@ -128,7 +126,7 @@ def _divided(name: str, arrays: Mapping[str, np.ndarray], num_classes: int, mean
         return Split(images, torch.from_numpy(arrays[f"y_{part}"][chosen]).to(device), mean, std)
 
     notes = {key: arrays[key].tolist() for key in arrays if key not in ARRAYS}
-    return Data(name, num_classes, mean, std, sha256, source, notes=MappingProxyType(notes),
+    return Data(name, num_classes, mean, std, images_sha256(arrays), source, notes=MappingProxyType(notes),
                 train=split("train", train), val=split("train", val), test=split("test", test))
 
 
@@ -138,6 +136,7 @@ def with_normalisation(data: Data, mean: Sequence[float], std: Sequence[float]) 
     ``mean`` and ``std`` hold a number for each channel, of pixels scaled to [0, 1]. Raises SlimlibError for another number of
     them, for a deviation that is not positive, and for what is not finite.
     """
+    kind("data", data, Data, "what load_data or slimlib.data.from_arrays returns")
     kind("mean", mean, Sized, "a number for each channel")
     kind("std", std, Sized, "a number for each channel")
     channels = data.input_shape[0]

@@ -111,9 +111,8 @@ class Distiller(nn.Module):
             if len(ours) != 4 or len(theirs) != 4 or ours[2:] != theirs[2:]:
                 raise SlimlibError(f"layer {name!r} gives {tuple(ours)} in the student and {tuple(theirs)} in the "
                                    "teacher; both must be (N, C, H, W) with equal H and W: name another layer")
-        self.regressors = nn.ModuleDict({
-            name.replace(".", "/"): nn.Conv2d(widths[0][name][1], widths[1][name][1], 1)
-            for name in distill.hint_layers}).to(example_input.device)
+        self.regressors = nn.ModuleList(  # one a hint layer
+            nn.Conv2d(widths[0][name][1], widths[1][name][1], 1) for name in distill.hint_layers).to(example_input.device)
 
     def _feature_shapes(self, model: nn.Module, example_input: Tensor, who: str) -> dict[str, torch.Size]:
         # in evaluation mode, so that the trial leaves the statistics of the normalisation alone
@@ -132,8 +131,8 @@ class Distiller(nn.Module):
         loss = (1 - how.kd_weight) * label_loss
         if how.kd_weight:
             loss = loss + how.kd_weight * kd_loss(logits, teacher_logits, how.temperature)
-        for name in how.hint_layers:
-            regressed = self.regressors[name.replace(".", "/")](student_features[name].float())
+        for name, regressor in zip(how.hint_layers, self.regressors, strict=True):
+            regressed = regressor(student_features[name].float())
             loss = loss + how.hint_weight * hint_loss(regressed, teacher_features[name].float())
         for name in how.attention_layers:
             pair = student_features[name].float(), teacher_features[name].float()

@@ -14,6 +14,8 @@ def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 
     NumPy's RandomState draws them because its stream is frozen: the same on every version and platform.
     """
+    if not count:
+        return np.zeros(0, int)
     classes, sizes = np.unique(labels, return_counts=True)
     exact = count * sizes / len(labels)
     quota = np.floor(exact).astype(int)
@@ -37,7 +39,7 @@ def sampled(labels: np.ndarray, count: int | None, seed: int) -> np.ndarray:
 
 
 def must_reach_all_classes(limit: object, classes: int) -> None:
-    """Refuse a ``limit`` that is no whole number, or by which a class would be without an image."""
+    """Refuse a ``limit`` that is no whole number, or smaller than the number of classes."""
     if limit is not None and (not isinstance(limit, Integral) or limit < classes):
         raise SlimlibError(f"limit={limit!r} must be None or a whole number, at least the number of classes, {classes}")
 

@@ -9,7 +9,7 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from slimlib.arguments import A_MODEL, kind
+from slimlib.arguments import A_MODEL, count, kind
 from slimlib.errors import Diverged, SlimlibError
 from slimlib.layout import BATCH_NORM
 from slimlib.modes import evaluation_mode
@@ -26,9 +26,7 @@ def evaluate(model: nn.Module, data: Data | LabelledImages, batch_size: int = 10
     images, and where they do not pass through the model or it returns no logits, or fewer than a whole Data has classes;
     its :class:`~slimlib.errors.Diverged` where it returns NaN.
     """
-    kind("batch_size", batch_size, Integral, "a whole number of images")
-    if batch_size < 1:
-        raise SlimlibError(f"batch_size={batch_size} must be at least 1")
+    batch_size = count("batch_size", batch_size, "images")
     split, classes = (data.test, data.num_classes) if isinstance(data, Data) else (data, 0)
     kind("model", model, nn.Module, A_MODEL)
     must_have_images(split)
@@ -76,10 +74,10 @@ def calibrate_batchnorm(model: nn.Module, split: ImagePart, batch_size: int = 10
     """Recompute the running statistics of every batch normalisation from the images, in place, and return the model.
 
     Pruning changes what arrives at a layer, so the statistics stored by the dense network no longer describe it. They
-    become the plain average over batches of at least ``batch_size``; no weight changes. ``images`` limits how many are used,
-    default all: the first ones, or a sample where images are sorted by class, as a batch of one class has not the spread of
-    all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread. Whatever stops it, by an error or by
-    hand, leaves the old statistics.
+    become the plain average over equal batches, of at least ``batch_size`` where there are as many images; no weight changes.
+    ``images`` limits how many are used, default all: the first ones, or a sample where images are sorted by class, as a batch of
+    one class has not the spread of all. Raises SlimlibError for fewer than 2 images, or 2 a batch: one alone has no spread.
+    Whatever stops it, by an error or by hand, leaves the old statistics.
     """
     kind("model", model, nn.Module, A_MODEL)
     kind("images", images, (Integral, type(None)), "a whole number of them, or None for all")
@@ -89,11 +87,11 @@ def calibrate_batchnorm(model: nn.Module, split: ImagePart, batch_size: int = 10
     if batch_size < 2:
         raise SlimlibError(f"batch_size={batch_size} must be at least 2: a single image has no spread")
     norms = [module for module in model.modules() if isinstance(module, BATCH_NORM)]
-    count = len(split) if images is None else min(images, len(split))
-    batches = max(1, count // batch_size)  # equal batches, so that their average is that of the images
-    if count < 2:
-        raise SlimlibError(f"{count} images cannot give statistics: at least 2 are needed")
-    split = some(split, count)
+    used = len(split) if images is None else min(images, len(split))
+    batches = max(1, used // batch_size)  # equal batches, so that their average is that of the images
+    if used < 2:
+        raise SlimlibError(f"{used} images cannot give statistics: at least 2 are needed")
+    split = some(split, used)
     model.to(split.device)
     momenta = [norm.momentum for norm in norms]
     old = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
@@ -107,7 +105,7 @@ def calibrate_batchnorm(model: nn.Module, split: ImagePart, batch_size: int = 10
                 norm.momentum = None  # a cumulative average
                 norm.train()
             for part in range(batches):
-                model(as_parameters(split.normalised(slice(part * count // batches, (part + 1) * count // batches))))
+                model(as_parameters(split.normalised(slice(part * used // batches, (part + 1) * used // batches))))
     except BaseException:
         for buffer, value in old:
             buffer.copy_(value)

@@ -73,7 +73,7 @@ class FolderSplit:
 
     def normalised(self, index: Tensor | slice = slice(None)) -> Tensor:
         """The chosen images, centre crops, as one float32 batch (n, 3, 224, 224), channels-last: for a few of them."""
-        chosen, decoder = torch.arange(len(self))[index].tolist(), _Decoder(self.files)
+        chosen, decoder = torch.arange(len(self), device="cpu")[index].tolist(), _Decoder(self.files)
         return self._on_device(torch.stack([decoder[i, None][1] for i in chosen]))
 
     def in_order(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -126,8 +126,8 @@ class _Order:
 
     def __iter__(self) -> Iterator[list[tuple[int, int | None]]]:
         b = self.batches
-        order = torch.randperm(len(b.split), generator=b.generator)
-        draws = torch.randint(2**62, (len(order),), generator=b.generator)
+        order = torch.randperm(len(b.split), generator=b.generator, device="cpu")
+        draws = torch.randint(2**62, (len(order),), generator=b.generator, device="cpu")
         for start in range(0, len(self) * b.batch_size, b.batch_size):
             part = slice(start, start + b.batch_size)
             yield list(zip(order[part][b.share].tolist(), draws[part][b.share].tolist(), strict=True))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from numbers import Integral, Real
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +20,7 @@ from slimlib._checks import check_example
 from slimlib.arguments import A_MODEL, kind
 from slimlib.copying import copied
 from slimlib.errors import SlimlibError
+from slimlib.passing import passing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,27 +69,24 @@ def measure(
     for name, model in models.items():
         kind(f"models[{name!r}]", model, nn.Module, A_MODEL)
     check_example(example_input)
-    kind("repeats", repeats, Integral, "a whole number of rounds")
     kind("limit_s", limit_s, Real, "a number of seconds")
-    kind("threads", threads, (Integral, type(None)), "a whole number of threads, or None")
+    repeats = arguments.count("repeats", repeats, "rounds")
+    threads = torch.get_num_threads() if threads is None else arguments.count("threads", threads)
     kind("on", on, (str, Iterable, type(None)), "the name of a device, or a list of them")
     on = devices() if on is None else [on] if isinstance(on, str) else list(on)
     kind("batch_sizes", batch_sizes, Iterable, "a list of whole numbers, such as (1, 64)")
-    batch_sizes = list(batch_sizes)
-    for at, batch_size in enumerate(batch_sizes):
-        kind(f"batch_sizes[{at}]", batch_size, Integral, "a whole number of images")
-    if not models or not on or not batch_sizes or min(batch_sizes) < 1 or repeats < 1 or (threads is not None and threads < 1):
-        told = f"models={list(models)}, on={on}, batch_sizes={batch_sizes}, repeats={repeats}, threads={threads}"
-        raise SlimlibError(f"{told}: give at least one of each, all above 0")
+    batch_sizes = [arguments.count(f"batch_sizes[{at}]", size, "images") for at, size in enumerate(batch_sizes)]
+    if not models or not on or not batch_sizes:
+        raise SlimlibError(f"models={list(models)}, on={on}, batch_sizes={batch_sizes}: give at least one of each")
     if missing := [device for device in on if device not in devices()]:
         raise SlimlibError(f"on={missing[0]!r} cannot be measured here; there is {', '.join(devices())}")
     seed, rows, before = arguments.seed("seed", seed), [], torch.get_num_threads()
-    torch.set_num_threads(int(threads or before))
+    torch.set_num_threads(threads)
     try:
         for device in on:
             placed = {name: copied(model).to(device).eval() for name, model in models.items()}
             for batch_size in batch_sizes:
-                batch = example_input[:1].to(device).expand(int(batch_size), *example_input.shape[1:]).contiguous()
+                batch = example_input[:1].to(device).expand(batch_size, *example_input.shape[1:]).contiguous()
                 taken = _rounds(placed, batch, repeats, seed, limit_s)
                 rows += [{"device": device, "batch_size": batch_size, "model": name, **summary, "rounds": len(taken[name])}
                          for name, summary in _summaries(taken).items()]
@@ -104,11 +102,15 @@ def _rounds(
     draw, names = np.random.default_rng(seed), list(models)
     taken: dict[str, list[float]] = {name: [] for name in names}
     with torch.inference_mode():
-        calls, start = {name: _calls(models[name], batch) for name in names}, time.monotonic()
+        calls = {}
+        for name in names:
+            with passing(batch, "the images of example_input", f"network {name!r}"):
+                calls[name] = _calls(models[name], batch)
+        start = time.monotonic()
         for made in range(repeats):
             if made >= 3 and time.monotonic() - start > limit_s:
                 break
-            for name in draw.permutation(names):
+            for name in (names[at] for at in draw.permutation(len(names))):
                 taken[name].append(1000 * _seconds(models[name], batch, calls[name]) / calls[name])
     return {name: np.array(ms) for name, ms in taken.items()}
 

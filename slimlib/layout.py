@@ -106,7 +106,7 @@ def _size(module: nn.Module) -> str:
         (filters, inputs), groups = filters_and_inputs(module), getattr(module, "groups", 1)
         what = "channel" if isinstance(module, CONV) else "input"
         return f"{counted(filters, 'filter')} on {counted(inputs, what)}" + (f" in {groups} groups" if groups > 1 else "")
-    channels = getattr(module, "num_features", getattr(module, "num_parameters", None))  # of a norm, of a PReLU
+    channels = getattr(module, count_of(module), None)  # of a norm, of a PReLU
     return "no channels" if channels is None else counted(channels, "channel")
 
 

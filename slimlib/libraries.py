@@ -10,12 +10,10 @@ from torch import nn
 from slimlib._torchvision import import_torchvision
 from slimlib.errors import SlimlibError
 
-LIBRARIES = ("torchvision", "timm")
-
 
 def is_named(name: str) -> bool:
     """Whether the name is of the form "library:network"."""
-    return name.partition(":")[0] in LIBRARIES and ":" in name
+    return name.startswith(("torchvision:", "timm:"))
 
 
 def build(name: str, num_classes: int, in_channels: int) -> nn.Module:

@@ -10,12 +10,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from slimlib.calibration import pass_calibration
 from slimlib.channel_statistics import ChannelStatistics, channel_axis
 from slimlib.errors import SlimlibError
 from slimlib.filters import batchnorm_scale
 from slimlib.layout import Layout
 from slimlib.moments import built_in_activation
+from slimlib.passing import pass_calibration
 
 # torch's names of functions, without the underscores of some
 SUMS = {"add", "iadd", "radd", "sub", "isub", "subtract"}

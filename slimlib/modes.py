@@ -44,8 +44,7 @@ def in_channels_last(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def buffers_kept(model: nn.Module) -> Iterator[None]:
     """Afterwards every buffer holds what it held before, whatever the model counts or averages while it runs."""
-    modules = [module for module in model.modules() if not isinstance(module, torch.jit.ScriptModule)]  # refused, by its name
-    named = [(module, name, buffer) for module in modules for name, buffer in module._buffers.items()]
+    named = [(module, name, buffer) for module in model.modules() for name, buffer in module._buffers.items()]
     before = [(*place, None if place[2] is None else place[2].clone()) for place in named
               if place[2] is None or not (is_lazy(place[2]) or place[2].is_meta)]
     try:

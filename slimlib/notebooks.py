@@ -50,7 +50,6 @@ def execute(
     *,
     root: str | Path | None = None,
     force: bool = False,
-    live_output: bool | None = None,
     page: bool = False,
     title: str | None = None,
 ) -> bool:
@@ -60,7 +59,6 @@ def execute(
     from the same template, parameters, library and records: a killed build goes on where it stopped. The output appears only
     when the notebook has run to its end; if it fails, what it had done is kept beside as <name>.failed.ipynb.
 
-    live_output   show the notebook's standard error (progress bars) while it runs; None: if the terminal can
     page          leave out what is tagged for pages of the other kind, and sections that show nothing. The data of a page's
                   figures go to data/ beside it, as the pages of a profile are one work; of others to <output>-data/
     title         in place of the template's first heading
@@ -88,7 +86,7 @@ def execute(
         withdraw(output)  # the notebook writes its data beside: should it not finish, they are no more those that `output` shows
         with own_kernel(output.with_name("data" if page else f"{output.stem}-data")):
             try:
-                notebook = _run_cells(partial, root, sys.stderr.isatty() if live_output is None else live_output)
+                notebook = _run_cells(partial, root)
             except Exception as error:  # papermill's own, a dead kernel, one that did not start
                 if partial.exists():
                     partial.replace(failed)
@@ -130,7 +128,7 @@ def _checked(template: Path, output: Path, parameters: Mapping[str, Any]) -> dic
     return told
 
 
-def _run_cells(notebook: Path, root: Path, live_output: bool) -> NotebookNode:
+def _run_cells(notebook: Path, root: Path) -> NotebookNode:
     """papermill at work: executes a notebook in its place, with `root` as working folder."""
     from papermill import execute_notebook
     from traitlets.config import Config
@@ -142,7 +140,7 @@ def _run_cells(notebook: Path, root: Path, live_output: bool) -> NotebookNode:
         language="python",
         cwd=str(root),
         progress_bar=False,
-        stderr_file=sys.stderr if live_output else None,
+        stderr_file=sys.stderr if sys.stderr.isatty() else None,  # its progress bars, while it runs
         start_timeout=180,  # a cold, busy machine may take minutes to import
         # ipykernel >= 7 warns on every start when its local sockets are not encrypted
         config=Config(KernelManager={"transport_encryption": "auto"}),

@@ -21,7 +21,7 @@ def _tensors(output: object, seen: set[int]) -> Iterator[Tensor]:
         if isinstance(leaf, Tensor):
             yield leaf
         elif isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biufc":
-            yield from_numpy(leaf)
+            yield from_numpy(np.ascontiguousarray(leaf))
         elif id(leaf) not in seen and not isinstance(leaf, (type, nn.Module)):  # a module's tensors are its own, and no answer
             seen.add(id(leaf))  # objects may hold each other
             yield from _tensors(_parts(leaf), seen)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from slimlib.calibration import pass_calibration
 from slimlib.channel_statistics import ChannelStatistics, channel_axis
 from slimlib.errors import SlimlibError
 from slimlib.layout import Group
+from slimlib.passing import pass_calibration
 
 
 @torch.no_grad()
@@ -38,11 +38,11 @@ def response_spectra(
             h.remove()
     found = {}
     for g in groups:
-        total = torch.zeros(g.width, g.width, dtype=torch.float64)
+        total = torch.zeros(g.width, g.width, dtype=torch.float64, device="cpu")
         for m in g.writers():
             covariance = told[m.module].covariance()
-            index = torch.as_tensor(m.channels)
-            for rows in map(torch.as_tensor, m.positions.T):  # a channel may have several
+            index = torch.from_numpy(m.channels)
+            for rows in map(torch.from_numpy, m.positions.T):  # a channel may have several
                 total[index[:, None], index] += covariance[rows[:, None], rows]
         if not total.isfinite().all():
             raise SlimlibError(f"calibration images make {g.name} write NaN or infinite values; give finite, normalised images")

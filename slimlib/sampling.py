@@ -60,7 +60,7 @@ def _gains(model: nn.Module, layout: Layout, name: str, read: Reading) -> np.nda
         norm = model.get_submodule(layout.norm_after[name])
         weight = weight * batchnorm_scale(norm, torch.float64).cpu().view(-1, *[1] * (weight.dim() - 1))
     squared = weight.square().flatten(2).sum(2) if weight.dim() > 2 else weight.square()  # (out, in / groups)
-    squared = squared * torch.as_tensor(read.scale).square().view(-1, 1)
+    squared = squared * torch.as_tensor(read.scale, device="cpu").square().view(-1, 1)
     groups = layer.groups if isinstance(layer, CONV) else 1
     columns = squared.view(groups, -1, squared.shape[1]).sum(1).reshape(-1).numpy()  # (in,)
     if len(columns) % len(variance):
@@ -75,6 +75,7 @@ def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str,
         raise SlimlibError(f"rule='neyman': {again[0].module} is called {again[0].calls} times in one pass, on inputs of "
                            "different moments; give calibration= a few hundred training images, on which they are measured")
     follow, found = ChannelMoments(model, layout), {}
+    place = {op.module: i for i, op in enumerate(layout.ops)}
 
     def joins(i: int) -> bool:
         return layout.ops[i].kind.startswith(("Add", "Sub"))  # the variance of a difference is that of a sum
@@ -87,10 +88,8 @@ def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str,
             continue
         variance = follow(op.inputs[0])[1]
         own = _own_variance(model, layout, op.module, variance)
-        end = index
-        if op.module in layout.norm_after and follow.users[index]:
-            end = next(i for i in _norm_chain(layout, index) if layout.ops[i].module == layout.norm_after[op.module])
         norm = layout.norm_after.get(op.module)
+        end = index if norm is None else place[norm]
         activated = norm is not None and built_in_activation(model.get_submodule(norm)) is not None
         for user in () if activated else follow.users[end]:  # what an activation made of it is another thing
             if joins(user):
@@ -99,15 +98,6 @@ def _computed(model: nn.Module, layout: Layout, readers: list[str]) -> dict[str,
                 follow.refuse(user)  # the scale of a branch leaves no trace of its size
         found[op.module] = Reading(variance, own)
     return found
-
-
-def _norm_chain(layout: Layout, index: int):
-    """Operations after ``index`` in order, which are few until its BatchNorm."""
-    reached = {index}
-    for i in range(index + 1, len(layout.ops)):
-        if reached & set(layout.ops[i].inputs):
-            reached.add(i)
-            yield i
 
 
 def _own_variance(model: nn.Module, layout: Layout, name: str, variance: np.ndarray) -> float:

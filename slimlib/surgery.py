@@ -1,6 +1,6 @@
 """Cutting a network to a plan: ``prune`` keeps trained filters, ``thin`` starts afresh.
 
-The widths and costs that were asked for are asserted before the network is returned.
+The widths and parameters that were planned are asserted before the network is returned.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
         notes = stack.enter_context(world.shared_statistics(model, device))
         for note in notes:
             warnings.warn(note, stacklevel=2)
-        lesson = Lesson(model, teacher, distill or Distill(), data, precision, recipe, stack) if teacher else None
+        lesson = Lesson(model, teacher, distill or Distill(), data, precision, recipe, stack) if teacher is not None else None
         if lesson:
             world.same_start(lesson.distiller)
         parameters = list(model.parameters()) + (list(lesson.distiller.parameters()) if lesson else [])

@@ -199,7 +199,7 @@ def test_one_feature_of_a_linear_layer_on_the_last_axis_is_no_channel():
 
 @pytest.mark.parametrize("holder", [lambda h: SimpleNamespace(features=h), lambda h: {h}, lambda h: UserDict(features=h),
                                     lambda h: SimpleNamespace(inner=[SimpleNamespace(features=h)]),
-                                    lambda h: h.detach().numpy()])  # fmt: skip
+                                    lambda h: h.detach().numpy(), lambda h: h.detach().numpy()[::-1]])  # fmt: skip
 def test_features_that_are_returned_within_an_object_keep_their_layer_whole(holder):
     torch.manual_seed(0)
     network = Net(lambda m, x: (m.b(h := m.a(x).relu()), holder(h)), a=conv(3, 16), b=conv(16, 4)).eval()
@@ -278,9 +278,11 @@ def test_training_without_gradients_is_refused():
             slimlib.fit(Chain(), data, slimlib.Recipe(1, 0.1, batch_size=5), progress=False, validate="none")
 
 
-def test_another_default_device_does_not_move_what_is_cut():
+@pytest.mark.parametrize(("rule", "with_images"), [("pca", False), ("activation_pca", True), ("neyman", False), ("neyman", True)])
+def test_another_default_device_does_not_move_what_is_cut(rule, with_images):
+    how = {"rule": rule} | ({"calibration": images(8, 3, 16, 16)} if with_images else {"skip": ["9"]})
     model, x = lively_norms(Chain()), images(2, 3, 16, 16)
-    want = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5))(x)
+    want = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5, **how))(x)
     with torch.device("meta"):
-        slim = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5))
+        slim = slimlib.prune(model, slimlib.plan_widths(model, x, keep_macs=0.5, **how))
     assert torch.equal(slim(x), want)

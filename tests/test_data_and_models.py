@@ -65,6 +65,8 @@ def test_another_normalisation_is_that_of_all_three_splits():
             slimlib.data.with_normalisation(data, mean, std)
     with pytest.raises(slimlib.SlimlibError, match="mean is of type float; give a number for each channel"):
         slimlib.data.with_normalisation(data, 0.5, [0.5])
+    with pytest.raises(slimlib.SlimlibError, match=r"^data is of type str; give what load_data"):
+        slimlib.data.with_normalisation("cifar10", [0.5], [0.5])
     assert slimlib.data.with_normalisation(data, np.array([0.25]), np.array([0.5])).mean == other.mean
     with pytest.raises(slimlib.SlimlibError, match=r"val_fraction=1\.0 must be"):
         slimlib.load_data("fashionmnist-10k", val_fraction=1.0)
@@ -143,6 +145,13 @@ def test_a_sample_keeps_the_proportions_and_the_labels():
     assert np.bincount(part.labels).tolist() == [10] * 10 and (part.labels.diff() < 0).any()
     places = [(split.images == image).flatten(1).all(1).nonzero()[0, 0] for image in part.images[:20]]
     assert torch.equal(split.labels[torch.stack(places)], part.labels[:20])
+
+
+def test_a_sample_of_no_images_is_empty():
+    pixels = np.zeros((8, 4, 4, 3), np.uint8)
+    pixels[::2] = 255
+    data = slimlib.data.from_arrays(pixels, np.arange(8) % 2, pixels, np.arange(8) % 2, device="cpu", val_fraction=0)
+    assert len(data.val.sample(5)) == len(data.val.first(5)) == len(data.train.sample(0)) == 0
 
 
 def test_a_damaged_set_is_refused(tmp_path, monkeypatch):

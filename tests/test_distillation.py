@@ -16,6 +16,7 @@ from slimlib._torchvision import import_torchvision
 from slimlib.distillation import Distiller, attention_loss, hint_loss, kd_loss, recorded_features
 from slimlib.fingerprint import fingerprint
 from tests.conftest import Chain, lively_norms
+from tests.test_user_networks import Net
 
 TEMPERATURES = (1.0, 2.5, 4.0, 20.0)
 
@@ -195,6 +196,22 @@ def test_regressors_of_hints_learn_with_the_student(monkeypatch):
     assert all((v - before[k]).abs().max() > 1e-3 for k, v in distiller.regressors.state_dict().items())
 
 
+def test_a_hint_layer_may_be_called_as_a_method_of_torchs_is():
+    """As attention's layers are: `keys`, `values`."""
+    data = slimlib.load_data("fashionmnist-10k", limit=100, device="cpu")
+    networks = [Net(lambda m, x: m.c(m.keys(x).relu().mean((2, 3))), keys=nn.Conv2d(1, 4, 3), c=nn.Linear(4, 10))
+                for _ in range(2)]
+    how = slimlib.Distill(hint_weight=1.0, hint_layers=("keys",))
+    slimlib.fit(networks[0], data, slimlib.Recipe(1, 0.01, batch_size=40), networks[1], how, progress=False, validate="none")
+
+
+def test_an_empty_container_as_teacher_is_no_absent_one():
+    data = slimlib.load_data("fashionmnist-10k", limit=100, device="cpu")
+    with pytest.raises(slimlib.SlimlibError, match="teacher"):
+        slimlib.fit(models.build("lenet5", 10, 1), data, slimlib.Recipe(1, 0.01, batch_size=40), nn.Sequential(),
+                    progress=False, validate="none")  # fmt: skip
+
+
 def test_features_that_do_not_match_are_refused_by_layer():
     x, student = torch.randn(2, 3, 16, 16), nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(784, 5))
     teacher = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.Flatten(), nn.Linear(392, 5))
@@ -232,7 +249,7 @@ def torchdistill_loss(reference, student, teacher, distiller, how, x, labels):
         labelled = {"input": {"is_from_teacher": False, "module_path": ".", "io": "output"}, "target": {"uses_label": True}}
         terms = {"ce": {"criterion": reference["SimpleLossWrapper"](nn.CrossEntropyLoss(), **labelled), "weight": 1.0}}
     for name in how.hint_layers:
-        regressed = distiller.regressors[name](outputs["student"][name]["output"])
+        regressed = dict(zip(how.hint_layers, distiller.regressors, strict=True))[name](outputs["student"][name]["output"])
         outputs["student"][f"regressed {name}"] = {"output": regressed}
         sides = {"input": {"is_from_teacher": False, "module_path": f"regressed {name}", "io": "output"},
                  "target": {"is_from_teacher": True, "module_path": name, "io": "output"}}

@@ -84,26 +84,35 @@ def test_a_slow_machine_makes_fewer_rounds_and_says_so(chain):
 
 def test_wrong_arguments_are_refused_by_name(chain):
     network, example = chain
-    for wrong in ({"batch_sizes": [0]}, {"repeats": 0}, {"models": {}}, {"threads": 0}):
-        with pytest.raises(SlimlibError, match="repeats="):
-            latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
-    for wrong, told in (({"models": [network]}, "models is of type list; give networks by name"),
+    for wrong, told in (({"models": {}}, r"^models=\[\], on=.*, batch_sizes=.*: give at least one of each$"),
+                        ({"batch_sizes": []}, r"batch_sizes=\[\]: give at least one of each$"),
+                        ({"batch_sizes": [0]}, r"^batch_sizes\[0\]=0 must be a whole number of images, at least 1$"),
+                        ({"repeats": 0}, "^repeats=0 must be a whole number of rounds, at least 1$"),
+                        ({"threads": 0}, "^threads=0 must be a whole number, at least 1$"),
+                        ({"example_input": example[:, :1]}, r"example_input, of shape \(1, .* through the network 'a': "),
+                        ({"models": [network]}, "models is of type list; give networks by name"),
                         ({"models": {"a": "net"}}, r"models\['a'\] is of type str; give a torch\.nn\.Module"),
                         ({"example_input": (1, 3)}, "example_input is of type tuple"),
                         ({"example_input": example[:0]}, r"^example_input of shape \(0, 3, 16, 16\) holds no example; give one"),
                         ({"example_input": torch.tensor(1.0)}, r"^example_input of shape \(\) holds no example"),
                         ({"batch_sizes": 64}, r"^batch_sizes is of type int; give a list of whole numbers, such as \(1, 64\)$"),
-                        ({"batch_sizes": [1, 2.5]}, r"^batch_sizes\[1\] is of type float; give a whole number of images$"),
-                        ({"threads": 1.5}, "^threads is of type float; give a whole number of threads, or None$"),
+                        ({"batch_sizes": [1, 2.5]}, r"^batch_sizes\[1\]=2\.5 must be a whole number of images, at least 1$"),
+                        ({"threads": 1.5}, r"^threads=1\.5 must be a whole number, at least 1$"),
                         ({"on": 0}, "^on is of type int; give the name of a device, or a list of them$"),
                         ({"limit_s": "30"}, "^limit_s is of type str; give a number of seconds$"),
-                        ({"repeats": 2.5}, "repeats is of type float")):
+                        ({"repeats": 2.5}, r"^repeats=2\.5 must be a whole number of rounds")):
         with pytest.raises(SlimlibError, match=told):
             latency.measure(**{"models": {"a": network}, "example_input": example} | wrong)
     with pytest.raises(SlimlibError, match="on='tpu'"):
         latency.measure({"a": network}, example, on=["tpu"])
     with pytest.raises(SlimlibError, match=r"^seed=-1 must be a whole number from 0"):
         latency.measure({"a": network}, example, batch_sizes=[1], repeats=1, on=["cpu"], seed=-1)
+
+
+def test_networks_keep_the_names_they_were_given():
+    models = {"dense": torch.nn.Linear(2, 2), 0.5: torch.nn.Linear(2, 1), ("pca", 1): torch.nn.Linear(2, 1)}
+    table = latency.measure(models, torch.zeros(1, 2), batch_sizes=[1], repeats=1, on="cpu", threads=1)
+    assert list(table["model"]) == list(models)
 
 
 def test_one_device_may_be_named_alone():

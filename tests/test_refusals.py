@@ -15,6 +15,7 @@ from torch import nn
 
 import slimlib
 from tests.conftest import Chain, InOrder, Residual, lively_norms
+from tests.test_user_networks import Net
 
 
 def snapshot(model: nn.Module) -> dict:
@@ -316,6 +317,43 @@ def test_a_plan_or_criterion_that_does_not_fit_leaves_the_model():
         with pytest.raises(slimlib.SlimlibError, match=told):
             slimlib.prune(network, plan, **how)
         unchanged(before, network)
+
+
+def test_channels_that_no_norm_reads_are_not_ranked_by_norms():
+    """Their scale is not zero: there is none."""
+    torch.manual_seed(0)
+    network = Net(lambda m, x: m.c(m.b(torch.cat([m.n(m.a(x)[:, :4]), m.a(x)[:, 4:]], 1)).mean((2, 3))),
+                  a=nn.Conv2d(1, 8, 3), n=nn.BatchNorm2d(4), b=nn.Conv2d(8, 4, 1), c=nn.Linear(4, 3)).eval()
+    (group,) = [g for g in slimlib.trace(network, X[:, :1]).groups if g.name == "a"]
+    with pytest.raises(slimlib.SlimlibError, match=r"^criterion='bn' cannot rank .* of a: no .* follows all of them; "):
+        slimlib.criteria.bn(network, group)
+
+
+@pytest.mark.parametrize("given", [None, "scores"])
+def test_a_criterion_that_gives_no_scores_is_told_so(given):
+    model = small_model()
+    plan = slimlib.plan_widths(model, X[:, :1], keep_macs=0.5)
+    told = rf"^what criterion '<lambda>' gave for 0 is of type {type(given).__name__}; give \d+ scores, one a channel$"
+    with pytest.raises(slimlib.SlimlibError, match=told):
+        slimlib.prune(model, plan, criterion=lambda network, group: given)
+
+
+def test_a_norm_where_the_plan_has_a_layer_is_no_layer():
+    model = lively_norms(Chain())
+    plan = slimlib.plan_widths(model, X, keep_macs=0.5)
+    other = nn.Sequential(nn.BatchNorm2d(3, affine=False), *list(model)[1:])
+    with pytest.raises(slimlib.SlimlibError, match=r"^plan: the model has no layer '0'; "):
+        slimlib.prune(other, plan)
+
+
+def test_thin_blames_the_widths_that_cannot_be_and_not_itself():
+    """A width that is no multiple of a group's blocks, as only a rule or file of one's own gives it."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=4), nn.Flatten(), nn.Linear(8 * 64, 3)).eval()
+    x = torch.zeros(1, 3, 8, 8)
+    plan = slimlib.width_path(network, x).plan_of(np.array([7, 8]))
+    with pytest.raises(slimlib.SlimlibError, match=r"^widths\['0'\]=7 is no multiple of 4"):
+        slimlib.thin(network, plan)
 
 
 def test_a_rule_that_needs_norms_names_itself_where_there_are_none():

@@ -19,7 +19,7 @@ LINES = 200
 
 LAYERS = {  # each may import what stands in its own and in those before it; a package belongs to one as a whole
     "method": """_checks _counting _coupling _forward _grouping _index_mapping _operations _probing _tracing _trust _watch
-        arguments calibration channel_statistics conformance copying cost criteria cutting errors files filling filters fresh
+        arguments channel_statistics conformance copying cost criteria cutting errors files filling filters fresh
         layout masking measuring modes moments outputs passing planning plans published randomness request responses rules
         sampling spectrum steps storage surgery tensor_files tracing widths""",
     "training": """_torchvision batches comparison data distillation distributed division downloads evaluation fingerprint
