@@ -1,15 +1,18 @@
 """What stands beside a verdict so that it is not taken for more than it is: doubts, other runs, what could be gained at all."""
 
+import itertools
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from slimlib import study
-from slimlib.study import answers, elsewhere, fragile, in_short, ranks, setting, shapes, trails, wording
+from slimlib.study import answers, elsewhere, fragile, in_short, rank_answers, ranks, setting, shapes, trails, wording
 from slimlib.study.claims import load_claims
-from slimlib.study.judgement import judge
+from slimlib.study.judgement import Judgement, judge
+from slimlib.study.resampling import shuffled
 from tests.test_verdict import made, records_of
 
 
@@ -98,6 +101,8 @@ def test_a_correction_over_all_claims_is_holms_over_all_comparisons():
     assert fragile.over_all_claims({"a": one, "b": one}) == (
         f"Corrected together, over all {2 * rows} comparisons of all claims instead of those of each claim, all of the "
         f"{2 * rows} comparisons that are supported would still be.")
+    begun = replace(one, deciding=one.deciding[:0])  # a claim whose first comparison is still to be made is planned all the same
+    assert f"over all {2 * rows} comparisons" in fragile.over_all_claims({"a": one, "b": begun})
     near = replace(one, deciding=one.deciding.assign(p=0.05 / rows / 1.5, p_holm=0.05 / 1.5))
     told = fragile.over_all_claims({"a": near, "b": near})
     assert f"{2 * rows} of the {2 * rows} comparisons that are supported would not be: C1-pruning against uniform" in told
@@ -128,10 +133,29 @@ def test_outcomes_are_counted_and_what_lacks_seeds_apart():
 
 
 def test_the_least_coefficient_that_is_told_apart_has_that_p():
-    for n, p in ((9, 0.05), (27, 0.003)):
-        rho = ranks.least_told_apart(n, p)
-        t = rho * ((n - 2) / (1 - rho**2)) ** 0.5
-        assert 0 < rho < 1 and 2 * stats.t.sf(t, n - 2) == pytest.approx(p)
+    rho = ranks.least_told_apart(27, 0.003)
+    t = rho * (25 / (1 - rho**2)) ** 0.5
+    assert 0 < rho < 1 and 2 * stats.t.sf(t, 25) == pytest.approx(0.003)
+    # of few layers p counts their orders, as in every comparison: the next coefficient below has a greater one
+    for n, p in ((6, 0.05), (9, 0.05 / 16)):
+        rho, layers = ranks.least_told_apart(n, p), np.arange(n)
+        orders = np.abs([stats.spearmanr(layers, order).statistic for order in itertools.permutations(range(n))]) if n < 7 \
+            else np.abs(shuffled(layers, layers, None, 0))
+        at, below = ((orders >= rho - step - 1e-9).mean() for step in (0, 12 / (n * (n**2 - 1))))
+        assert at <= p < below
+    assert np.isnan(ranks.least_told_apart(4, 0.05)), "of four layers no order is told from chance"
+
+
+def test_the_next_coefficient_is_the_one_that_holm_asks_for():
+    """Those found already are no longer counted."""
+    claim = load_claims()["C2"]
+    row = {"dataset": "cifar10", "model": "resnet20:pretrained", "n": 9, "spearman": 0.9, "family": 16, "over_depth_low": -0.1,
+           "over_depth_high": 0.1, "p_within": 0.5, "within": 0.1, "rule": "pca"}
+    rows = pd.DataFrame([row | {"p_holm": p, "verdict": found} for p, found in
+                         ((0.01, "supported"), (0.02, "supported"), (0.2, "inconclusive"))])
+    told = rank_answers.answer(Judgement(claim, "mixed", rows, rows, pd.DataFrame(), (), ()))
+    needed = ranks.least_told_apart(9, 0.05 / 14)
+    assert f"2 of 3, where with 9 layers one more would need a coefficient of about {needed:.2f}" in told
 
 
 def test_seeds_that_drew_the_same_widths_are_no_different_draws():
@@ -154,7 +178,35 @@ def test_arms_with_the_same_widths_are_called_so_instead_of_judged():
     records = [record | {"widths": {"conv1": 3}, "full_widths": {"conv1": 20}} for record in records_of(claim, {})]
     judged = {"K3-centring": judge(claim, records)}
     assert in_short.table(judged)["LeNet-5 on MNIST"].tolist() == ["same widths"]
+    # nor does another network take the word away, or get it
+    there, one = {"model": "vgg16"}, judged["K3-centring"]
+    others = [record | {"run": record["run"] | there, "key": f"other {record['key']}",
+                        "widths": {"conv1": 3 + record["run"]["center"]}} for record in records]
+    keys = {side: "other " + one.pairs[side] for side in ("key_ours", "key_rival")}
+    both = replace(one, records=(*records, *others), pairs=pd.concat([one.pairs, one.pairs.assign(**there, **keys)]),
+                   deciding=pd.concat([one.deciding, one.deciding.assign(**there)]))
+    cells = in_short.table({"K3-centring": both}).iloc[0]
+    assert cells["LeNet-5 on MNIST"] == "same widths" != cells["VGG-16 on MNIST"]
+    told = shapes.same_widths(both)
+    assert told.count("are the same in") == 1
+    assert told.startswith("On LeNet-5 on MNIST, the widths of PCA (3AS) and PCA, uncentred are the same in ")
+    assert "same widths" not in wording.overall({"K3-centring": both})
     assert "(K3-centring with the same widths on both sides)" in wording.overall(judged)
+
+
+def test_units_that_a_claim_does_not_count_are_no_deciding_runs():
+    claim = load_claims()["C1-pruning"].within("laptop")
+    runs = claim.deciding_runs()
+    macs = replace(claim, budgets=("macs",)).deciding_runs()
+    assert {run.budget.partition(":")[0] for run in runs} == {"macs", "params"}
+    assert macs == [run for run in runs if run.budget.startswith("macs:")] != []
+
+
+def test_claims_are_named_as_they_are_grouped():
+    claims = load_claims()
+    judged = {name: judge(claims[name], []) for name in ("C1-pruning", "C1-distillation", "C3")}
+    lines = in_short.for_the_front_page(judged | {"C6": replace(judged["C3"])}).splitlines()
+    assert "the paper's claims (C1)" in lines[0] and "the book's own rule (C3 and C6)" in lines[1]
 
 
 def test_what_is_recorded_is_counted_by_profile_and_what_is_still_lost_is_told():

@@ -167,19 +167,16 @@ def test_an_order_that_rests_on_few_layers_says_so():
     scores = {"pca": [0.5] * 5 + [0.1, 0.2, 0.3, 0.4], "init": [0.5] * 4 + [0.1, 0.2, 0.3, 0.4, 0.6]}
     records = [scan("resnet56", scores), scan("other", {rule: list(np.linspace(0.1, 0.9, 9)) for rule in scores})]
     claim = study.load_claims()["C2"]
-    table = layers.correlations(records, ["pca", "init", "depth"], ["macs:0.5"], [0.5]).iloc[:3].assign(p_holm=1)
-    ties = layer_tables.with_ties(table, records)
+    how = {"rules": ["pca", "init", "depth"], "budgets": ["macs:0.5"], "ratios": [0.5]}
+    ties = layers.correlations(records, **how).iloc[:3].assign(p_holm=1)
     assert ties["tied"].tolist() == [5, 4, 1] and ties["tied_at"].tolist()[:2] == [0.5, 0.5]
     said = [findings.sentence(claim, row) for row in ties.to_dict("records")]
     assert "n = 9 layers; 5 of 9 layers tied at 0.50; " in said[0], "more than half of them"
-    assert "tied" not in "".join(said[1:]) + findings.sentence(claim, table.iloc[0].to_dict()), "fewer, or not counted"
-    left_out = {"resnet56": ["l0", "l1"]}
-    assert layer_tables.with_ties(table, records, left_out)["tied"].tolist() == [3, 2, 1]
+    assert "tied" not in "".join(said[1:]), "fewer"
+    assert layers.correlations(records, **how, exclude={"resnet56": ["l0", "l1"]}).iloc[:3]["tied"].tolist() == [3, 2, 1]
 
     listed = {"layers": ["l5", "l6"], "exclude": ["l8"]}
     found = layers.published_table(records[:1], ["pca", "init"], "macs:0.5", listed, 0.5)
-    where = {"dataset": "cifar10", "model": "resnet56", "budget": "macs:0.5", "ratio": 0.5}
-    found = layer_tables.with_ties(found, records, {"resnet56": listed["exclude"]}, **where)
     told = findings.listed_layers("ResNet-56", "called sensitive", found)
     assert told.count("tied") == 1 and "; 5 of 8 layers tied at 0.50)" in told.partition("what PCA (3AS) keeps")[2]
 

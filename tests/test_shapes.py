@@ -35,6 +35,10 @@ def test_a_starved_layer_is_told_once_a_budget_and_others_are_not():
                     "2 of 500 filters of fc1 at 5 % of parameters."]
     assert shapes.starved(shapes.narrowest(records), arms=["uniform"]) == []
     assert len(shapes.starved(shapes.narrowest(records), at_most=0.3)) == 2
+    taught = study.load_profile("laptop").runs("distillation")[0].but(rule="global_l1", budget="macs:0.1", options={})
+    student = record("global_l1", (20, 40, 3)) | {"run": taught.to_dict()}
+    (said,) = shapes.starved(shapes.narrowest([record("global_l1", (20, 40, 25)), student]), at_most=0.3)
+    assert said.endswith("keeps 3 of 500 filters of fc1 at 10 % of MACs."), "of two stages the worse"
 
 
 def test_kept_shares_are_means_over_the_seeds_that_a_frame_has():
@@ -53,8 +57,8 @@ def test_arms_are_compared_pair_by_pair():
     records = [record("pca", (4, 20, 100)), record("uniform", (4, 20, 100)), record("pca", (5, 20, 100), seed=1),
                record("uniform", (4, 20, 100), seed=1), record("pca", (9, 9, 9), seed=2)]
     keys = [one["key"] for one in records]
-    pairs = pd.DataFrame({"rival": "best_tilt", "key_ours": [keys[0], keys[2]], "key_rival": [keys[1], keys[3]],
-                          "difference": [-0.0004, 0.5]})
+    pairs = pd.DataFrame({"rival": "best_tilt", "dataset": "mnist", "model": "lenet5", "key_ours": [keys[0], keys[2]],
+                          "key_rival": [keys[1], keys[3]], "difference": [-0.0004, 0.5]})
     claim = SimpleNamespace(kind="paired", ours="pca", rivals=("best_tilt", "random"))  # no record calls itself the best tilt
 
     def of(pairs):
@@ -73,7 +77,8 @@ def test_arms_are_compared_pair_by_pair():
     assert math.isnan(shapes.alike(judged, "random")["difference"])
     assert shapes.same_widths(judged) == ""
     same = of(pairs[:1])
-    assert shapes.same_widths(same) == "The widths are the same in 1 of 1 cases, so hardly anything was tested."
+    told = "the widths of PCA (3AS) and best tilt are the same in 1 of 1 cases, so hardly anything was tested."
+    assert shapes.same_widths(same) == f"On LeNet-5 on MNIST, {told}"
 
 
 def test_arms_with_the_same_widths_in_every_seed_they_share_are_named():

@@ -83,6 +83,10 @@ def test_words_for_each_verdict():
 
     worse = judge(claim, records_of(claim, {"pca": -0.005}))
     assert worse.told == "not supported so far" and "−0.5" in wording.effects(worse)
+    # before a comparison can decide, what single budgets say is told all the same
+    one_budget = [record for record in records_of(claim, {"pca": 0.005}, seeds=2) if record["run"]["budget"] == "macs:0.1"]
+    begun = wording.summary(judge(claim, one_budget))
+    assert "no comparison that decides can be made. Recorded in part, so not decided: against uniform on LeNet-5" in begun
     few = judge(claim, records_of(claim, {"pca": 0.005}, seeds=3))
     assert few.told == "inconclusive so far" and "2 more seeds to be judged" in wording.closest(few)
     # what single budgets say is told while seeds are missing, and not any longer when all are there
@@ -292,7 +296,8 @@ def test_what_makes_a_mean_and_what_it_costs_is_told_with_it():
 
 def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     claim = load_claims()["C2"]
-    row = {"dataset": "cifar10", "model": "resnet56:pretrained", "n": 27, "spearman": 0.6, "verdict": "supported", "family": 8}
+    row = {"dataset": "cifar10", "model": "resnet56:pretrained", "n": 27, "spearman": 0.6, "verdict": "supported", "family": 8,
+           "p_holm": 1.0}
     row |= {"rule": "pca", "within": 0.1, "p_within": 0.2}
     ends = ((0.05, 0.2, "supported"), (-0.05, 0.2, "inconclusive"), (-0.2, -0.05, "not supported"), (-0.1, 0.0, "supported"))
     rows = pd.DataFrame([row | {"over_depth": 0.1, "over_depth_low": low, "over_depth_high": high, "verdict": found}
@@ -302,7 +307,7 @@ def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     told += "in 1 of 4, worse in 1."
     assert told in wording.found(judged)
     (said,) = answers.answer(judged)
-    needs = f"where with 27 layers the first would need a coefficient of about {ranks.least_told_apart(27, 0.05 / 8):.2f}"
+    needs = f"where with 27 layers one more would need a coefficient of about {ranks.least_told_apart(27, 0.05 / 8):.2f}"
     network = f"published ResNet-56 on CIFAR-10 2 of 4, {needs}"
     assert f"in *2 of 4* comparisons, which are views of the same layers ({network}); in 1 " in said
     # depth alone is judged by the same rule, and what is left within stages is counted
@@ -858,6 +863,30 @@ def test_a_verdict_that_turns_with_the_second_tilt_is_told_as_turned(elsewhere, 
     assert said.endswith(f", and the verdict would be {turned} {whole}.")
     here = (judged.deciding["model"] == "resnet20:pretrained") & (judged.deciding["unit"] == "macs")
     assert fragile.fragile(judged) == set(judged.deciding.index[here]), "marked at its own place alone"
+
+
+def test_a_verdict_that_another_comparisons_tilt_turns_is_marked_and_named():
+    """Holm's p of one comparison depends on those of the others: LeNet-5's second tilt, at equal parameters, leaves it undecided,
+    and with it ResNet-20 at equal MACs, whose p was the next."""
+    laptop, noise, records = load_claims()["C4"].within("laptop"), (-2, -1, 0, 1, 2), []
+    for run in laptop.deciding_runs():
+        place, power, z = (run.model, run.budget.partition(":")[0]), dict(run.options).get("power"), noise[run.seed]
+        first = 0.004 + 0.0019 * z if place == ("resnet20:pretrained", "macs") else 0.01 + 0.0003 * z
+        second, close = (0.004 + 0.003 * z, 0.9199 + 0.001 * z) if place == ("lenet5", "params") else (0.01 + 0.0003 * z, 0.9)
+        test, val = {"neyman": (0.95, 0.95), 0.5: (0.95 - first, 0.92), -0.5: (0.95 - second, close)}.get(
+            "neyman" if run.arm == "neyman" else power, (0.9, 0.8))
+        record = {"key": run.key, "run": run.to_dict(), **made(run, {})}
+        record["metrics"] |= {"test_accuracy": test, "val_accuracy": val}
+        records.append(record)
+    judged = judge(laptop, records)
+    at = {(row["model"], row["unit"]): place for place, row in enumerate(judged.deciding.to_dict("records"))}
+    assert set(judged.deciding["verdict"]) == {"supported"}
+    turned = {at["lenet5", "params"], at["resnet20:pretrained", "macs"]}
+    assert tilt_choice.turned(judged) == turned <= fragile.fragile(judged)
+    (said,) = [one for one in tilt_choice.with_the_second(judged) if tilt_choice.of_weight(one)]
+    assert said.startswith("On LeNet-5 on MNIST at equal parameters ")
+    assert said.endswith("and the verdict would be inconclusive instead of supported; that against best tilt, published ResNet-20 on "
+                         "CIFAR-10, MACs, would be inconclusive; that on the whole claim would be inconclusive instead of supported.")
 
 
 def test_what_the_choice_of_a_tilt_by_the_other_seeds_changes_is_told():

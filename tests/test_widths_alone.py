@@ -62,6 +62,10 @@ def test_the_same_widths_are_one_row_and_those_of_the_reference_none():
     other = [arm(stage, "uniform", 6, 0, budget="macs:0.2") for stage in ("prune", "distill")]
     table = gains(*REFERENCE, *other, *(part for pair in both for part in pair))
     assert table[["budget", "arm"]].values.tolist() == [["macs:0.1", "pca"], ["macs:0.2", "pca"], ["macs:0.2", "random"]]
+    # nor do they become two where one arm still lacks a seed
+    known = [arm(stage, rule, 4, 0.002, seeds=seeds) for stage in ("prune", "distill")
+             for rule, seeds in (("pca", SEEDS), ("global_l1", SEEDS[1:]))]
+    assert gains(*REFERENCE, *known)["arm"].tolist() == ["pca"]
 
 
 def test_other_criteria_and_empty_frames():

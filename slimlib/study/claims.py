@@ -75,7 +75,7 @@ class Claim:
                     found.setdefault(run)
         if self.kind == "rank":
             return list(found)
-        told = [(run, self.sides(run)) for run in found]
+        told = [(run, self.sides(run)) for run in found if parse(run.budget).kind in self.budgets]
         planned: dict[tuple[str, str, str | None], set[str]] = defaultdict(set)
         for run, sides in told:
             planned[run.dataset, run.model, run.budget].update(sides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,7 +70,7 @@ def gather(
     """The runs of one stage in a profile, and their records: those missing are trained if the profile is live and `train` is.
 
     studies   one or several; None means all studies of the profile in which the stage occurs
-    axes      as of `Profile.runs`; None leaves the axis as the profile has it. Models, and arms by the names that pages print,
+    axes      as of `Profile.runs`; None leaves the axis as the profile has it. Models, and arms as `Run.arm` names them,
               that the profile knows choose among its runs; others take their place.
     """
     chosen = load_profile(profile)
@@ -116,9 +117,7 @@ def coverage(runs: Iterable[Run], records: Iterable[dict[str, Any]]) -> pd.DataF
 
 def _missing(missing: Sequence[Run]) -> str:
     """ "seed 3: 12; seed 4: 90"."""
-    counts: dict[int, int] = {}
-    for run in missing:
-        counts[run.seed] = counts.get(run.seed, 0) + 1
+    counts = Counter(run.seed for run in missing)
     if len(set(counts.values())) == 1 and len(counts) > 1:
         return f"{next(iter(counts.values()))} of each of the seeds {', '.join(map(str, sorted(counts)))}"
     return "; ".join(f"seed {seed}: {count}" for seed, count in sorted(counts.items())) or "nothing"

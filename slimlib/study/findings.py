@@ -61,8 +61,9 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     told = f"{where}: {ours} widths are {compared} {rival} widths"
     if row["n"] < SEEDS_FOR_INTERVAL:
         return f"{told} ({counted(row['n'], 'seed')}, so no interval)"
-    # seeds of published weights repeat the fine-tuning only
-    repeats = "fine-tunings of one network" if is_pretrained(row["model"]) else "seeds"
+    # seeds of published weights repeat what is made of them only
+    of_one = {"prune": "fine-tunings of one network", "distill": "students of one network"} if is_pretrained(row["model"]) else {}
+    repeats = of_one.get(claim.stage, "seeds")
     found = f"{_percent(claim.level)} interval {interval(row['low'], row['high'])} points, n = {row['n']} {repeats}"
     return f"{told} ({found}{_chance(claim, row)})"
 
@@ -90,7 +91,7 @@ def _rank_sentence(claim: Claim, row: Mapping[str, Any]) -> str:
 
 def tied(row: Mapping[str, Any], layers: int) -> str:
     """ "; 22 of 27 layers tied at 0.50" where more than half of an order's scores are one and the same, so that it rests on the
-    others. ``row`` with the columns of `layer_tables.with_ties`; without them nothing is told."""
+    others. ``row`` with the columns of `ranks.most_tied`; without them nothing is told."""
     return f"; {row['tied']:.0f} of {layers} layers tied at {row['tied_at']:.2f}" if row.get("tied", 0) > layers / 2 else ""
 
 
@@ -114,7 +115,7 @@ def orders(claim: Claim, rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def listed_layers(network: str, source: str, table: pd.DataFrame) -> str:
-    """How high the layers of a published list stand by each order. ``table`` of `layers.published_table`, ties beside it."""
+    """How high the layers of a published list stand by each order. ``table`` of `layers.published_table`."""
     told = [f"{_place(round(row['auc'], 2))} by {_order_name(rule)} (AUC {' '.join(filter(None, auc_told(row)))}, "
             f"p = {row['p']:.2g}, corrected {row['p_holm']:.2g}{tied(row, round(row['positives'] + row['negatives']))})"
             for rule, row in table.iterrows()]
@@ -181,12 +182,8 @@ def degree(rho: float) -> str:
 def _compared(mean: float) -> str:
     if round(100 * mean, 2) == 0:
         return "as accurate, to the hundredth of a point, as"
-    return f"{_plain(abs(mean))} points {'more' if mean > 0 else 'less'} accurate than"
+    return f"{100 * abs(mean):.2f} points {'more' if mean > 0 else 'less'} accurate than"
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:g} %"
-
-
-def _plain(value: float) -> str:
-    return f"{100 * value:.2f}"

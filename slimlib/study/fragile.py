@@ -48,9 +48,8 @@ def once_all_begun(judged: Judgement) -> str:
 def over_all_claims(judged: Mapping[str, Judgement]) -> str:
     """What one correction over the comparisons of all claims, in the place of one for each claim, would leave of those that are
     supported."""
-    with_any = [one for one in judged.values() if len(one.deciding)]
-    rows = [(one, row) for one in with_any for row in one.deciding.to_dict("records")]
-    family = sum(int(one.deciding["family"].iloc[0]) for one in with_any)
+    rows = [(one, row) for one in judged.values() for row in one.deciding.to_dict("records")]
+    family = sum(one.family for one in judged.values())
     # a comparison that is not judged for want of seeds has no p yet, as within its claim
     together = holm([row["p"] if row["p_holm"] == row["p_holm"] else np.nan for _, row in rows], family)
     supported = [(one, row, p) for (one, row), p in zip(rows, together, strict=True) if row["verdict"] == SUPPORTED]

@@ -9,7 +9,7 @@ from slimlib.study.answers import UNDECIDED, outcome
 from slimlib.study.elsewhere import elsewhere
 from slimlib.study.fragile import fragile
 from slimlib.study.judgement import Judgement
-from slimlib.study.names import UNITS, counted, network_name, plain_name
+from slimlib.study.names import UNITS, counted, joined, network_name, plain_name
 from slimlib.study.shapes import hardly_differ
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
@@ -71,8 +71,9 @@ def _related(judged: Judgement) -> dict[str, str]:
 
 def _outcomes(judged: Judgement, rival: str) -> dict[str, str]:
     """Network -> "no better", or "MACs: no better; parameters: worse" where the two units differ or one is missing."""
-    turn, alike = fragile(judged), hardly_differ(judged, rival)
-    words = [(row, "same widths" if alike else _word(row, judged) + f" {FRAGILE}" * (place in turn))
+    turn = fragile(judged)
+    words = [(row, "same widths" if hardly_differ(judged, rival, (row["dataset"], row["model"]))
+              else _word(row, judged) + f" {FRAGILE}" * (place in turn))
              for place, row in enumerate(judged.deciding.to_dict("records")) if row["rival"] == rival]
     return _by_network(words)
 
@@ -127,8 +128,9 @@ def for_the_front_page(judged: Mapping[str, Judgement]) -> str:
     """The paper's claims and those about our own rule, counted in a sentence each; and all in one table, the controls last."""
     papers = {name: one for name, one in judged.items() if not one.claim.is_control and one.claim.ours == "pca"}
     own = {name: one for name, one in judged.items() if not one.claim.is_control and name not in papers}
-    named = (("the paper's claims (C1 and C2)", papers), ("the claims about the book's own rule (C3 to C5)", own))
-    lines = [f"- {sentence(part, which)}" for which, part in named if part]
+    named = ((f"{what} ({joined(dict.fromkeys(name.partition('-')[0] for name in part))})", part) for what, part in
+             (("the paper's claims", papers), ("the claims about the book's own rule", own)) if part)
+    lines = [f"- {sentence(part, which)}" for which, part in named]
     return "\n".join([*lines, "", *_markdown(table({**papers, **own, **judged}))]) + "\n"
 
 

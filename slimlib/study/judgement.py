@@ -38,6 +38,7 @@ class Judgement:
     pairs    what a paired claim rests on: one row a rival, cell and seed, with the difference and both runs' keys
     runs     that decide it, of networks that can
     records  of those runs that have one
+    family   how many comparisons Holm's correction is over
     """
 
     claim: Claim
@@ -47,6 +48,7 @@ class Judgement:
     pairs: pd.DataFrame
     records: tuple[dict[str, Any], ...]
     runs: tuple[Run, ...]
+    family: int = 0
 
     @cached_property
     def by_key(self) -> dict[str, dict[str, Any]]:
@@ -91,7 +93,7 @@ def judge(claim: Claim, records: Sequence[dict[str, Any]], root: str | Path | No
     family = _family(claim, {run.key: run for run in wanted}, {record["key"] for record in used}, root)
     rows, cells, pairs = (_judge_paired if claim.kind == "paired" else _judge_rank)(claim, used, wanted, family)
     overall = as_a_whole(rows["verdict"] if len(rows) else (), family)
-    return Judgement(claim, overall, rows, cells, pairs, tuple(used), tuple(wanted))
+    return Judgement(claim, overall, rows, cells, pairs, tuple(used), tuple(wanted), family)
 
 
 def _family(claim: Claim, wanted: Mapping[str, Run], recorded: set[str], root: str | Path | None) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from slimlib.study.claims import published_layers
 from slimlib.study.findings import auc_told, degree
-from slimlib.study.layers import WHATEVER_THE_BUDGET, layer_table
+from slimlib.study.layers import BESIDE_LISTS, published_table
 from slimlib.study.names import architecture, interval, joined, network_name, plain_name, signed
 from slimlib.study.store import network_of
 
@@ -35,30 +36,14 @@ def correlations(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).set_index(["network", "rule"])
 
 
-def with_ties(
-    table: pd.DataFrame, records: Sequence[Mapping[str, Any]], exclude: Mapping[str, Sequence[str]] | None = None,
-    **same: Any,
-) -> pd.DataFrame:  # fmt: skip
-    """The table with `tied`, how many layers share the score that most of them have, and `tied_at`, that score.
-
-    table    of `layers.correlations`, made of ``records`` and ``exclude``; or of `layers.published_table`, whose rows share
-             dataset, model, budget and ratio: these are given by name, as ``same``
-    """
-    found: dict[tuple[Any, ...], tuple[int, float]] = {}
-    most = []
-    for rule, told in table.iterrows():
-        row = {"rule": rule} | told.to_dict() | same
-        # drops are of one ratio, and what a rule keeps of one budget, if of any
-        at = row["ratio"] if row["rule"] == "drop" else row["budget"] if row["rule"] not in WHATEVER_THE_BUDGET else None
-        which = row["dataset"], row["model"], row["rule"], at
-        if which not in found:
-            mine = [record for record in records if network_of(record) == which[:2]]
-            layers = layer_table(mine, "depth" if row["rule"] == "drop" else row["rule"], row["budget"], row["ratio"])
-            layers = layers[~layers.index.isin((exclude or {}).get(architecture(row["model"]), ()))]
-            counts = layers["drop" if row["rule"] == "drop" else "score"].round(12).value_counts()
-            found[which] = int(counts.iloc[0]), float(counts.index[0])
-        most.append(found[which])
-    return table.assign(tied=[count for count, _ in most], tied_at=[score for _, score in most])
+def on_published_lists(
+    records: Sequence[dict[str, Any]], budget: str, ratio: float
+) -> Iterator[tuple[str, str, dict[str, Any], pd.DataFrame]]:
+    """(data set, model, the list of `claims.published_layers`, `layers.published_table`) of each list of a scanned network."""
+    for dataset, model in dict.fromkeys(map(network_of, records)):
+        mine = [record for record in records if network_of(record) == (dataset, model)]
+        for listed in published_layers().get(architecture(model), ()):
+            yield dataset, model, listed, published_table(mine, BESIDE_LISTS, budget, listed, ratio)
 
 
 def beyond_depth(row: Mapping[str, Any]) -> str:

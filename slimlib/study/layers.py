@@ -10,7 +10,7 @@ import numpy as np
 from slimlib.errors import SlimlibError
 from slimlib.study.evidence import Evidence
 from slimlib.study.names import architecture
-from slimlib.study.ranks import auc, gain, rank_agreement, without_one
+from slimlib.study.ranks import auc, gain, most_tied, rank_agreement, without_one
 from slimlib.study.statistics import holm
 from slimlib.study.store import network_of
 
@@ -51,9 +51,7 @@ def layer_table(records: Sequence[dict[str, Any]], rule: str, budget: str | None
         }
     )
     if table["score"].isna().any() or table["drop"].isna().any():
-        raise SlimlibError(
-            f"rule={rule!r}, budget={budget!r}, ratio={ratio}: the sensitivity records do not hold all groups"
-        )
+        raise SlimlibError(f"rule={rule!r}, budget={budget!r}, ratio={ratio}: the sensitivity records do not hold all groups")
     return table.loc[list(dict.fromkeys(drops[0].index))]
 
 
@@ -147,7 +145,7 @@ def _agreement(table: pd.DataFrame, level: float) -> dict[str, float]:
     over = gain(table["score"], np.arange(len(table)), table["drop"], level)
     found |= dict(zip(("over_depth", "over_depth_low", "over_depth_high"), over, strict=True))
     found |= dict(zip(("without_low", "without_high"), without_one(table["score"], table["drop"]), strict=True))
-    return found | {"median_drop": table["drop"].median(), "largest_drop": table["drop"].max()}
+    return found | most_tied(table["score"]) | {"median_drop": table["drop"].median(), "largest_drop": table["drop"].max()}
 
 
 def known_and_unseen(
@@ -183,7 +181,8 @@ def published_agreement(
     if unknown := {*listed["layers"], *listed.get("exclude", ())} - {*layers.index}:
         raise SlimlibError(f"{min(unknown)!r} is no layer of the scanned network; it has {', '.join(layers.index)}")
     layers = layers[~layers.index.isin(listed.get("exclude", ()))]
-    return auc(layers["drop" if rule == "drop" else "score"], layers.index.isin(listed["layers"]))
+    scores = layers["drop" if rule == "drop" else "score"]
+    return auc(scores, layers.index.isin(listed["layers"])) | most_tied(scores)
 
 
 BESIDE_LISTS = ("pca", "pca_at_init", "depth", "neyman_score")

@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
@@ -193,8 +194,5 @@ def _commit(code: Mapping[str, Any]) -> str:
     return code["commit"][:12] + (" with uncommitted changes" if code["dirty"] else "")
 
 
-def _tally(values: Any) -> str:
-    counts: dict[str, int] = {}
-    for value in values:
-        counts[str(value)] = counts.get(str(value), 0) + 1
-    return ", ".join(f"{value} ({count})" for value, count in sorted(counts.items()))
+def _tally(values: Iterable[Any]) -> str:
+    return ", ".join(f"{value} ({count})" for value, count in sorted(Counter(map(str, values)).items()))

@@ -125,8 +125,8 @@ def of_fewer_positions(records: Sequence[dict[str, Any]], budget: str, ratio: fl
     dataset, model = network_of(records[0])
     how = {name: records[0]["run"][name] for name in ("center", "coupling")}
     trained, untrained = (layer_table(records, rule, budget, ratio) for rule in ("pca", "pca_at_init"))
-    d = trained.index.map(dimensions(*untrained_network(dataset, model), **how)).to_series(trained.index)
-    aspect, place, said = trained["stage"] / d, trained["drop"].rank(ascending=False, method="min").astype(int), []
+    p = trained.index.map(dimensions(*untrained_network(dataset, model), **how | {"center": False})).to_series(trained.index)
+    aspect, place, said = trained["stage"] / p, trained["drop"].rank(ascending=False, method="min").astype(int), []
     for layer, row in trained.iterrows():
         others = trained.index[(trained["stage"] == row["stage"]) & (trained.index != layer)]
         if len(others) and aspect[layer] > 1.5 * aspect[others].max():

@@ -9,13 +9,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from math import comb
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy import stats
 
 from slimlib.errors import SlimlibError
 from slimlib.study.resampling import kendall_of_draws, permutation_p, quantiles, shuffled, spearman, spearman_of_draws
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 RESAMPLES = 1999
 COUNTED = 10_000
@@ -112,6 +115,12 @@ def without_one(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
     return quantiles(np.array(found), [0.0, 1.0])
 
 
+def most_tied(scores: pd.Series) -> dict[str, float]:
+    """`tied`, how many layers share the score that most of them have, and `tied_at`, that score."""
+    counts = scores.round(12).value_counts()
+    return {"tied": int(counts.iloc[0]), "tied_at": float(counts.index[0])}
+
+
 def auc(scores: Sequence[float], positive: Sequence[bool], level: float = 0.95) -> dict[str, float]:
     """Area under the ROC curve: the chance that a positive layer scores above a negative one, ties counting half.
 
@@ -151,6 +160,11 @@ def _p_of_one(scores: np.ndarray, one: float) -> float:
 
 
 def least_told_apart(n: int, p: float) -> float:
-    """About the least Spearman coefficient of ``n`` items whose two-sided p is at most ``p``, by Student's t."""
+    """The least Spearman coefficient of ``n`` items, none tied, whose two-sided p is at most ``p``; nan where none is. Of up to
+    `EVERY_ORDER` items p counts all orders, as in `rank_agreement`; of more it is Student's t's."""
+    if n <= EVERY_ORDER:
+        found, counts = np.unique(np.abs(shuffled(np.arange(n), np.arange(n), None, 0)).round(12), return_counts=True)
+        enough = found[counts[::-1].cumsum()[::-1] <= p * counts.sum()]
+        return float(enough[0]) if len(enough) else float("nan")
     t = float(stats.t.isf(p / 2, n - 2))
     return t / (n - 2 + t**2) ** 0.5

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import budgets
 from slimlib.study.names import budget_name, in_order, joined, network_name, plain_name
 from slimlib.study.runs import Run
+from slimlib.study.store import network_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,15 +69,16 @@ def starved(table: pd.DataFrame, arms: Iterable[str] | None = None, at_most: flo
         table = table[table["arm"].isin(list(arms))]
     said = []
     for (dataset, model, arm), part in table.groupby(["dataset", "model", "arm"], sort=False):
+        worst = part.loc[part.groupby("budget", sort=False)["kept"].idxmin()]  # of all stages
         places = "; ".join(f"{row.width} of {row.full_width} filters of {row.layer} at {budget_name(row.budget)}"
-                           for row in part.drop_duplicates("budget").itertuples())
+                           for row in worst.itertuples())
         said.append(f"{network_name(dataset, model)}: {plain_name(arm)} keeps {places}.")
     return said
 
 
-def alike(judged: Judgement, rival: str) -> dict[str, Any]:
-    """How far the arms of a paired claim differ in widths: pairs (one cell and seed each), those with equal widths, and by how
-    much.
+def alike(judged: Judgement, rival: str, network: tuple[str, str] | None = None) -> dict[str, Any]:
+    """How far the arms of a paired claim differ in widths, on one network or on all: pairs (one cell and seed each), those with
+    equal widths, and by how much.
 
     {"pairs", "equal", "difference", "repeats"}. The difference is of kept shares, absolute, the mean over layers and pairs; nan
     without any. Repeats are the differences in accuracy, absolute, of the pairs with equal widths: both runs are one and the same
@@ -84,6 +86,8 @@ def alike(judged: Judgement, rival: str) -> dict[str, Any]:
     """
     records = judged.by_key
     pairs = judged.pairs[judged.pairs["rival"] == rival] if len(judged.pairs) else judged.pairs
+    if network and len(pairs):
+        pairs = pairs[(pairs["dataset"] == network[0]) & (pairs["model"] == network[1])]
     sides = [(records[pair["key_ours"]], records[pair["key_rival"]], pair["difference"]) for pair in pairs.to_dict("records")]
     sides = [side for side in sides if all("widths" in record for record in side[:2])]
     gaps = [abs(width - theirs["widths"][layer]) / ours["full_widths"][layer]
@@ -94,17 +98,21 @@ def alike(judged: Judgement, rival: str) -> dict[str, Any]:
 
 
 def same_widths(judged: Judgement) -> str:
-    """That two arms were nearly always given the same widths, so that their comparison could hardly test anything."""
+    """On which networks two arms were nearly always given the same widths, so that comparing them tests hardly anything."""
+    said = []
     for rival in judged.claim.rivals if judged.claim.kind == "paired" else ():
-        if hardly_differ(judged, rival):
-            found = alike(judged, rival)
-            return f"The widths are the same in {found['equal']} of {found['pairs']} cases, so hardly anything was tested."
-    return ""
+        for network in dict.fromkeys(map(network_of, judged.records)):
+            if hardly_differ(judged, rival, network):
+                found = alike(judged, rival, network)
+                arms = f"{plain_name(judged.claim.ours)} and {plain_name(rival)}"
+                said.append(f"On {network_name(*network)}, the widths of {arms} are the same in "
+                            f"{found['equal']} of {found['pairs']} cases, so hardly anything was tested.")
+    return " ".join(said)
 
 
-def hardly_differ(judged: Judgement, rival: str) -> bool:
-    """Whether a claim's arm and its rival have the same widths `NEARLY_ALWAYS`."""
-    found = alike(judged, rival)
+def hardly_differ(judged: Judgement, rival: str, network: tuple[str, str] | None = None) -> bool:
+    """Whether a claim's arm and its rival have the same widths `NEARLY_ALWAYS`, on one network or on all."""
+    found = alike(judged, rival, network)
     return bool(found["pairs"]) and found["equal"] >= NEARLY_ALWAYS * found["pairs"]
 
 

@@ -17,7 +17,6 @@ from slimlib.errors import SlimlibError
 from slimlib.files import cache_folder, replacing
 from slimlib.imagesets import KNOWN
 from slimlib.study import budgets
-from slimlib.study.canonical import with_declared_floats
 from slimlib.study.locks import drop_if_dead, locked
 from slimlib.study.runs import RECIPE_VERSION, Run
 from slimlib.tensor_files import read_tensors, refused_if_damaged, write_tensors
@@ -184,7 +183,7 @@ def to_frame(records: Iterable[dict[str, Any]]) -> pd.DataFrame:
         row["threshold"] = record.get("threshold")
         for name in ("recipe", "dense_recipe", "distill"):
             settings = getattr(run, name)
-            row[name] = None if settings is None else str(with_declared_floats(settings))
+            row[name] = None if settings is None else str(settings)
         row["data_sha256"] = _identity(run.dataset, record["provenance"].get("data") or {})
         row["dense_sha256"] = record.get("dense_sha256")
         row["seconds"] = record["provenance"]["seconds"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slimlib.study.deciding import as_a_whole, decide
-from slimlib.study.findings import effect, ends_of_the_grid
+from slimlib.study.findings import comparison, effect, ends_of_the_grid
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import UNITS, budget_name, joined, network_name, weight_free_power
 from slimlib.study.pairing import averaged_over_budgets, by_validation, differences
@@ -39,8 +39,8 @@ def turned(judged: Judgement) -> set[int]:
     if "best_tilt" not in judged.claim.rivals or "lead" not in judged.frame:
         return set()
     rows, frames = judged.deciding.to_dict("records"), (_second_tilts(judged.frame), _tilts_by_the_other_seeds(judged.frame))
-    return {place for frame in frames for place, row, found in _once_more(judged, frame)
-            if _judged_with(judged, rows, place, found)[place] != row["verdict"]}
+    return {at for frame in frames for place, _, found in _once_more(judged, frame)
+            for at, verdict in enumerate(_judged_with(judged, rows, place, found)) if verdict != rows[at]["verdict"]}
 
 
 def with_the_second(judged: Judgement) -> list[str]:
@@ -126,11 +126,14 @@ def _verdicts_with(judged: Judgement, place: int, found: Paired) -> str:
     """What another result of one comparison makes of its verdict and of the claim's, the others staying as they are."""
     rows = judged.deciding.to_dict("records")
     changed = _judged_with(judged, rows, place, found)
-    if changed[place] == rows[place]["verdict"]:
-        return CHANGES_NONE if changed == [row["verdict"] for row in rows] else "which changes another's verdict"
-    told = f"and the verdict would be {changed[place]} instead of {rows[place]['verdict']}"
-    whole = as_a_whole(changed, rows[place]["family"])
-    return told if whole == judged.verdict else f"{told}; that on the whole claim would be {whole} instead of {judged.verdict}"
+    turn = {at: verdict for at, verdict in enumerate(changed) if verdict != rows[at]["verdict"]}
+    if not turn:
+        return CHANGES_NONE
+    told = [f"the verdict would be {turn.pop(place)} instead of {rows[place]['verdict']}"] if place in turn else []
+    told += [f"that {comparison(judged.claim, rows[at])}, would be {verdict}" for at, verdict in turn.items()]
+    if (whole := as_a_whole(changed, rows[place]["family"])) != judged.verdict:
+        told.append(f"that on the whole claim would be {whole} instead of {judged.verdict}")
+    return f"and {'; '.join(told)}"
 
 
 def _judged_with(judged: Judgement, rows: Sequence[Mapping[str, Any]], place: int, found: Paired) -> list[str]:

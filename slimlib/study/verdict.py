@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study import answers, changes, findings, fragile, wording
 from slimlib.study.evidence import coverage, n_of
 from slimlib.study.judgement import Judgement
-from slimlib.study.layer_tables import beyond_depth, with_ties, within_stages
+from slimlib.study.layer_tables import beyond_depth, within_stages
 from slimlib.study.names import UNITS, capital, counted, interval, signed
 from slimlib.study.runs import Run
 from slimlib.study.shapes import alike_in, other_cost, same_widths
@@ -91,7 +91,6 @@ def report(judged: Judgement, records: Iterable[Mapping[str, Any]] = ()) -> str:
         family = int(judged.deciding["family"].iloc[0])
         parts.append(_folded(f"{count} (p corrected for {family}), and what would change the verdict", table))
     if len(cells):
-        cells = with_ties(cells, judged.records, claim.exclude) if claim.kind == "rank" else cells
         # once each: a sentence on depth or V/T, which no budget changes, is that of every budget
         said = dict.fromkeys(html.escape(findings.sentence(claim, row)) for row in cells.to_dict("records"))
         kind = "Every budget in words" if claim.kind == "paired" else "Every budget and ratio in words, beside the controls"

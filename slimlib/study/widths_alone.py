@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -42,19 +43,26 @@ def gains(
     import pandas as pd
 
     widths = {record["key"]: tuple(record["widths"].items()) for record in records if "widths" in record}
-    rows, seen, arms = [], set(), []
+    rows, seen, arms = [], defaultdict(list), []
     if len(pruned) and len(students):
         pruned = pruned[pruned["criterion"] == criterion]
         arms = in_order(arm for arm in pruned["arm"] if arm != reference and arm in set(students["arm"]))
     for arm in arms:
         for cell, part in _alike(pruned, students, arm, reference, widths).groupby(CELL, sort=False):
-            shapes = (*cell, *part["ours"])
-            if shapes not in seen and not part["ours"].equals(part["rival"].rename("ours")):
-                seen.add(shapes)
+            shapes = dict(zip(part["seed"], part["ours"], strict=True))
+            known = seen[cell]
+            if not any(_equal(shapes, other) for other in [*known, dict(zip(part["seed"], part["rival"], strict=True))]):
+                known.append(shapes)
                 row = {**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, "level": level}
                 rows.append(row | _gained(part, level))
     numbers = [f"{side}{end}" for side in (*SIDES, "less") for end in GAIN]
     return pd.DataFrame(rows, columns=[*CELL, "arm", "reference", "level", "n", *numbers, "keys"])
+
+
+def _equal(one: Mapping[int, Any], other: Mapping[int, Any]) -> bool:
+    """Whether two arms have the same widths in every seed they share, as for `shapes.twins`."""
+    shared = one.keys() & other.keys()
+    return bool(shared) and all(one[seed] == other[seed] for seed in shared)
 
 
 def _alike(pruned: pd.DataFrame, students: pd.DataFrame, arm: str, reference: str, widths: Mapping[str, Any]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from slimlib.study.findings import comparison, effect
 from slimlib.study.judgement import NO_EVIDENCE, Judgement
 from slimlib.study.names import budget_name, capital, counted, joined, network_name, plain_name, points, signed
 from slimlib.study.runs import Run
-from slimlib.study.shapes import STARVED, narrowest, same_widths
+from slimlib.study.shapes import STARVED, hardly_differ, narrowest
 from slimlib.study.statistics import INCONCLUSIVE, NOT_SUPPORTED, SUPPORTED
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def summary(judged: Judgement) -> str:
     of = f"profile{'s' * (len(profiles) > 1)} {joined(profiles)}"
     runs = n_of(judged.recorded, judged.expected, f" runs are recorded ({of})")
     if judged.deciding.empty:
-        return f"{judged.told}. {runs}; no comparison can be made."
+        return " ".join(filter(None, [f"{judged.told}. {runs}; no comparison that decides can be made.", undecided(judged)]))
     return f"{judged.told}. {found(judged)} {runs}."
 
 
@@ -123,7 +123,8 @@ def overall(judged: Mapping[str, Judgement], what: str = "claim") -> str:
     """ "Of 12 claims, 1 is supported (C3); 4 are not supported (...); ...": all verdicts in one sentence."""
     by_verdict: dict[str, list[str]] = {}
     for name, one in judged.items():
-        doubt = " with the same widths on both sides" if same_widths(one) else ""
+        alike = one.claim.kind == "paired" and all(hardly_differ(one, rival) for rival in one.claim.rivals)
+        doubt = " with the same widths on both sides" if alike else ""
         by_verdict.setdefault(NO_EVIDENCE if one.deciding.empty else one.verdict, []).append(name + doubt)
     order = [v for v in (SUPPORTED, MIXED, NOT_SUPPORTED, INCONCLUSIVE, NO_EVIDENCE) if v in by_verdict]
     said = [f"{len(by_verdict[v])} {'has' if len(by_verdict[v]) == 1 else 'have'} {v}" if v == NO_EVIDENCE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -135,7 +135,7 @@ def _reach(part: pd.DataFrame) -> float:
     return max([reach, *(100 * (pairs["mean"].abs() + pairs["sd"] / 2**0.5))])
 
 
-def _panels(given: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tuple[Any, str]]]:
+def _panels(given: Iterable[str], arms: list[str]) -> tuple[Figure, list[tuple[Any, str]]]:
     """One panel a budget with the arms as ticks; [(axis, budget)]."""
     fig, placed = panels(given, 0.5 + 0.19 * len(arms))
     first = placed[0][0]
@@ -144,7 +144,7 @@ def _panels(given: Iterable[str], arms: list[str]) -> tuple[Figure, Iterator[tup
     columns = max(axis.get_subplotspec().colspan.stop for axis, _ in placed)
     for axis, _ in placed:
         axis.xaxis.set_major_locator(MaxNLocator(4 if columns > 2 else 6))
-    return fig, iter(placed)
+    return fig, placed
 
 
 def panels(given: Iterable[str], height: float) -> tuple[Figure, list[tuple[Any, str]]]:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from slimlib.study import budgets
 from slimlib.study.figures.style import BLACK, GREEN, GREY, RED, WIDE, look, nothing
-from slimlib.study.names import UNITS, budget_name, interval, model_name, name, network_name, points
+from slimlib.study.names import UNITS, budget_name, interval, name, network_name, points
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figu
     panels = list(table.groupby(["dataset", "model"], sort=False))
     rules = list(dict.fromkeys(table["rule"]))
     fig, axes = plt.subplots(1, len(panels), figsize=(WIDE, 0.9 + 0.26 * len(rules)), sharey=True, sharex=True, squeeze=False)
-    for axis, ((_, model), part) in zip(axes[0], panels, strict=True):
+    for axis, ((dataset, model), part) in zip(axes[0], panels, strict=True):
         for row in part.to_dict("records"):
             y, (colour, marker) = rules.index(row["rule"]), look(row["rule"])
             axis.plot([row["low"], row["high"]], [y, y], color=colour, linewidth=2)
@@ -107,7 +107,7 @@ def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figu
             if row["within"] == row["within"]:
                 axis.plot(row["within"], y + 0.27, "|", color=colour, markersize=7, markeredgewidth=1.6)
         _lines(axis, margin, 1)
-        axis.set_title(f"{model_name(model)} ({part['n'].iloc[0]} layers)")
+        axis.set_title(f"{network_name(dataset, model)}\n({part['n'].iloc[0]} layers)")
     axes[0, 0].set_yticks(range(len(rules)), [name(rule) for rule in rules])
     axes[0, 0].set_ylim(len(rules) - 0.4, -0.6)
     axes[0, 0].set_xlim(-1.05, 1.05)

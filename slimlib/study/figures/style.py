@@ -120,7 +120,10 @@ def points_scale(axis: Any, along: str) -> None:
     ticks.set_major_formatter(FuncFormatter(lambda value, _: signed(value, 1 if abs(value) == 0.1 else 0) if value else "0"))
 
 
-def nothing(told: str = "no run of this comparison is recorded yet") -> Figure:
+NO_RUN = "no run of this comparison is recorded yet"
+
+
+def nothing(told: str = NO_RUN) -> Figure:
     """A small panel that says why there is no figure: pages stay whole while the evidence is still being made."""
     fig, axis = plt.subplots(figsize=(WIDE, 0.7))
     axis.set_axis_off()
@@ -164,8 +167,9 @@ def show_each(
     draw: Callable[[Any, str, str], tuple[Figure, pd.DataFrame]],
     name: str,
     profile: str,
+    otherwise: str = NO_RUN,
 ) -> None:
-    """Display one figure a network, one after the other, each under its network's name; a note where there is none.
+    """Display one figure a network, one after the other, each under its network's name; ``otherwise`` where there is none.
 
     networks   of `Evidence.networks()`
     draw       takes a network's part of the frame, its data set and its model; returns the figure and its data
@@ -178,7 +182,7 @@ def show_each(
         display(show(fig, data, slug(name, dataset, model), profile, title=network_name(dataset, model)))
         shown += 1
     if not shown:
-        fig = nothing()
+        fig = nothing(otherwise)
         plt.close(fig)
         display(fig)
 
