@@ -162,7 +162,7 @@ def widths_by_shape(table: pd.DataFrame, threshold: float) -> Figure:
     for weights, colour, style in looks:
         axis.plot(drawn.index, drawn[weights], "o", color=colour, label=weights, **style)
     axis.set(xscale="log", xlim=ends, ylim=(0, 1.03), ylabel=f"kept fraction at {threshold:g}")
-    axis.set_xlabel("n / p: filters over positions (log scale)")
+    axis.set_xlabel("n / p: filters over positions, less one for centring (log scale)")
     axis.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
     axis.xaxis.set_major_formatter(mpl.ticker.FormatStrFormatter("%g"))
     axis.xaxis.set_minor_locator(mpl.ticker.NullLocator())
