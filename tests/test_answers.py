@@ -231,5 +231,5 @@ def test_pairs_of_other_commits_and_machines_are_counted():
     concerned = int((pairs["key_ours"] == first["key"]).sum())
     assert concerned == 2, "one a rival"
     told = trails.made_apart([judged, judged])
-    assert told == (f"Of the {len(pairs)} pairs of runs behind the differences, 2 from different commits of the code and none on "
-                    "different processors.")
+    apart = "2 come from different commits of the code and none were made on different processors"
+    assert told == f"Of the {len(pairs)} pairs of runs behind the differences, {apart}."

@@ -311,8 +311,8 @@ def test_all_claims_have_their_line_and_all_comparisons_their_mark():
     assert sorted(float(line.get_xdata()[0]) for line in marks) == pytest.approx(sorted(table["effect"]))
     counts = table["verdict"].value_counts()
     assert all(f"{counts.get(told, 0)} are {told}" in fig.get_label() for told in ("supported", "not supported", "inconclusive"))
-    titles = [label.get_text() for axis in fig.axes for label in axis.get_yticklabels()]
-    assert titles == [f"{judged[name].claim.title}  {name}" for name in ("C3", "K1-chance", "C2")], "orders of layers below"
+    titles = [" ".join(label.get_text().split()) for axis in fig.axes for label in axis.get_yticklabels()]
+    assert titles == [f"{judged[name].claim.title} {name}" for name in ("C3", "K1-chance", "C2")], "orders of layers below"
     margins = {float(line.get_xdata()[0]) for axis in fig.axes for line in axis.lines if line.get_linestyle() == ":"}
     assert margins == {100 * judged["C3"].claim.margin, judged["C2"].claim.margin}
     assert [text.get_text() for text in fig.axes[0].texts] == [judged["C3"].told, judged["K1-chance"].told]

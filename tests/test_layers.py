@@ -110,7 +110,7 @@ def test_two_scans_of_a_network_are_compared_layer_by_layer():
     assert table.loc["b", ["drops", "pca, known", "pca, unseen"]].tolist() == pytest.approx([-1, 1, -1])
     told = layer_tables.known_and_unseen(table.reset_index())
     assert told.columns.tolist()[:3] == ["drops, known and unseen", "PCA (3AS), known", "PCA (3AS), unseen"]
-    assert told["PCA (3AS), unseen"].tolist() == ["+1.00", "−1.00"] and told.index[0][1] == "50%"
+    assert told["PCA (3AS), unseen"].tolist() == ["+1.00", "−1.00"] and told.index[0][1] == "50 %"
     same, other = layer_tables.same_order(table.reset_index())
     assert "the order of layers on unseen images agrees closely with that on known ones with 50 % (+1.00) of a layer" in same
     assert "tends to run against that on known ones with 50 % (−1.00)" in other and same.endswith("changes by more than 0.00.")

@@ -195,8 +195,8 @@ def test_a_sentence_says_what_its_numbers_say():
     row = {"dataset": "mnist", "model": "lenet5", "rival": "uniform", "budget": "macs:0.1", "unit": "macs", "n": 5}
     said = findings.sentence(claim, row | {"mean": -0.0031, "low": -0.0052, "high": -0.001})
     assert said == (
-        "LeNet-5 on MNIST, pruned and fine-tuned, at 10 % of MACs: PCA (3AS) widths are 0.31 points less accurate than uniform "
-        "widths (95 % interval [−0.52, −0.10] points, n = 5 seeds)"
+        "LeNet-5 on MNIST, pruned and fine-tuned, at 10 % of MACs: widths by PCA (3AS) are 0.31 points less accurate than those "
+        "by uniform (95 % interval [−0.52, −0.10] points, n = 5 seeds)"
     )
     averaged = {**row, "budget": None, "budgets": "macs:0.1, macs:0.2, macs:0.4", "mean": 0.004, "low": 0.0, "high": 0.01}
     said = findings.sentence(claim, averaged)
@@ -311,12 +311,14 @@ def test_a_rank_claim_says_more_than_depth_only_where_the_interval_does():
     network = f"published ResNet-56 on CIFAR-10 2 of 4, {needs}"
     assert f"in *2 of 4* comparisons, which are views of the same layers ({network}); in 1 " in said
     # depth alone is judged by the same rule, and what is left within stages is counted
-    assert "By the same rule depth alone would in none of 0." in said and "its p is at most 0.05 in none of 4." in said
+    assert "By the same rule depth alone goes together with it in none of 0." in said
+    within = "Within stages, among layers of one width, the two go together with a p of at most 0.05 in "
+    assert f"{within}none of 4." in said
     depth = rows.assign(rule="depth", low=[0.1, 0.1, 0.1, -0.1], high=0.9, p=[1e-4, 1e-4, 0.04, 1e-4])
     beside = replace(judged, cells=pd.concat([rows, depth]), deciding=rows.assign(p_within=[0.01, 0.01, 0.2, float("nan")],
                                                                                   within=[0.3, -0.3, 0.3, float("nan")]))
     told = rank_answers.answer(beside)
-    assert "By the same rule depth alone would in 2 of 4." in told and "its p is at most 0.05 in 1 of 3." in told
+    assert "By the same rule depth alone goes together with it in 2 of 4." in told and f"{within}1 of 3." in told
     assert "better than depth alone in *1* of them, and worse in *1*." in said
     none = replace(judged, deciding=rows.assign(over_depth_low=-0.1, over_depth_high=0.1))
     assert "better than depth alone in *none* of them, and worse in *none*." in answers.answer(none)[0]
@@ -885,8 +887,9 @@ def test_a_verdict_that_another_comparisons_tilt_turns_is_marked_and_named():
     assert tilt_choice.turned(judged) == turned <= fragile.fragile(judged)
     (said,) = [one for one in tilt_choice.with_the_second(judged) if tilt_choice.of_weight(one)]
     assert said.startswith("On LeNet-5 on MNIST at equal parameters ")
-    assert said.endswith("and the verdict would be inconclusive instead of supported; that against best tilt, published ResNet-20 on "
-                         "CIFAR-10, MACs, would be inconclusive; that on the whole claim would be inconclusive instead of supported.")
+    other = "that against best tilt, published ResNet-20 on CIFAR-10, MACs, would be inconclusive"
+    whole = "that on the whole claim would be inconclusive instead of supported"
+    assert said.endswith(f"and the verdict would be inconclusive instead of supported; {other}; {whole}.")
 
 
 def test_what_the_choice_of_a_tilt_by_the_other_seeds_changes_is_told():

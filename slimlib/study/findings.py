@@ -56,9 +56,9 @@ def sentence(claim: Claim, row: Mapping[str, Any]) -> str:
     where = f"{network}, {STAGE_NAMES[claim.stage]}, {where}"
     ours, rival = plain_name(claim.ours), plain_name(row["rival"])
     if row["mean"] == 0 and row.get("sd") == 0:
-        return f"{where}: {ours} and {rival} widths are equally accurate in every seed (n = {row['n']})"
+        return f"{where}: widths by {ours} and by {rival} are equally accurate in every seed (n = {row['n']})"
     compared = _compared(row["mean"])
-    told = f"{where}: {ours} widths are {compared} {rival} widths"
+    told = f"{where}: widths by {ours} are {compared} those by {rival}"
     if row["n"] < SEEDS_FOR_INTERVAL:
         return f"{told} ({counted(row['n'], 'seed')}, so no interval)"
     # seeds of published weights repeat what is made of them only

@@ -66,7 +66,7 @@ def drops(table: pd.DataFrame) -> pd.DataFrame:
     told: dict[str, dict[str, str]] = {}
     for row in table.drop_duplicates(["dataset", "model", "ratio"]).to_dict("records") if len(table) else ():
         drop = f"{100 * row['median_drop']:.2f}, {100 * row['largest_drop']:.2f}"
-        told.setdefault(network_name(row["dataset"], row["model"]), {})[f"{row['ratio']:.0%} removed"] = drop
+        told.setdefault(network_name(row["dataset"], row["model"]), {})[f"{100 * row['ratio']:g} % removed"] = drop
     return pd.DataFrame(told).T.rename_axis("network")
 
 
@@ -77,7 +77,7 @@ def known_and_unseen(table: pd.DataFrame) -> pd.DataFrame:
 
     rows = []
     for row in table.to_dict("records"):
-        told = {"network": network_name(row.pop("dataset"), row.pop("model")), "removed": f"{row.pop('ratio'):.0%}"}
+        told = {"network": network_name(row.pop("dataset"), row.pop("model")), "removed": f"{100 * row.pop('ratio'):g} %"}
         told |= {"drops, known and unseen": signed(row.pop("drops"))}
         pairs = {name.rpartition(", ")[::2]: value for name, value in row.items()}
         rows.append(told | {f"{plain_name(rule)}, {images}": signed(value) for (rule, images), value in pairs.items()})

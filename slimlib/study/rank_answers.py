@@ -25,9 +25,10 @@ def answer(judged: Judgement) -> str:
     more, less = (int(found.sum()) or "none" for found in (rows["over_depth_low"] > 0, rows["over_depth_high"] < 0))
     return (f"The order of the layers by {what} goes together with that by their sensitivity in *{agree} of {len(rows)}* "
             f"comparisons, which are views of the same layers ({networks}); in {not_so or 'none'} a coefficient of "
-            f"{judged.claim.margin:g} is ruled out. By the same rule depth alone would in {_by_depth(judged)}. By intervals not "
-            f"corrected for their number, the first does better than depth alone in *{more}* of them, and worse in *{less}*. "
-            f"Within stages, among layers of one width, its p is at most {1 - judged.claim.level:.2g} in {_within(judged)}.")
+            f"{judged.claim.margin:g} is ruled out. By the same rule depth alone goes together with it in {_by_depth(judged)}. "
+            f"By intervals not corrected for their number, {what} does better than depth alone in *{more}* of them, and worse in "
+            f"*{less}*. Within stages, among layers of one width, the two go together with a p of at most "
+            f"{1 - judged.claim.level:.2g} in {_within(judged)}.")
 
 
 def _related(judged: Judgement, network: str, rows: pd.DataFrame) -> str:

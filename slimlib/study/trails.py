@@ -53,7 +53,7 @@ def trace(judged: Mapping[str, Judgement]) -> pd.DataFrame:
 
 def made_apart(judged: Iterable[Judgement]) -> str:
     """How many pairs that decide have arms run from different commits of the code, or on different processors."""
-    apart = {"from different commits of the code": 0, "on different processors": 0}
+    apart = {"come from different commits of the code": 0, "were made on different processors": 0}
     pairs = {(pair["key_ours"], pair["key_rival"]): one.by_key for one in judged for pair in one.pairs.to_dict("records")}
     for (ours, rival), records in pairs.items():
         sides = [_made(records[key]) for key in (ours, rival)]

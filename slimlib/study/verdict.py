@@ -105,7 +105,7 @@ def _emphasised(markdown: str) -> str:
 
 
 def _listed(items: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{one}</li>' for one in items)}</ul>"
+    return f"<ul>{''.join(f'<li>{capital(one)}</li>' for one in items)}</ul>"
 
 
 def _folded(title: str, content: str) -> str:

@@ -109,7 +109,7 @@ def listed(sentences: Iterable[str]) -> Markdown:
     """Sentences as a list that a notebook displays as text."""
     from IPython.display import Markdown
 
-    return Markdown("\n".join(f"- {_plain_text(sentence)}" for sentence in sentences))
+    return Markdown("\n".join(f"- {capital(_plain_text(sentence))}" for sentence in sentences))
 
 
 def summaries(judged: Mapping[str, Judgement], names: Iterable[str], profile: str) -> Markdown:

@@ -107,7 +107,7 @@ def correlation_forest(table: pd.DataFrame, margin: float | None = None) -> Figu
             if row["within"] == row["within"]:
                 axis.plot(row["within"], y + 0.27, "|", color=colour, markersize=7, markeredgewidth=1.6)
         _lines(axis, margin, 1)
-        axis.set_title(f"{network_name(dataset, model)}\n({part['n'].iloc[0]} layers)")
+        axis.set_title(network_name(dataset, model).replace(" on ", f" ({part['n'].iloc[0]} layers)\non ", 1))
     axes[0, 0].set_yticks(range(len(rules)), [name(rule) for rule in rules])
     axes[0, 0].set_ylim(len(rules) - 0.4, -0.6)
     axes[0, 0].set_xlim(-1.05, 1.05)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from slimlib.study.judgement import Judgement
 
 LINE = 0.35  # inches: the height of a claim, of one with many comparisons more
+WRAPPED = 38  # characters: longer names of claims go on in a second line, as a phone would show little beside them
 COMPARED = ("dataset", "model", "rival", "unit", "budget", "ratio")
 KINDS = {"paired": (100.0, "mean", "difference in accuracy, points"), "rank": (1.0, "spearman", "Spearman's coefficient")}
 
@@ -74,7 +76,8 @@ def at_a_glance(table: pd.DataFrame) -> Figure:
                 axis.plot(row["effect"], y, marker, color=colour, markeredgecolor="white", markeredgewidth=0.6, markersize=5)
             told, where = own["verdict of the claim"].iloc[0], (1.02, (top + bottom) / 2)
             axis.annotate(told, where, xycoords=("axes fraction", "data"), va="center", fontsize=8.5)
-        axis.set_yticks(ends - np.divide(taken, 2), [f"{own['title'].iloc[0]}  {claim}" for claim, own in claims], fontsize=8.5)
+        titles = [fill(f"{own['title'].iloc[0]}  {claim}", WRAPPED) for claim, own in claims]
+        axis.set_yticks(ends - np.divide(taken, 2), titles, fontsize=8.5)
         axis.set_ylim(ends[-1], 0)
         axis.grid(visible=False, axis="y")
         for end in ends[:-1]:

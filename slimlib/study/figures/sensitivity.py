@@ -116,7 +116,7 @@ def agreement(
         axis.plot(around["score"], 100 * around["drop"], "o", color=BLACK, markerfacecolor="none", markersize=9, label=of)
     axis.margins(0.08)
     axis.xaxis.set_major_locator(MaxNLocator(6))
-    axis.set(xlabel=label, ylabel=f"loss without {ratio:.0%} of the layer (points)")
+    axis.set(xlabel=label, ylabel=f"loss without {100 * ratio:g} % of the layer (points)")
     fig.legend(loc="outside right upper")
     named = layers[layers.index.isin([*layers.nlargest(NAMED, "drop").index, *ringed])]
     if len(named) < len(layers):

@@ -50,8 +50,8 @@ LOOKS: dict[str, tuple[str, str]] = {
     "hand": ("#AA4499", "h"),
     "tilt": ("#C88B80", "<"),
     "best_tilt": (WINE, ">"),
-    "random": ("#9A9A9A", "x"),
-    "permuted": ("#B4B4B4", "+"),
+    "random": ("#6E6E6E", "x"),
+    "permuted": ("#858585", "+"),
     "pca_at_init": (GREY, "d"),
     "depth": ("#5A5A5A", "2"),
 }

@@ -69,6 +69,7 @@ def gain_by_power(table: pd.DataFrame) -> Figure:
         axis.set_title(f"{100 * value:g} % of the cost kept")
     axes[0, 0].set_ylabel("gain over uniform, points")
     fig.supxlabel("power of the tilt: left, narrow layers are kept wide; right, wide ones", fontsize=10)
-    handles = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    found = {label: handle for axis in axes[0] for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    handles = {label: found[label] for unit in UNITS if (label := f"budget of {UNITS[unit]}") in found}
     fig.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=2)
     return fig
