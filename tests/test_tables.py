@@ -33,7 +33,7 @@ def test_how_closely_budgets_are_met():
     row = table.iloc[1]
     assert row[["runs", "arms", "seeds"]].tolist() == [4, 3, 2]
     told = row[["least kept", "most kept", "gap in cost"]].tolist()
-    assert told == ["48.00%", "50.00%", "4.17%"], "0.50 is 4.17 % more than 0.48"
+    assert told == ["48.00 %", "50.00 %", "4.17 %"], "0.50 is 4.17 % more than 0.48"
     assert tables.budgets_met(frame(ROWS).iloc[:0]).empty
 
 
@@ -120,7 +120,7 @@ def test_times_stand_with_their_quartiles_and_as_shares_of_the_dense_time():
     row = {"device": "cpu", "batch_size": 1, "ms": 2.0, "ms_low": 1.9, "ms_high": 2.2, "kept_macs": 1.0, "relative": 1.0}
     slim = row | {"model": "slim", "kept_macs": 0.25, "relative": 0.405}
     table = tables.latencies(pd.DataFrame([row | {"model": "dense"}, slim]))
-    assert table.index.tolist() == [("dense", "100.0%"), ("slim", "25.0%")]
+    assert table.index.tolist() == [("dense", "100.0 %"), ("slim", "25.0 %")]
     assert table["cpu, batch 1"].tolist() == ["2.00 [1.90, 2.20], 100 %", "2.00 [1.90, 2.20], 40 %"]
 
 

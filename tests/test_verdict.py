@@ -794,15 +794,15 @@ def test_networks_are_slimmed_once_as_the_widths_come_and_once_rounded(chain, mo
 
     model, x = chain
     networks, costs = milliseconds.slimmed(model, x, ["uniform"], [0.5, 0.8], round_to=4)
-    assert list(networks) == costs["model"].tolist() == ["dense", "uniform, 50%", "uniform, 80%", "uniform, 50%, multiples of 4",
-                                                         "uniform, 80%, multiples of 4"]
+    rounded = ["uniform, 50 %, multiples of 4", "uniform, 80 %, multiples of 4"]
+    assert list(networks) == costs["model"].tolist() == ["dense", "uniform, 50 %", "uniform, 80 %", *rounded]
     assert costs["rounded"].tolist() == [False] * 3 + [True] * 2 and (costs["kept_macs"] <= costs["budget"]).all()
     assert costs.loc[~costs["rounded"] & (costs["budget"] < 1), ["budget", "kept_macs"]].T.diff().iloc[1].min() > -0.01, "filled"
     wide = [networks[name][4].out_channels for name in networks]
     assert networks["dense"] is model and wide[3] % 4 == wide[4] % 4 == 0 and wide[1] % 4
     assert len(milliseconds.slimmed(model, x, ["uniform"], [0.5], round_to=1)[0]) == 2
     close, costs = milliseconds.slimmed(model, x, ["uniform"], [0.505, 0.51], round_to=1)
-    assert list(close) == costs["model"].tolist() == ["dense", "uniform, 50.5%", "uniform, 51%"], "each share has its name"
+    assert list(close) == costs["model"].tolist() == ["dense", "uniform, 50.5 %", "uniform, 51 %"], "each share has its name"
 
     costs = pd.DataFrame({"model": ["dense", "slim", "slower"], "arm": ["dense", "pca", "pca"], "kept_macs": [1.0, 0.2, 0.5]})
     clock = pd.DataFrame({"model": ["dense", "slim", "slower"], "relative": [1.0, 0.4, 1.1]})

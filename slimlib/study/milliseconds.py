@@ -34,7 +34,7 @@ def slimmed(
             path = slimlib.width_path(network, example_input, rule=rule, coupling=coupling, round_to=multiple)
             for keep in keeps:
                 plan = path.plan(keep_macs=keep, fill=multiple == 1)
-                name = f"{rule}, {100 * keep:g}%" + (f", multiples of {multiple}" if multiple > 1 else "")
+                name = f"{plain_name(rule)}, {100 * keep:g} %" + (f", multiples of {multiple}" if multiple > 1 else "")
                 networks[name] = slimlib.prune(network, plan)
                 row = {"model": name, "arm": rule, "rounded": multiple > 1, "budget": keep}
                 rows.append(row | {"kept_macs": plan.keep_macs, "kept_params": plan.keep_params})

@@ -41,8 +41,8 @@ def budgets_met(frame: pd.DataFrame) -> pd.DataFrame:
         kept = part[f"kept_{unit}"]
         row = {"network": network_name(dataset, model), "budget": budget_name(budget), "runs": len(part)}
         row |= {"arms": part["arm"].nunique(), "seeds": part["seed"].nunique()}
-        row |= {"least kept": f"{kept.min():.2%}", "most kept": f"{kept.max():.2%}"}
-        rows.append(row | {"gap in cost": f"{kept.max() / kept.min() - 1:.2%}"})
+        row |= {"least kept": f"{100 * kept.min():.2f} %", "most kept": f"{100 * kept.max():.2f} %"}
+        rows.append(row | {"gap in cost": f"{100 * (kept.max() / kept.min() - 1):.2f} %"})
     columns = ["network", "budget", "runs", "arms", "seeds", "least kept", "most kept", "gap in cost"]
     return pd.DataFrame(rows, columns=columns).set_index(["network", "budget"])
 
@@ -146,7 +146,7 @@ def latencies(table: pd.DataFrame) -> pd.DataFrame:
     told = table.assign(
         where=[f"{device}, batch {batch}" for device, batch in zip(table["device"], table["batch_size"], strict=True)],
         ms=[f"{r.ms:.2f} [{r.ms_low:.2f}, {r.ms_high:.2f}], {r.relative:.0%}".replace("%", " %") for r in table.itertuples()],
-        kept=[f"{value:.1%}" for value in table["kept_macs"]],
+        kept=[f"{100 * value:.1f} %" for value in table["kept_macs"]],
     )
     wide = told.pivot_table(index=["model", "kept"], columns="where", values="ms", aggfunc="first", sort=False)
     return wide.rename_axis(index={"model": "network", "kept": f"{UNITS['macs']} kept"}, columns=None)

@@ -108,13 +108,13 @@ def agreement(
     if len(layers) < 4:
         listed = "; ".join(f"{layer}: {row['score']:.3g}, {100 * row['drop']:.1f}" for layer, row in layers.iterrows())
         return nothing(f"{len(layers)} layers are too few for a scatter. {label}, and points lost: {listed}")
-    fig, axis = plt.subplots(figsize=(WIDE, 3.7))
+    fig, axis = plt.subplots(figsize=(WIDE, 4.4))
     looks = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (PINK, "D"), (GREY, "v"))
     for (stage, part), (colour, marker) in zip(layers.groupby("stage", sort=False), cycle(looks), strict=False):
         axis.plot(part["score"], 100 * part["drop"], marker, color=colour, label=f"{stage} filters")
     if len(around := layers[layers.index.isin(ringed)]):
         axis.plot(around["score"], 100 * around["drop"], "o", color=BLACK, markerfacecolor="none", markersize=9, label=of)
-    axis.margins(0.08)
+    axis.margins(0.08, 0.12)
     axis.xaxis.set_major_locator(MaxNLocator(6))
     axis.set(xlabel=label, ylabel=f"loss without {100 * ratio:g} % of the layer (points)")
     fig.legend(loc="outside right upper")
