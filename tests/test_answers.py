@@ -152,10 +152,11 @@ def test_the_next_coefficient_is_the_one_that_holm_asks_for():
     row = {"dataset": "cifar10", "model": "resnet20:pretrained", "n": 9, "spearman": 0.9, "family": 16, "over_depth_low": -0.1,
            "over_depth_high": 0.1, "p_within": 0.5, "within": 0.1, "rule": "pca"}
     rows = pd.DataFrame([row | {"p_holm": p, "verdict": found} for p, found in
-                         ((0.01, "supported"), (0.02, "supported"), (0.2, "inconclusive"))])
+                         (*[(0.01, "supported")] * 12, (0.2, "inconclusive"))])
     told = rank_answers.answer(Judgement(claim, "mixed", rows, rows, pd.DataFrame(), (), ()))
-    needed = ranks.least_told_apart(9, 0.05 / 14)
-    assert f"2 of 3, where with 9 layers one more would need a coefficient of about {needed:.2f}" in told
+    needed = ranks.least_told_apart(9, 0.05 / 4)
+    assert needed < ranks.least_told_apart(9, 0.05 / 16) - 0.01
+    assert f"12 of 13, where with 9 layers one more would need a coefficient of about {needed:.2f}" in told
 
 
 def test_seeds_that_drew_the_same_widths_are_no_different_draws():
