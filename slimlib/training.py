@@ -77,7 +77,7 @@ def fit(model: nn.Module, data: Data, recipe: Recipe, teacher: nn.Module | None 
     Raises:
         SlimlibError: an argument is out of range or of another kind, the model cannot be trained (no parameter that learns,
             another type than float32, images that do not pass through it, fewer logits than classes).
-        slimlib.errors.Diverged: at the end of an epoch the loss is no longer finite, or answers are NaN; a SlimlibError as well.
+        slimlib.errors.Diverged: the loss is no longer finite at the end of an epoch, or an answer in validation is NaN.
     """
     _refuse(model, data, recipe, teacher, distill, validate)
     seed, eval_batch_size = arguments.seed("seed", seed, bits=63), arguments.count("eval_batch_size", eval_batch_size, "images")

@@ -157,6 +157,9 @@ def test_the_next_coefficient_is_the_one_that_holm_asks_for():
     needed = ranks.least_told_apart(9, 0.05 / 4)
     assert needed < ranks.least_told_apart(9, 0.05 / 16) - 0.01
     assert f"12 of 13, where with 9 layers one more would need a coefficient of about {needed:.2f}" in told
+    few = rows.assign(n=5, p_holm=1.0)
+    told = rank_answers.answer(Judgement(claim, "mixed", few, few, pd.DataFrame(), (), ()))
+    assert "where with 5 layers no coefficient would be enough" in told, "of 120 orders two are as far from chance as any"
 
 
 def test_seeds_that_drew_the_same_widths_are_no_different_draws():

@@ -37,8 +37,8 @@ def _related(judged: Judgement, network: str, rows: pd.DataFrame) -> str:
     # as Holm asks of the next p: those that it has passed, on any network, are no longer counted
     still = int(rows["family"].iloc[0]) - int((judged.deciding["p_holm"] <= alpha).sum())
     least = least_told_apart(layers, alpha / max(1, still))
-    needs = f", where with {layers} layers one more would need a coefficient of about {least:.2f}" if found < len(rows) else ""
-    return f"{network} {found} of {len(rows)}{needs}"
+    needs = f"one more would need a coefficient of about {least:.2f}" if least == least else "no coefficient would be enough"
+    return f"{network} {found} of {len(rows)}" + (f", where with {layers} layers {needs}" if found < len(rows) else "")
 
 
 def _by_depth(judged: Judgement) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from slimlib.study.judgement import Judgement
 from slimlib.study.names import counted, joined, network_name
 from slimlib.study.runs import Run
+from slimlib.study.store import network_of
 from slimlib.study.untrained import untrained_network
 
 
@@ -45,7 +46,7 @@ def beyond_the_paper(judged: Mapping[str, Judgement]) -> list[str]:
     and one that names the claims which no other network decides."""
     on = {name: set(zip(one.deciding["dataset"], one.deciding["model"], strict=True)) for name, one in judged.items()
           if len(one.deciding)}
-    slimmed = {(record["run"]["dataset"], record["run"]["model"]): list(record["widths"])
+    slimmed = {network_of(record): list(record["widths"])
                for name in on for record in judged[name].records if "widths" in record}
     shares = {network: found for network, layers in slimmed.items() if (found := _fully_connected(*network, layers))}
     said = [f"The paper says that its method is for convolutional layers only. On {network_name(*network)} we also slim "

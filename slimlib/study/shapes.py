@@ -103,9 +103,8 @@ def same_widths(judged: Judgement) -> str:
     for rival in judged.claim.rivals if judged.claim.kind == "paired" else ():
         for network in dict.fromkeys(map(network_of, judged.records)):
             if hardly_differ(judged, rival, network):
-                found = alike(judged, rival, network)
-                arms = f"{plain_name(judged.claim.ours)} and {plain_name(rival)}"
-                said.append(f"On {network_name(*network)}, the widths of {arms} are the same in "
+                found, ours = alike(judged, rival, network), plain_name(judged.claim.ours)
+                said.append(f"On {network_name(*network)}, the widths of {ours} and {plain_name(rival)} are the same in "
                             f"{found['equal']} of {found['pairs']} cases, so hardly anything was tested.")
     return " ".join(said)
 
@@ -175,12 +174,17 @@ def twins(records: Iterable[dict[str, Any]]) -> list[str]:
     budgets_of: dict[tuple[str, ...], set[str]] = {}
     for (dataset, model, stage, criterion, budget), arms in of_seed.items():
         for first, second in combinations(in_order(arms), 2):
-            shared = arms[first].keys() & arms[second].keys()
-            if shared and all(arms[first][seed] == arms[second][seed] for seed in shared):
+            if equal_where_shared(arms[first], arms[second]):
                 budgets_of.setdefault((dataset, model, stage, criterion, first, second), set()).add(budget)
     return [f"{network_name(dataset, model)}: {plain_name(first)} and {plain_name(second)} at "
             f"{joined(budget_name(budget) for budget in sorted(found, key=budgets.parse))}."
             for (dataset, model, _, _, first, second), found in budgets_of.items()]
+
+
+def equal_where_shared(one: Mapping[int, Any], other: Mapping[int, Any]) -> bool:
+    """Whether two arms, seed -> widths, have the same ones in every seed they share, of which there must be one."""
+    shared = one.keys() & other.keys()
+    return bool(shared) and all(one[seed] == other[seed] for seed in shared)
 
 
 def alike_in(judged: Judgement | None) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from slimlib.study.names import in_order, network_name, signed
 from slimlib.study.pairing import differences
 from slimlib.study.resampling import spearman
+from slimlib.study.shapes import equal_where_shared
 from slimlib.study.statistics import SEEDS_FOR_INTERVAL, paired
 
 if TYPE_CHECKING:
@@ -49,20 +50,13 @@ def gains(
         arms = in_order(arm for arm in pruned["arm"] if arm != reference and arm in set(students["arm"]))
     for arm in arms:
         for cell, part in _alike(pruned, students, arm, reference, widths).groupby(CELL, sort=False):
-            shapes = dict(zip(part["seed"], part["ours"], strict=True))
-            known = seen[cell]
-            if not any(_equal(shapes, other) for other in [*known, dict(zip(part["seed"], part["rival"], strict=True))]):
-                known.append(shapes)
+            ours, theirs = (dict(zip(part["seed"], part[side], strict=True)) for side in ("ours", "rival"))
+            if not any(equal_where_shared(ours, other) for other in (*seen[cell], theirs)):
+                seen[cell].append(ours)
                 row = {**dict(zip(CELL, cell, strict=True)), "arm": arm, "reference": reference, "level": level}
                 rows.append(row | _gained(part, level))
     numbers = [f"{side}{end}" for side in (*SIDES, "less") for end in GAIN]
     return pd.DataFrame(rows, columns=[*CELL, "arm", "reference", "level", "n", *numbers, "keys"])
-
-
-def _equal(one: Mapping[int, Any], other: Mapping[int, Any]) -> bool:
-    """Whether two arms have the same widths in every seed they share, as for `shapes.twins`."""
-    shared = one.keys() & other.keys()
-    return bool(shared) and all(one[seed] == other[seed] for seed in shared)
 
 
 def _alike(pruned: pd.DataFrame, students: pd.DataFrame, arm: str, reference: str, widths: Mapping[str, Any]) -> pd.DataFrame:
